@@ -1,0 +1,82 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+COMPOSE = docker compose
+
+.DEFAULT_GOAL := help
+.PHONY: help demo dev test check format bench faults up down logs lock clean
+
+help: ## show this
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+# --- no server needed ---
+
+demo: $(VENV)/.run ## load the example school and build its calendars: SQLite, file broker, a real worker
+	@$(BIN)/python -m project.local demo
+
+dev: $(VENV)/.run ## worker, beat and Flower until Ctrl-C
+	@$(BIN)/python -m project.local dev
+
+# --- for developers ---
+
+test: $(VENV)/.dev ## all tests but the long ones; servers are used where they are reachable
+	@$(BIN)/python -m pytest -m "not faults"
+
+check: $(VENV)/.dev ## format, lint, types, import direction, compose file and Dockerfile
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/hadolint Dockerfile
+
+format: $(VENV)/.dev ## put the code into its form
+	@$(BIN)/ruff format
+	@$(BIN)/ruff check --fix
+
+bench: $(VENV)/.dev ## the figures of the README, as ratios in one run
+	@$(BIN)/python -m benchmarks
+
+faults: $(VENV)/.dev ## the long runs that kill processes
+	@$(BIN)/python -m pytest -m faults -s
+
+lock: $(VENV)/.dev ## pin every dependency anew, with hashes
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --group build pyproject.toml -o requirements.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --constraint requirements.txt --group build --group dev pyproject.toml -o requirements-dev.txt
+
+clean: ## remove the environment and everything that was made
+	rm -rf $(VENV) var build *.egg-info
+
+# --- with Docker ---
+
+up: .env ## start everything in containers and wait until all is healthy
+	@$(COMPOSE) up --detach --build --wait
+	@echo "Flower: http://127.0.0.1:$${FLOWER_PORT:-5555} (login: FLOWER_BASIC_AUTH in .env)"
+	@echo "A first school: $(COMPOSE) exec worker celery -A project school demo; then: $(COMPOSE) exec worker celery -A project feeds sync"
+
+down: ## stop the containers; their data stays
+	@$(COMPOSE) down
+
+logs: ## follow what the containers say
+	@$(COMPOSE) logs --follow --tail=100
+
+# Secrets of its own for every installation: nobody forgets to change a default that does not exist.
+.env:
+	@$(PYTHON) -c "import pathlib, secrets; print(pathlib.Path('.env.example').read_text().replace('ENVIRONMENT=development', 'ENVIRONMENT=production').replace('admin:change-me', 'admin:' + secrets.token_urlsafe(18)).replace('change-me', secrets.token_urlsafe(24)), end='')" > .env.part
+	@chmod 600 .env.part && mv .env.part .env
+	@echo ".env was made from .env.example, with new secrets"
+
+# --- the environment ---
+
+$(VENV)/.run: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.txt
+	@echo "installing the developer's tools …"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@touch $@

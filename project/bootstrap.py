@@ -1,0 +1,123 @@
+"""Settings become objects. One `Bootstrap` a process; after a fork the child makes its own connections."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache, cached_property
+from operator import methodcaller
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+
+from project.settings import Settings
+from services.calendars.store import FeedStore
+from services.calendars.sync import Rules
+from services.database import Session
+from services.jobs.enqueue import ENQUEUED
+
+# Below every time limit of a job, so that a query ends before the worker kills the process that waits for it.
+STATEMENT_TIMEOUT = 30
+SQLITE_BUSY_TIMEOUT = 20
+
+# Above so many, nothing is sent by the caller: the relay feeds them to the broker as it drains.
+SENT_BY_THE_CALLER = 200
+
+
+class Bootstrap:
+    """The collaborators of one process, each made when it is first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def engine(self) -> Engine:
+        """The database. Connections open when they are first used, so nothing is open before a worker forks."""
+        return make_engine(self.settings)
+
+    @cached_property
+    def feed_store(self) -> FeedStore:
+        """The place where calendar files are kept."""
+        return FeedStore(self.settings.feed_store)
+
+    @cached_property
+    def rules(self) -> Rules:
+        """The school's settings that the calendars depend on."""
+        settings = self.settings
+        return Rules(
+            school_name=settings.school_name,
+            domain=settings.school_domain,
+            zone=settings.school_timezone,
+            days_past=settings.feed_days_past,
+            days_ahead=settings.feed_days_ahead,
+        )
+
+    @contextmanager
+    def unit_of_work(self) -> Iterator[Session]:
+        """Give a transaction: committed at the end, rolled back on an exception. Jobs enqueued in it are sent after the commit."""
+        with Session(self.engine.execution_options(sqlite_begin="IMMEDIATE"), expire_on_commit=False) as session:
+            with session.begin():
+                yield session
+            enqueued = session.info.pop(ENQUEUED, [])
+        if enqueued:
+            self._send(enqueued)
+
+    @contextmanager
+    def read_only(self) -> Iterator[Session]:
+        """Give a transaction that only reads, and is rolled back at the end. On SQLite it neither waits for writers nor stops them."""
+        with Session(self.engine.execution_options(sqlite_begin="DEFERRED")) as session:
+            yield session
+
+    def now(self) -> datetime:
+        """Return the time, for services, which have no clock of their own."""
+        return datetime.now(UTC)
+
+    def _send(self, enqueued: list[UUID]) -> None:
+        # Here and not above: who only reads settings or the database needs no broker.
+        from project.publisher import publisher  # noqa: PLC0415
+
+        if len(enqueued) <= SENT_BY_THE_CALLER:
+            publisher().send_soon(self, enqueued)
+
+    def after_fork(self) -> None:
+        """Forget the parent's connections without closing them: the parent may still use them."""
+        self.engine.dispose(close=False)
+
+
+@cache
+def bootstrap() -> Bootstrap:
+    """Return this process's collaborators, by the environment's settings."""
+    return Bootstrap(Settings())
+
+
+def make_engine(settings: Settings) -> Engine:
+    """Return an engine for DATABASE_URL. It opens nothing yet."""
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite":
+        if url.database:
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT, "check_same_thread": False})
+        event.listen(engine, "connect", _open_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if settings.needs_password:
+        url = url.set(password=settings.postgres_password.get_secret_value())
+    options = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c timezone=UTC -c client_encoding=UTF8"
+    connect = {"options": options, "connect_timeout": 5, "application_name": "nightshift"}
+    # pre_ping: a database that was restarted is noticed when a connection is taken, not in the middle of a job.
+    return create_engine(url, connect_args=connect, pool_pre_ping=True, pool_size=2)
+
+
+def _open_sqlite(connection: Any, _record: Any) -> None:
+    # sqlite3 must not begin transactions by itself: `_begin_sqlite` chooses how they begin.
+    connection.isolation_level = None
+    # Text that other programs wrote may hold bytes that are no UTF-8; one such row must not make its whole table unreadable.
+    connection.text_factory = methodcaller("decode", "utf-8", "replace")
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE waits for its turn to write; a transaction that reads first and writes later fails at once, whatever the busy timeout.
+    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get('sqlite_begin', 'DEFERRED')}")

@@ -1,0 +1,13 @@
+"""What beat runs, and when. Data only."""
+
+from project.settings import Settings
+from services.calendars.jobs import SyncCalendars
+from services.jobs.schedule import Entry
+
+
+def entries(settings: Settings) -> list[Entry]:
+    """Return the recurring jobs of an installation."""
+    zone = settings.school_timezone
+    return [
+        Entry("calendars.sync", SyncCalendars(), settings.sync_every, zone, missed="latest", overdue_at_start=True),
+    ]

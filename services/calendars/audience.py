@@ -1,0 +1,358 @@
+"""Whose calendar shows what: the rules of the school, over rows that are read once for many owners.
+
+An event is an index into `School.events`, which is in calendar order; what a calendar holds is a set of such indexes.
+
+- A class's feed: events that match the class, for students or for all.
+- A department's feed: events that name the department or match one of its classes, for everybody.
+- A user's feed: what affects the user (if the subscription follows it), events that name the user, what the subscribed departments' and
+  classes' feeds hold, without the ignored events.
+
+The *matching classes* of an event are its classes, those of its class groups and those of its departments; an event that names none of
+these and nobody matches all, and is in every department's feed.
+"""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement, Select, select, true
+from sqlalchemy.orm import InstrumentedAttribute
+
+from services.calendars.models import EventRevision
+from services.calendars.window import Window
+from services.database import Session
+from services.school.models import (
+    CLASS_GROUP_LENGTH,
+    Audience,
+    Event,
+    EventClass,
+    EventClassGroup,
+    EventDepartment,
+    EventUser,
+    IgnoredEvent,
+    Lesson,
+    LessonClass,
+    LessonTeacher,
+    Role,
+    SchoolClass,
+    Semester,
+    SubscribedClass,
+    SubscribedDepartment,
+    Subscription,
+)
+
+Indexes = frozenset[int]
+MINUTES_A_DAY = 24 * 60
+
+
+@dataclass(frozen=True, slots=True)
+class EventFacts:
+    """What the rules and a feed's fingerprint need of an event; its text is not among it."""
+
+    id: UUID
+    audience: Audience
+    starts: datetime | date
+    ends: datetime | date
+    key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SemesterFacts:
+    id: int
+    first: date
+    last: date
+
+
+@dataclass(frozen=True, slots=True)
+class LessonFacts:
+    semester_id: int
+    weekday: int
+    begins: int  # minutes of the day
+    ends: int
+    is_class_teachers: bool
+    class_ids: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class UserFacts:
+    """A user as far as the rules need one. Who has no subscription follows what affects them."""
+
+    id: int
+    role: Role
+    class_id: int | None
+    follows_me: bool = True
+    departments: list[int] = field(default_factory=list)
+    classes: list[int] = field(default_factory=list)
+    ignored: set[int] = field(default_factory=set)
+    linked: set[int] = field(default_factory=set)
+    lessons: list[LessonFacts] = field(default_factory=list)
+
+
+class School:
+    """The events of a window and whom they concern."""
+
+    def __init__(
+        self, events: list[EventFacts], semesters: list[SemesterFacts], classes: dict[int, tuple[str, int | None]], zone: ZoneInfo
+    ) -> None:
+        self.events = events
+        self._zone = zone
+        self._semesters = semesters
+        self._classes_of_department: dict[int, list[int]] = defaultdict(list)
+        self._classes_of_group: dict[str, list[int]] = defaultdict(list)
+        for class_id, (name, department_id) in classes.items():
+            self._classes_of_group[name[:CLASS_GROUP_LENGTH]].append(class_id)
+            if department_id is not None:
+                self._classes_of_department[department_id].append(class_id)
+        self._matching: dict[int, set[int]] = defaultdict(set)
+        self._naming: dict[int, set[int]] = defaultdict(set)
+        self._whole_school: set[int] = set(range(len(events)))
+        self._by_audience = {
+            audience: frozenset(index for index, event in enumerate(events) if event.audience == audience) for audience in Audience
+        }
+        self._semesters_of = [self._semesters_at(*local_days(event.starts, event.ends, zone)) for event in events]
+        self._teaching: dict[int, dict[tuple[int, bool], Indexes]] = {}
+        self._during: dict[int, dict[tuple[int, int], list[tuple[int, int, int]]]] = {}
+
+    # --- what events name ---
+
+    def name_class(self, index: int, class_id: int) -> None:
+        """The event names a class."""
+        self._matching[class_id].add(index)
+        self._whole_school.discard(index)
+
+    def name_group(self, index: int, group: str) -> None:
+        """The event names a class group."""
+        for class_id in self._classes_of_group.get(group, ()):
+            self._matching[class_id].add(index)
+        self._whole_school.discard(index)
+
+    def name_department(self, index: int, department_id: int) -> None:
+        """The event names a department."""
+        self._naming[department_id].add(index)
+        for class_id in self._classes_of_department.get(department_id, ()):
+            self._matching[class_id].add(index)
+        self._whole_school.discard(index)
+
+    def name_person(self, index: int) -> None:
+        """The event names somebody."""
+        self._whole_school.discard(index)
+
+    # --- what calendars hold ---
+
+    def of_class(self, class_id: int) -> Indexes:
+        """Return the events of a class's feed."""
+        by_audience = self._by_audience
+        return frozenset(self._matches(class_id) & (by_audience[Audience.STUDENTS] | by_audience[Audience.ALL]))
+
+    def of_department(self, department_id: int) -> Indexes:
+        """Return the events of a department's feed."""
+        of_classes = (self._matching[class_id] for class_id in self._classes_of_department.get(department_id, ()))
+        return frozenset(self._whole_school.union(self._naming[department_id], *of_classes))
+
+    def of_user(self, user: UserFacts) -> Indexes:
+        """Return the events of a user's feed."""
+        shown = set(user.linked)
+        if user.follows_me:
+            shown |= self._affecting(user)
+        for department_id in user.departments:
+            shown |= self.of_department(department_id)
+        for class_id in user.classes:
+            shown |= self.of_class(class_id)
+        return frozenset(shown - user.ignored)
+
+    def _matches(self, class_id: int) -> set[int]:
+        return self._matching[class_id] | self._whole_school
+
+    def _affecting(self, user: UserFacts) -> Indexes | set[int]:
+        if user.role == Role.STUDENT:
+            return frozenset() if user.class_id is None else self.of_class(user.class_id)
+        return self._affecting_teacher(user.lessons)
+
+    def _affecting_teacher(self, lessons: list[LessonFacts]) -> set[int]:
+        affecting: set[int] = set()
+        for lesson in lessons:
+            for class_id in lesson.class_ids:
+                affecting |= self._by_teaching(class_id, lesson.semester_id, class_teacher=lesson.is_class_teachers)
+        for lesson in lessons:
+            for class_id in lesson.class_ids:
+                for index, begins, ends in self._students_events(class_id).get((lesson.semester_id, lesson.weekday), ()):
+                    if begins < lesson.ends and (ends > lesson.begins or begins == ends == lesson.begins):
+                        affecting.add(index)
+        return affecting
+
+    def _by_teaching(self, class_id: int, semester_id: int, *, class_teacher: bool) -> Indexes:
+        """Return what affects everybody who teaches a class in a semester, or is its class teacher then."""
+        cached = self._teaching.setdefault(class_id, {})
+        found = cached.get((semester_id, class_teacher))
+        if found is None:
+            wanted = {Audience.TEACHERS, Audience.ALL} | ({Audience.CLASS_TEACHERS, Audience.STUDENTS} if class_teacher else set())
+            found = cached[semester_id, class_teacher] = frozenset(
+                index
+                for index in self._matches(class_id)
+                if self.events[index].audience in wanted and semester_id in self._semesters_of[index]
+            )
+        return found
+
+    def _students_events(self, class_id: int) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
+        """Return a class's events for students, by semester and weekday, with the minutes of the day that they take there."""
+        found = self._during.get(class_id)
+        if found is None:
+            found = self._during[class_id] = defaultdict(list)
+            for index in self._matches(class_id) & self._by_audience[Audience.STUDENTS]:
+                event = self.events[index]
+                for semester in self._semesters:
+                    for weekday, begins, ends in minutes_taken(event.starts, event.ends, semester.first, semester.last, self._zone):
+                        found[semester.id, weekday].append((index, begins, ends))
+        return found
+
+    def _semesters_at(self, first: date, last: date) -> tuple[int, ...]:
+        """Return the semesters that days fall in, else the latest that began before them."""
+        during = tuple(semester.id for semester in self._semesters if semester.first <= last and semester.last >= first)
+        if during:
+            return during
+        before = [semester for semester in self._semesters if semester.first <= first]
+        return (max(before, key=lambda semester: semester.first).id,) if before else ()
+
+
+def local_days(starts: datetime | date, ends: datetime | date, zone: ZoneInfo) -> tuple[date, date]:
+    """Return the first and the last local day of an event; one that ends at midnight does not reach into the next day."""
+    if not isinstance(starts, datetime) or not isinstance(ends, datetime):
+        return starts, ends
+    last = max(ends - timedelta(microseconds=1), starts)
+    return starts.astimezone(zone).date(), last.astimezone(zone).date()
+
+
+# The same events are asked about for every class that they match, in every chunk of a run.
+@lru_cache(maxsize=20_000)
+def minutes_taken(
+    starts: datetime | date, ends: datetime | date, first: date, last: date, zone: ZoneInfo
+) -> tuple[tuple[int, int, int], ...]:
+    """Return (ISO weekday, begin, end) in minutes of the day for the days of an event from `first` to `last`, each once."""
+    event_first, event_last = local_days(starts, ends, zone)
+    taken: set[tuple[int, int, int]] = set()
+    # The first and the last day may be taken in part; of the days between, a week says all.
+    begin, end = max(first, event_first), min(last, event_last)
+    days = {begin + timedelta(days=offset) for offset in range(min((end - begin).days, 8))} | {end} if begin <= end else set()
+    for day in days:
+        begins, finishes = 0, MINUTES_A_DAY
+        if isinstance(starts, datetime) and isinstance(ends, datetime):
+            local = starts.astimezone(zone)
+            if day == local.date():
+                begins = local.hour * 60 + local.minute
+            local = ends.astimezone(zone)
+            if day == local.date():
+                finishes = local.hour * 60 + local.minute
+        taken.add((day.isoweekday(), begins, finishes))
+    return tuple(sorted(taken))
+
+
+def load(session: Session, window: Window, users: Collection[UserFacts], *, everybody: bool = False) -> School:
+    """Read the school's events and whom they concern, and complete `users`; the number of queries is always the same.
+
+    `everybody` says that `users` are all there are: then they are not named in the queries, which take so many parameters only.
+    """
+    columns = (Event.id, Event.audience, Event.starts_at, Event.ends_at, Event.starts_on, Event.ends_on)
+    revision = (EventRevision.digest, EventRevision.sequence, EventRevision.modified_at)
+    rows = session.execute(
+        select(*columns, *revision)
+        .join(EventRevision, EventRevision.event_id == Event.id)
+        .where(window.current(), EventRevision.error.is_(None))
+    ).all()
+    events = [
+        EventFacts(
+            row.id,
+            row.audience,
+            row.starts_at or row.starts_on,
+            row.ends_at or row.ends_on,
+            row.digest + b"%d.%d" % (row.sequence, row.modified_at.timestamp()),
+        )
+        for row in rows
+    ]
+    events.sort(key=lambda event: (_moment(event.starts), event.id))
+    semesters = [SemesterFacts(*row) for row in session.execute(select(Semester.id, Semester.starts_on, Semester.ends_on))]
+    classes = {
+        row.id: (row.name, row.department_id)
+        for row in session.execute(select(SchoolClass.id, SchoolClass.name, SchoolClass.department_id))
+    }
+    school = School(events, semesters, classes, window.zone)
+    index_of = {event.id: index for index, event in enumerate(events)}
+    by_id = {user.id: user for user in users}
+
+    def links(statement: Select[tuple[UUID, int]]) -> Iterable[tuple[int, int]]:
+        return ((index_of[event_id], other) for event_id, other in session.execute(statement) if event_id in index_of)
+
+    for index, class_id in links(select(EventClass.event_id, EventClass.class_id)):
+        school.name_class(index, class_id)
+    groups = session.execute(select(EventClassGroup.event_id, EventClassGroup.class_group))
+    for event_id, group in groups:
+        if event_id in index_of:
+            school.name_group(index_of[event_id], group)
+    for index, department_id in links(select(EventDepartment.event_id, EventDepartment.department_id)):
+        school.name_department(index, department_id)
+    for index, user_id in links(select(EventUser.event_id, EventUser.user_id)):
+        school.name_person(index)
+        if user_id in by_id:
+            by_id[user_id].linked.add(index)
+    if by_id:
+        _complete(session, by_id, index_of, everybody=everybody)
+    return school
+
+
+def _complete(session: Session, users: dict[int, UserFacts], index_of: dict[UUID, int], *, everybody: bool) -> None:
+    """Read subscriptions and lessons of `users`."""
+
+    def theirs(column: InstrumentedAttribute[int]) -> ColumnElement[bool]:
+        return true() if everybody else column.in_(users)
+
+    subscriptions = select(Subscription.user_id, Subscription.follows_me).where(theirs(Subscription.user_id))
+    for user_id, follows_me in session.execute(subscriptions):
+        if user_id in users:
+            users[user_id].follows_me = follows_me
+    departments = select(SubscribedDepartment.user_id, SubscribedDepartment.department_id)
+    for user_id, department_id in session.execute(departments.where(theirs(SubscribedDepartment.user_id))):
+        if user_id in users:
+            users[user_id].departments.append(department_id)
+    classes = select(SubscribedClass.user_id, SubscribedClass.class_id)
+    for user_id, class_id in session.execute(classes.where(theirs(SubscribedClass.user_id))):
+        if user_id in users:
+            users[user_id].classes.append(class_id)
+    ignored = select(IgnoredEvent.user_id, IgnoredEvent.event_id).where(theirs(IgnoredEvent.user_id))
+    for user_id, event_id in session.execute(ignored):
+        if user_id in users and event_id in index_of:
+            users[user_id].ignored.add(index_of[event_id])
+    taught = select(LessonTeacher.lesson_id).where(theirs(LessonTeacher.user_id))
+    classes_taught: dict[int, list[int]] = defaultdict(list)
+    for lesson_id, class_id in session.execute(
+        select(LessonClass.lesson_id, LessonClass.class_id).where(LessonClass.lesson_id.in_(taught))
+    ):
+        classes_taught[lesson_id].append(class_id)
+    columns = (Lesson.id, Lesson.semester_id, Lesson.weekday, Lesson.starts, Lesson.ends, Lesson.is_class_teachers)
+    lessons = {
+        row.id: LessonFacts(
+            row.semester_id,
+            row.weekday,
+            _minutes(row.starts),
+            _minutes(row.ends),
+            row.is_class_teachers,
+            tuple(classes_taught[row.id]),
+        )
+        for row in session.execute(select(*columns).where(Lesson.id.in_(taught)))
+    }
+    teachers = select(LessonTeacher.user_id, LessonTeacher.lesson_id).where(theirs(LessonTeacher.user_id))
+    for user_id, lesson_id in session.execute(teachers):
+        if user_id in users:
+            users[user_id].lessons.append(lessons[lesson_id])
+
+
+def _minutes(wall_clock: time) -> int:
+    return wall_clock.hour * 60 + wall_clock.minute
+
+
+def _moment(starts: datetime | date) -> float:
+    if isinstance(starts, datetime):
+        return starts.timestamp()
+    return (starts - date(1970, 1, 1)).days * 86400.0

@@ -1,0 +1,256 @@
+"""Feeds: who has one, which are out of date, and building those."""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import CompoundSelect, Row, bindparam, delete, exists, literal, or_, select, union_all, update
+
+from services.calendars import ics
+from services.calendars.audience import Indexes, School, UserFacts, load
+from services.calendars.models import EventRendering, Feed, FeedKind
+from services.calendars.store import FeedStore, Stamp
+from services.calendars.window import Window
+from services.database import Session, insert_or
+from services.errors import StoreUnavailable
+from services.school.models import Department, Locale, SchoolClass, Subscription, User
+
+# A token has 192 bits: it cannot be guessed, and makes a URL well below 256 characters.
+TOKEN_BYTES = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """A feed as it should be now: its owner's name and language, and what it holds."""
+
+    feed: Row[Any]
+    name: str
+    locale: Locale
+    events: list[int]
+    fingerprint: bytes
+
+    def is_current(self, stamp: Stamp | None) -> bool:
+        """Say whether the file, which looks like `stamp`, is the one that we would write."""
+        written = Stamp(self.feed.size, self.feed.mtime_ns)
+        return self.feed.error is None and self.feed.fingerprint == self.fingerprint and stamp == written
+
+
+def entitled() -> CompoundSelect[Any]:
+    """Select (kind, owner) of every feed that there shall be: departments, classes, and users of the timetable or with a subscription."""
+    subscribed = exists().where(Subscription.user_id == User.id)
+    return union_all(
+        select(literal(FeedKind.DEPARTMENT.value).label("kind"), Department.id.label("owner_id")),
+        select(literal(FeedKind.CLASS.value), SchoolClass.id),
+        select(literal(FeedKind.USER.value), User.id).where(or_(User.untis_id.is_not(None), subscribed)),
+    )
+
+
+def ensure(session: Session) -> int:
+    """Give everybody who is entitled to a feed the row of one, and return how many were missing."""
+    owners = entitled().subquery()
+    having = exists().where(Feed.kind == owners.c.kind, Feed.owner_id == owners.c.owner_id)
+    missing = session.execute(select(owners.c.kind, owners.c.owner_id).where(~having)).all()
+    rows = [
+        {"kind": FeedKind(kind), "owner_id": owner_id, "token": secrets.token_urlsafe(TOKEN_BYTES)} for kind, owner_id in missing
+    ]
+    if rows:
+        session.execute(insert_or(session, Feed).on_conflict_do_nothing(index_elements=[Feed.kind, Feed.owner_id]), rows)
+    return len(rows)
+
+
+def calendars(
+    session: Session, window: Window, *, school_name: str, feed_ids: Collection[int] | None = None, lock: bool = False
+) -> tuple[School, list[Calendar]]:
+    """Return the school, and the given feeds (all when None) as they should be now. Feeds that nobody is entitled to are left out.
+
+    With `lock` their rows are locked first, in id order, and everything else is read after that: whoever builds the same feed waits,
+    and then sees what we have seen or more.
+    """
+    query = select(
+        Feed.id, Feed.kind, Feed.owner_id, Feed.fingerprint, Feed.size, Feed.mtime_ns, Feed.error, Feed.built_by, Feed.event_count
+    ).order_by(Feed.id)
+    if feed_ids is not None:
+        query = query.where(Feed.id.in_(feed_ids))
+    rows = session.execute(query.with_for_update() if lock else query).all()
+    everybody = feed_ids is None
+    ids = {kind: [row.owner_id for row in rows if row.kind == kind] for kind in FeedKind}
+
+    users = {}
+    people = select(User.id, User.first_name, User.last_name, User.locale, User.role, User.class_id)
+    for row in session.execute(people if everybody else people.where(User.id.in_(ids[FeedKind.USER]))):
+        users[row.id] = (f"{row.first_name} {row.last_name}", row.locale, UserFacts(row.id, row.role, row.class_id))
+    departments = {
+        row.id: (row.name, row.locale) for row in session.execute(select(Department.id, Department.name, Department.locale))
+    }
+    classes = {}
+    for row in session.execute(select(SchoolClass.id, SchoolClass.name, SchoolClass.display_name, SchoolClass.department_id)):
+        locale = departments[row.department_id][1] if row.department_id in departments else Locale.GERMAN
+        classes[row.id] = (row.display_name or row.name, locale)
+
+    school = load(session, window, [facts for _, _, facts in users.values()], everybody=everybody)
+    of_class = _remember(school.of_class)
+    of_department = _remember(school.of_department)
+    found = []
+    for row in rows:
+        if row.kind == FeedKind.USER and row.owner_id in users:
+            name, locale, facts = users[row.owner_id]
+            found.append(_calendar(school, row, f"{school_name}: {name}", locale, school.of_user(facts), window.zone))
+        elif row.kind == FeedKind.CLASS and row.owner_id in classes:
+            name, locale = classes[row.owner_id]
+            found.append(_calendar(school, row, f"{school_name}: {name}", locale, of_class(row.owner_id), window.zone))
+        elif row.kind == FeedKind.DEPARTMENT and row.owner_id in departments:
+            name, locale = departments[row.owner_id]
+            found.append(_calendar(school, row, f"{school_name}: {name}", locale, of_department(row.owner_id), window.zone))
+    return school, found
+
+
+def _remember(rule: Callable[[int], Indexes]) -> Callable[[int], Indexes]:
+    known: dict[int, Indexes] = {}
+
+    def remembered(owner_id: int) -> Indexes:
+        if owner_id not in known:
+            known[owner_id] = rule(owner_id)
+        return known[owner_id]
+
+    return remembered
+
+
+def _calendar(school: School, feed: Row[Any], name: str, locale: Locale, indexes: Indexes, zone: ZoneInfo) -> Calendar:
+    events = sorted(indexes)
+    digest = hashlib.blake2b(ics.calendar_head(name, zone) + locale.encode(), digest_size=16)
+    digest.update(b"".join([school.events[index].key for index in events]))
+    return Calendar(feed, name, locale, events, digest.digest())
+
+
+def build(
+    session: Session, window: Window, store: FeedStore, *, school_name: str, feed_ids: Sequence[int], run_id: UUID, now: datetime
+) -> dict[str, Any]:
+    """Bring these feeds up to date and return how many were built, unchanged and failed, with the errors.
+
+    The file first, then the row: whoever dies in between leaves a file that the row does not describe, which the next build notices
+    and writes again, to the same bytes. A feed that cannot be written keeps its last good file and has its error recorded.
+    """
+    school, wanted = calendars(session, window, school_name=school_name, feed_ids=feed_ids, lock=True)
+    stale = [calendar for calendar in wanted if not calendar.is_current(store.stamp(calendar.feed.kind, calendar.feed.owner_id))]
+    bodies = _bodies(session, school, stale)
+    built, failed, errors = [], [], []
+    for calendar in stale:
+        kind, owner_id = calendar.feed.kind, calendar.feed.owner_id
+        try:
+            content = _content(calendar, bodies, window.zone)
+            written = store.write(kind, owner_id, content)
+        except Exception as error:  # noqa: BLE001 - one owner's trouble is not the others'
+            message = str(error) if isinstance(error, StoreUnavailable) else f"{type(error).__name__}: {error}"
+            failed.append({"feed_id": calendar.feed.id, "failure": message})
+            errors.append({"feed": f"{kind.value}/{owner_id}", "error": message})
+            continue
+        built.append(
+            {
+                "feed_id": calendar.feed.id,
+                "new_fingerprint": calendar.fingerprint,
+                "new_etag": hashlib.sha256(content).hexdigest()[:32],
+                "events": len(calendar.events),
+                "new_size": written.size,
+                "new_mtime": written.mtime_ns,
+            }
+        )
+    _record(session, built, failed, run_id=run_id, now=now)
+    # A feed that an earlier attempt of this chunk built was built by this run.
+    before = sum(calendar.feed.built_by == run_id for calendar in wanted) - sum(c.feed.built_by == run_id for c in stale)
+    unchanged = len(wanted) - len(stale) - before
+    return {"built": len(built) + before, "unchanged": unchanged, "failed": len(failed), "errors": errors[:20]}
+
+
+def _record(session: Session, built: list[dict[str, Any]], failed: list[dict[str, Any]], *, run_id: UUID, now: datetime) -> None:
+    connection = session.connection()
+    table = Feed.__table__
+    if built:
+        values = {
+            "fingerprint": bindparam("new_fingerprint"),
+            "etag": bindparam("new_etag"),
+            "event_count": bindparam("events"),
+            "size": bindparam("new_size"),
+            "mtime_ns": bindparam("new_mtime"),
+            "built_at": now,
+            "built_by": run_id,
+            "error": None,
+        }
+        connection.execute(update(table).where(table.c.id == bindparam("feed_id")).values(values), built)
+    if failed:
+        connection.execute(update(table).where(table.c.id == bindparam("feed_id")).values(error=bindparam("failure")), failed)
+
+
+def _bodies(session: Session, school: School, wanted: list[Calendar]) -> dict[Locale, dict[int, bytes]]:
+    """Read the rendered bytes of just the events that these calendars hold, in just their locales."""
+    needed: dict[Locale, set[int]] = {}
+    for calendar in wanted:
+        needed.setdefault(calendar.locale, set()).update(calendar.events)
+    bodies: dict[Locale, dict[int, bytes]] = {}
+    for locale, indexes in needed.items():
+        index_of = {school.events[index].id: index for index in indexes}
+        query = select(EventRendering.event_id, EventRendering.body).where(EventRendering.locale == locale)
+        # One that a row was written for but whose body is gone is an error of the calendar that needs it, below.
+        rows = session.execute(query.where(EventRendering.event_id.in_(index_of)))
+        bodies[locale] = {index_of[event_id]: body for event_id, body in rows}
+    return bodies
+
+
+def _content(calendar: Calendar, bodies: dict[Locale, dict[int, bytes]], zone: ZoneInfo) -> bytes:
+    rendered = bodies[calendar.locale]
+    return b"".join([ics.calendar_head(calendar.name, zone), *[rendered[index] for index in calendar.events], ics.CALENDAR_FOOT])
+
+
+def contents(session: Session, window: Window, *, school_name: str, feed_ids: Sequence[int]) -> Iterator[tuple[Row[Any], bytes]]:
+    """Give the bytes that each of these feeds should have; writes nothing."""
+    school, wanted = calendars(session, window, school_name=school_name, feed_ids=feed_ids)
+    bodies = _bodies(session, school, wanted)
+    for calendar in wanted:
+        yield calendar.feed, _content(calendar, bodies, window.zone)
+
+
+def remove_orphans(session: Session, store: FeedStore) -> int:
+    """Remove the feeds that nobody is entitled to any more, rows and files, and return how many."""
+    owners = entitled().subquery()
+    having = exists().where(owners.c.kind == Feed.kind, owners.c.owner_id == Feed.owner_id)
+    orphans = session.execute(select(Feed.id, Feed.kind, Feed.owner_id).where(~having).order_by(Feed.id).with_for_update()).all()
+    for orphan in orphans:
+        store.remove(orphan.kind, orphan.owner_id)
+    if orphans:
+        session.execute(delete(Feed).where(~having).execution_options(synchronize_session=False))
+    return len(orphans)
+
+
+def listed(session: Session, store: FeedStore, *, kind: FeedKind | None = None) -> list[dict[str, Any]]:
+    """Return the feeds with their owners' names, as JSON values, ordered by kind and name."""
+    owner = (
+        select(literal(FeedKind.USER.value).label("kind"), User.id.label("id"), User.email.label("name"))
+        .union_all(
+            select(literal(FeedKind.CLASS.value), SchoolClass.id, SchoolClass.name),
+            select(literal(FeedKind.DEPARTMENT.value), Department.id, Department.name),
+        )
+        .subquery()
+    )
+    query = (
+        select(Feed, owner.c.name)
+        .join(owner, (owner.c.kind == Feed.kind) & (owner.c.id == Feed.owner_id), isouter=True)
+        .order_by(Feed.kind, owner.c.name)
+    )
+    rows = session.execute(query if kind is None else query.where(Feed.kind == kind))
+    return [
+        {
+            "kind": feed.kind.value,
+            "owner": name,
+            "path": str(store.path(feed.kind, feed.owner_id)),
+            "events": feed.event_count,
+            "bytes": feed.size,
+            "etag": feed.etag,
+            "built_at": None if feed.built_at is None else feed.built_at.isoformat(),
+            "error": feed.error,
+        }
+        for feed, name in rows
+    ]

@@ -1,0 +1,216 @@
+"""One event as iCalendar bytes (RFC 5545), and what stands around the events of a feed.
+
+A feed is `calendar_head`, stamped events and CALENDAR_FOOT, joined. icalendar writes and folds every value; ours is which
+properties there are, and that those which are the same in every language are written once.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
+from hashlib import blake2b
+from operator import attrgetter
+from zoneinfo import ZoneInfo
+
+import icalendar
+from icalendar import vDDDTypes, vText
+from icalendar.parser import Contentline
+
+from services.calendars.labels import LABELS, Labels
+from services.calendars.vtimezone import vtimezone
+from services.errors import InvalidInput
+from services.school.models import Locale, TeachingAffected
+
+__all__ = [
+    "CALENDAR_FOOT",
+    "EventContent",
+    "InvalidEvent",
+    "Rendering",
+    "calendar_head",
+    "clean",
+    "render",
+    "source_digest",
+    "stamp",
+]
+
+# Raised whenever `render` writes something else for the same content: then every stored event is rendered again.
+RENDERER_VERSION = 1
+
+CALENDAR_FOOT = b"END:VCALENDAR\r\n"
+# Fixed: icalendar's own PRODID names its version, and an upgrade would change every feed. No METHOD and no UID either: some clients
+# refuse a feed with the first, and take all of its events for one with the second.
+_CALENDAR_OPENING = (
+    b"BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//Nightshift//Nightshift//EN\r\nCALSCALE:GREGORIAN\r\n"
+    b"REFRESH-INTERVAL;VALUE=DURATION:PT1H\r\nX-PUBLISHED-TTL:PT1H\r\n"
+)
+
+_FOLDED_FROM = 75
+_SEPARATORS = re.compile("\r\n?|[\u2028\u2029]")
+# Controls but the newline, lone surrogates, the byte order mark, and the code points that Unicode says are no characters.
+_UNWANTED = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff"
+    + "".join(chr(plane + last) for plane in range(0x10000, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
+    + "]"
+)
+
+
+class InvalidEvent(InvalidInput):
+    """An event that no calendar can show; the message says what is wrong with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventContent:
+    """Everything about an event that a subscriber sees, and nothing else.
+
+    `uid` is complete, with its domain. `starts` and `ends` are aware instants (equal for a deadline) or, all day, dates, both
+    included. `classes` are the names of the classes, class groups and departments concerned, sorted.
+    """
+
+    uid: str
+    title: str
+    description: str
+    location: str
+    starts: datetime | date
+    ends: datetime | date
+    cancelled: bool
+    teaching_affected: TeachingAffected
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """An event's property lines without stamps in every locale, and a digest (16 bytes) of them all."""
+
+    bodies: Mapping[Locale, bytes]
+    digest: bytes
+
+
+_values = attrgetter(*(field.name for field in fields(EventContent)))
+_RENDERER = blake2b(repr((RENDERER_VERSION, icalendar.__version__, LABELS)).encode(), digest_size=16)
+
+
+def source_digest(content: EventContent) -> bytes:
+    """Return 16 bytes that stay the same while `render` would give the same: content, labels, this renderer and icalendar."""
+    digest = _RENDERER.copy()
+    # repr keeps the fields apart and writes a lone surrogate in ASCII.
+    digest.update(repr(_values(content)).encode())
+    return digest.digest()
+
+
+def clean(text: str) -> str:
+    """Return `text` as every client can read it: newlines as the only control characters, no lone surrogates, no non-characters."""
+    if text.isprintable():
+        return text
+    return _UNWANTED.sub("", _SEPARATORS.sub("\n", text).replace("\t", " "))
+
+
+def render(content: EventContent) -> Rendering:
+    """Write an event in every locale, without what a revision adds (see `stamp`).
+
+    Raises:
+        InvalidEvent: no uid, end before start, a date beside an instant, or an instant that is neither in UTC nor in a named zone.
+    """
+    if not (uid := clean(content.uid).strip()):
+        raise InvalidEvent("the event has no uid")
+    times = _times(content.starts, content.ends)
+    is_busy = isinstance(content.starts, datetime) and not content.cancelled
+    title = _one_line(content.title)
+    description = clean(content.description).strip()
+    location = clean(content.location).strip()
+    classes = [name for name in map(_one_line, content.classes) if name]
+
+    opening = _line("UID", _text(uid)) + times
+    closing = _line("LOCATION", _text(location)) if location else b""
+    if classes:
+        closing += _line("CATEGORIES", ",".join(map(_text, classes)))
+    closing += b"STATUS:CANCELLED\r\n" if content.cancelled else b"STATUS:CONFIRMED\r\n"
+    # A school holiday must not block its readers' days, nor an event that does not take place their hours.
+    closing += b"TRANSP:OPAQUE\r\n" if is_busy else b"TRANSP:TRANSPARENT\r\n"
+
+    bodies = {}
+    for locale, labels in LABELS.items():
+        summary = (labels.cancelled if content.cancelled else "") + (title or labels.untitled)
+        facts = _facts(labels, content.teaching_affected, classes, description)
+        bodies[locale] = opening + _line("SUMMARY", _text(summary)) + _line("DESCRIPTION", _text(facts)) + closing
+    return Rendering(bodies, blake2b(b"".join(bodies.values()), digest_size=16).digest())
+
+
+def stamp(body: bytes, *, sequence: int, modified_at: datetime) -> bytes:
+    """Make the VEVENT of one revision from `body`. Of `modified_at` whole seconds count (RFC 5545 §3.3.5 has no smaller ones)."""
+    moment = _value(_utc(modified_at))
+    stamps = f"DTSTAMP:{moment}\r\nLAST-MODIFIED:{moment}\r\nSEQUENCE:{sequence}\r\n"
+    return b"BEGIN:VEVENT\r\n" + stamps.encode() + body + b"END:VEVENT\r\n"
+
+
+def calendar_head(name: str, zone: ZoneInfo) -> bytes:
+    """Write what stands before a feed's events; the time zone in it keeps an empty feed valid (RFC 5545 §3.6)."""
+    title = _text(_one_line(name))
+    # Google and Apple read only the second.
+    return _CALENDAR_OPENING + _line("NAME", title) + _line("X-WR-CALNAME", title) + _zone_lines(zone)
+
+
+@cache
+def _zone_lines(zone: ZoneInfo) -> bytes:
+    lines: bytes = vtimezone(zone).to_ical(sorted=False)
+    return _line("X-WR-TIMEZONE", _text(zone.key)) + lines
+
+
+def _facts(labels: Labels, affected: TeachingAffected, classes: list[str], description: str) -> str:
+    # The facts come first: a client that cuts a long description off still shows them.
+    lines = [labels.teaching_affected + labels.affected[affected]]
+    if classes:
+        lines.append(labels.classes + ", ".join(classes))
+    if description:
+        lines += ["", description]
+    return "\n".join(lines)
+
+
+def _times(starts: datetime | date, ends: datetime | date) -> bytes:
+    """Write DTSTART and DTEND (RFC 5545 §3.8.2.2: DTEND is exclusive, and later than DTSTART)."""
+    try:
+        if isinstance(starts, datetime) and isinstance(ends, datetime):
+            begin, end = _utc(starts), _utc(ends)
+            if end < begin:
+                raise InvalidEvent(f"the event ends at {end.isoformat()}, before it starts at {begin.isoformat()}")
+            lines = _line("DTSTART", _value(begin))
+            return lines + _line("DTEND", _value(end)) if end > begin else lines
+        if isinstance(starts, datetime) or isinstance(ends, datetime):
+            raise InvalidEvent("the event has an instant at one end and a date at the other: give two instants or two dates")
+        if ends < starts:
+            raise InvalidEvent(f"the event ends on {ends.isoformat()}, before it starts on {starts.isoformat()}")
+        return _line("DTSTART;VALUE=DATE", _value(starts)) + _line("DTEND;VALUE=DATE", _value(ends + timedelta(days=1)))
+    except OverflowError as error:
+        raise InvalidEvent(f"the event lies at the edge of the calendar: {starts.isoformat()} to {ends.isoformat()}") from error
+
+
+def _utc(moment: datetime) -> datetime:
+    """Return `moment` in UTC, to the whole second."""
+    if not (isinstance(moment.tzinfo, ZoneInfo) or moment.tzinfo == UTC):
+        raise InvalidEvent(
+            f"{moment.isoformat()} is neither in UTC nor in a named time zone: which instant is meant cannot be said"
+        )
+    return moment.astimezone(UTC).replace(microsecond=0)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(clean(text).split())
+
+
+def _value(value: datetime | date) -> str:
+    ical: bytes = vDDDTypes(value).to_ical()
+    return ical.decode()
+
+
+def _text(text: str) -> str:
+    r"""Escape a TEXT value (RFC 5545 §3.3.11). icalendar takes a written `\N` for a line break: `C:\Netz` would lose its N."""
+    return r"\\N".join(vText(part).to_ical().decode() for part in text.split(r"\N"))
+
+
+def _line(name: str, value: str) -> bytes:
+    line = f"{name}:{value}"
+    octets = line.encode()
+    # Folding looks at every character; icalendar leaves a line of less than 75 octets as it is.
+    if len(octets) >= _FOLDED_FROM:
+        octets = Contentline(line).to_ical()  # type: ignore[no-untyped-call]
+    return octets + b"\r\n"

@@ -1,0 +1,137 @@
+"""The main job: bring every feed up to date. Plan, build in chunks, finish; each is one job's body."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import func, select, update
+
+from services.calendars import feeds, revisions
+from services.calendars.jobs import BuildFeeds, FinishSync
+from services.calendars.models import Feed, SyncRun
+from services.calendars.store import FeedStore
+from services.calendars.window import Window
+from services.database import Session, insert_or
+from services.jobs import Outcome, Run
+from services.jobs.batches import children
+from services.jobs.models import JobState
+
+# A chunk locks its feeds' rows while it builds them: short enough that nobody waits, long enough that reading the school is worth it.
+FEEDS_A_CHUNK = 100
+
+MOST_ERRORS = 200
+LEFTOVER_AGE = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """The school's settings that the calendars depend on."""
+
+    school_name: str
+    domain: str
+    zone: ZoneInfo
+    days_past: int
+    days_ahead: int
+
+    def window(self, now: datetime) -> Window:
+        """Return the window of days that a feed built now holds."""
+        return Window.around(now, self.zone, days_past=self.days_past, days_ahead=self.days_ahead)
+
+
+def plan(run: Run, store: FeedStore, rules: Rules) -> None:
+    """Bring the revisions of all events up to date, then start a chunk for every hundred feeds that are out of date.
+
+    Rendering happens outside any transaction that writes: on SQLite everybody else would wait for it.
+    """
+    with run.unit_of_work() as session:
+        record = insert_or(session, SyncRun).values(id=run.id, started_at=run.now, errors=[])
+        session.execute(record.on_conflict_do_nothing(index_elements=[SyncRun.id]))
+    window = rules.window(run.now)
+    with run.read_only() as session:
+        found = list(revisions.changes(session, window, domain=rules.domain))
+    with run.unit_of_work() as session:
+        revisions.record(session, found, now=run.now)
+        feeds.ensure(session)
+    with run.read_only() as session:
+        _, wanted = feeds.calendars(session, window, school_name=rules.school_name)
+        stale = [
+            calendar.feed.id
+            for calendar in wanted
+            if not calendar.is_current(store.stamp(calendar.feed.kind, calendar.feed.owner_id))
+        ]
+    chunks = [
+        BuildFeeds(run_id=run.id, feed_ids=tuple(stale[at : at + FEEDS_A_CHUNK])) for at in range(0, len(stale), FEEDS_A_CHUNK)
+    ]
+    with run.unit_of_work() as session:
+        session.execute(update(SyncRun).where(SyncRun.id == run.id).values(unchanged=len(wanted) - len(stale)))
+        run.spawn(session, chunks, then=FinishSync(run_id=run.id))
+        run.finish(session)
+
+
+def build_chunk(session: Session, args: BuildFeeds, run: Run, store: FeedStore, rules: Rules) -> Outcome:
+    """Build one chunk's feeds and return the counts."""
+    return feeds.build(
+        session,
+        rules.window(run.now),
+        store,
+        school_name=rules.school_name,
+        feed_ids=args.feed_ids,
+        run_id=args.run_id,
+        now=run.now,
+    )
+
+
+def finish(session: Session, args: FinishSync, run: Run, store: FeedStore, rules: Rules) -> Outcome:
+    """Remove what nobody is entitled to and write the run's record; every chunk has ended by now, well or not."""
+    removed = feeds.remove_orphans(session, store)
+    for leftover in store.leftovers(older_than_ns=int((run.now - LEFTOVER_AGE).timestamp() * 1e9)):
+        leftover.unlink(missing_ok=True)
+    record = session.execute(select(SyncRun).where(SyncRun.id == args.run_id)).scalar_one()
+    built, unchanged, failed = 0, record.unchanged, 0
+    errors: list[dict[str, Any]] = list(revisions.errors(session, rules.window(run.now)))
+    for chunk in children(session, args.run_id, BuildFeeds.policy.kind):
+        if chunk["state"] == JobState.SUCCEEDED:
+            built += chunk["result"]["built"]
+            unchanged += chunk["result"]["unchanged"]
+            failed += chunk["result"]["failed"]
+            errors += chunk["result"]["errors"]
+        else:
+            failed += len(chunk["args"]["feed_ids"])
+            errors.append({"chunk": str(chunk["id"]), "error": (chunk["error"] or {}).get("message", chunk["state"])})
+    record.built, record.unchanged, record.failed, record.removed = built, unchanged, failed, removed
+    record.errors = errors[:MOST_ERRORS]
+    record.finished_at = run.now
+    return summary(record)
+
+
+def summary(record: SyncRun) -> dict[str, Any]:
+    """Return a run's record as JSON values; `seconds` is None for a run that has not ended."""
+    seconds = None if record.finished_at is None else (record.finished_at - record.started_at).total_seconds()
+    return {
+        "run": str(record.id),
+        "state": "running" if record.finished_at is None else "partial" if record.failed or record.errors else "complete",
+        "built": record.built,
+        "unchanged": record.unchanged,
+        "failed": record.failed,
+        "removed": record.removed,
+        "seconds": seconds,
+        "errors": record.errors,
+    }
+
+
+def last_runs(session: Session, *, limit: int = 1) -> Sequence[SyncRun]:
+    """Return the newest runs, the newest first."""
+    return session.execute(select(SyncRun).order_by(SyncRun.started_at.desc()).limit(limit)).scalars().all()
+
+
+def totals(session: Session) -> list[dict[str, Any]]:
+    """Return, by kind, how many feeds there are, with how many events and bytes."""
+    rows = session.execute(
+        select(Feed.kind, func.count(), func.sum(Feed.event_count), func.sum(Feed.size)).group_by(Feed.kind).order_by(Feed.kind)
+    )
+    return [
+        {"kind": kind.value, "feeds": count, "events": int(events or 0), "bytes": int(size or 0)}
+        for kind, count, events, size in rows
+    ]

@@ -1,0 +1,40 @@
+"""Which events a feed holds at all: those that overlap a window of days around today."""
+
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement, and_, or_
+
+from services.school.models import Event, EventState
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The days from `first` to `last`, both included, as seen from the instant `now` in the school's zone."""
+
+    first: date
+    last: date
+    now: datetime
+    zone: ZoneInfo
+
+    @classmethod
+    def around(cls, now: datetime, zone: ZoneInfo, *, days_past: int, days_ahead: int) -> "Window":
+        """Return the window around the day that `now` is in the school's zone."""
+        today = now.astimezone(zone).date()
+        return cls(today - timedelta(days=days_past), today + timedelta(days=days_ahead), now, zone)
+
+    def current(self) -> ColumnElement[bool]:
+        """Select the published, current events that overlap the window; cancelled ones only until they have passed."""
+        begins = datetime.combine(self.first, time(), self.zone)
+        ends = datetime.combine(self.last + timedelta(days=1), time(), self.zone)
+        today = self.now.astimezone(self.zone).date()
+        timed = and_(Event.ends_at >= begins, Event.starts_at < ends)
+        all_day = and_(Event.ends_on >= self.first, Event.starts_on <= self.last)
+        takes_place = and_(Event.cancelled_at.is_(None), Event.deleted_at.is_(None))
+        return and_(
+            Event.state == EventState.PUBLISHED,
+            Event.version_of_id.is_(None),
+            or_(timed, all_day),
+            or_(takes_place, Event.ends_at >= self.now, Event.ends_on >= today),
+        )

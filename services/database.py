@@ -1,0 +1,96 @@
+"""What every model stands on: the declarative base, instants, and the database's own clock."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, Float, MetaData, literal
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.expression import FunctionElement
+from sqlalchemy.types import TypeDecorator
+
+__all__ = ["Base", "Session", "UtcDateTime", "ago", "insert_or", "utc_now"]
+
+
+class Base(DeclarativeBase):
+    """Every constraint has a name, so that a migration can name it on both dialects."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant: aware in Python, `timestamptz` on Postgres, UTC text with microseconds on SQLite (so text order is time order).
+
+    Raises ValueError for a naive datetime: nobody can say which instant that would be.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a datetime without a time zone was given for an instant: {value!r}")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class utc_now(FunctionElement[datetime]):  # noqa: N801 - it reads as the SQL function that it is
+    """The database's clock, so that workers on machines whose clocks differ agree on what is due."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+
+@compiles(utc_now, "postgresql")
+def _postgres_now(element: utc_now, compiler: Any, **options: Any) -> str:
+    # now() is the start of the transaction, which may have waited for a lock since; clock_timestamp() is volatile, and no index serves it.
+    return "statement_timestamp()"
+
+
+@compiles(utc_now, "sqlite")
+def _sqlite_now(element: utc_now, compiler: Any, **options: Any) -> str:
+    return "(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')"
+
+
+class ago(FunctionElement[datetime]):  # noqa: N801 - as above
+    """The database's clock, so long ago."""
+
+    type = UtcDateTime()
+    inherit_cache = True
+
+    def __init__(self, span: timedelta) -> None:
+        super().__init__(literal(span.total_seconds(), Float))
+
+
+@compiles(ago, "postgresql")
+def _postgres_ago(element: ago, compiler: Any, **options: Any) -> str:
+    return f"(statement_timestamp() - make_interval(secs => {compiler.process(element.clauses, **options)}))"
+
+
+@compiles(ago, "sqlite")
+def _sqlite_ago(element: ago, compiler: Any, **options: Any) -> str:
+    span = compiler.process(element.clauses, **options)
+    return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', '-' || {span} || ' seconds') || '000')"
+
+
+def insert_or(session: Session, model: type[Base]) -> Any:
+    """Return an INSERT of the session's dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(model)
+    return sqlite.insert(model)

@@ -1,0 +1,136 @@
+"""Putting a job into the ledger, in the caller's transaction.
+
+`session.info["enqueued"]` collects the ids that may be sent once that transaction has committed; who owns the transaction does it
+(project/bootstrap.py). A crash in between loses nothing: the relay finds the rows.
+"""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import case, insert, select
+
+from services.database import Session, insert_or
+from services.jobs.args import JobArgs
+from services.jobs.models import Job, JobState
+
+ENQUEUED = "enqueued"
+
+# A debounced job that is pushed back again and again still runs after this many debounces.
+LONGEST_DEBOUNCE = 10
+
+
+def enqueue(
+    session: Session,
+    args: JobArgs,
+    *,
+    now: datetime,
+    delay: timedelta | None = None,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    debounce: timedelta | None = None,
+    parent_id: UUID | None = None,
+) -> UUID:
+    """Write one job and return its id; it exists if and only if the caller's transaction commits.
+
+    It runs as soon as possible, or after `delay`, or at `run_at`, never earlier. When the kind is unique and such a job is already
+    there, nothing is written and that one's id is returned. With `debounce` the job waits that long, and one that already waits is
+    given the new arguments and waits again (ten times at most), so that many calls make one run; declare such a kind
+    `unique_until="started"`, or a call that meets a running job is lost.
+
+    Raises ValueError for a `run_at` without a time zone, or for both `delay` and `run_at`.
+    """
+    if delay is not None and run_at is not None:
+        raise ValueError("give delay or run_at, not both")
+    due = run_at if run_at is not None else now + (delay or debounce or timedelta())
+    row = _row(args, now=now, run_at=due, priority=priority, parent_id=parent_id)
+    if debounce is not None:
+        row["push_until"] = now + LONGEST_DEBOUNCE * debounce
+    if row["unique_key"] is None:
+        session.execute(insert(Job), row)
+        _collect(session, [row])
+        return row["id"]  # type: ignore[no-any-return]
+    return _enqueue_unique(session, row, debounce)
+
+
+def _enqueue_unique(session: Session, row: dict[str, Any], debounce: timedelta | None) -> UUID:
+    statement = insert_or(session, Job)
+    if debounce is None:
+        statement = statement.on_conflict_do_nothing(index_elements=[Job.unique_key])
+    else:
+        new = statement.excluded
+        # DO NOTHING would lose the update when it meets a job that is just being picked up.
+        statement = statement.on_conflict_do_update(
+            index_elements=[Job.unique_key],
+            set_={
+                "args": new.args,
+                "run_at": case((new.run_at > Job.push_until, Job.push_until), else_=new.run_at),
+                "state": case((Job.state == JobState.HELD, Job.state), else_=new.state),
+                "sent_at": None,
+            },
+            where=Job.state.in_([JobState.SCHEDULED, JobState.QUEUED, JobState.HELD]),
+        )
+    while True:
+        written = session.execute(statement.values(row).returning(Job.id)).scalar()
+        if written is not None:
+            if written == row["id"]:
+                _collect(session, [row])
+            return written
+        existing = session.execute(select(Job.id).where(Job.unique_key == row["unique_key"])).scalar()
+        if existing is not None:
+            return existing
+        # The one that was in the way ended between the two statements: try again.
+
+
+def enqueue_many(
+    session: Session,
+    jobs: Sequence[JobArgs],
+    *,
+    now: datetime,
+    run_at: datetime | None = None,
+    priority: int | None = None,
+    parent_id: UUID | None = None,
+) -> list[UUID]:
+    """Write many jobs at once and return the ids of those written; a unique one that is already there is left out."""
+    rows = [_row(args, now=now, run_at=run_at or now, priority=priority, parent_id=parent_id) for args in jobs]
+    if not rows:
+        return []
+    if all(row["unique_key"] is None for row in rows):
+        session.execute(insert(Job), rows)
+    else:
+        # In one order, or two callers with the same keys could wait for each other.
+        rows.sort(key=lambda row: row["unique_key"] or "")
+        statement = insert_or(session, Job).on_conflict_do_nothing(index_elements=[Job.unique_key]).returning(Job.id)
+        written = set(session.execute(statement, rows).scalars())
+        rows = [row for row in rows if row["id"] in written]
+    _collect(session, rows)
+    return [row["id"] for row in rows]
+
+
+def _row(args: JobArgs, *, now: datetime, run_at: datetime, priority: int | None, parent_id: UUID | None) -> dict[str, Any]:
+    policy = args.policy
+    return {
+        "id": uuid4(),
+        "kind": policy.kind,
+        "queue": policy.queue,
+        "priority": policy.priority if priority is None else priority,
+        "state": JobState.QUEUED if run_at <= now else JobState.SCHEDULED,
+        "args": args.to_row(),
+        "unique_key": args.unique_key(now),
+        "unique_until_started": policy.unique_until == "started",
+        "created_at": now,
+        "run_at": run_at,
+        "max_attempts": policy.max_attempts,
+        "time_limit": policy.time_limit.total_seconds(),
+        "parent_id": parent_id,
+        "attempt": 0,
+        "children": 0,
+        "children_open": 0,
+        "children_failed": 0,
+    }
+
+
+def _collect(session: Session, rows: Iterable[dict[str, Any]]) -> None:
+    due: list[UUID] = session.info.setdefault(ENQUEUED, [])
+    due.extend(row["id"] for row in rows if row["state"] == JobState.QUEUED)

@@ -1,0 +1,104 @@
+"""What a job's body is given, and what it may answer. A body that uses it need not know Celery."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from time import monotonic
+from typing import Any
+from uuid import UUID
+
+from services.database import Session
+from services.jobs import batches, claims
+from services.jobs.args import JobArgs
+
+UnitOfWork = Callable[[], AbstractContextManager[Session]]
+
+# How often a body's progress is written at most: it may call `progress` in a tight loop.
+PROGRESS_EVERY = timedelta(seconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Snooze:
+    """Run again after `delay`; it does not count as an attempt."""
+
+    delay: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """End as discarded: there is nothing left to do this for."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """End as cancelled."""
+
+    reason: str
+
+
+# What a body answers: nothing, a value that JSON can hold (it becomes the job's result), or one of the three above.
+Outcome = Any
+
+
+class Run:
+    """One run of one job: its claim, its clock, and the few things that a body may say about itself."""
+
+    def __init__(self, claim: claims.Claim, unit_of_work: UnitOfWork, read_only: UnitOfWork) -> None:
+        self.id: UUID = claim.job_id
+        self.parent_id: UUID | None = claim.parent_id
+        self.attempt: int = claim.attempt
+        self.now: datetime = claim.started_at
+        self.unit_of_work = unit_of_work
+        self.read_only = read_only
+        self.finished = False
+        self.session: Session | None = None
+        self._claim = claim
+        self._notes = claims.Notes()
+        self._written = monotonic()
+
+    def progress(self, done: int, total: int) -> None:
+        """Say how far the work is. Raises LostClaim when the job was cancelled or given to another worker meanwhile.
+
+        A body that holds its own transactions shows it at once (once a second at most), another one when it commits.
+        """
+        self._notes.done, self._notes.total = done, total
+        if monotonic() - self._written < PROGRESS_EVERY.total_seconds():
+            return
+        self._written = monotonic()
+        if self.session is not None:
+            claims.check(self.session, self._claim)
+            return
+        with self.unit_of_work() as session:
+            claims.note(session, self._claim, self._notes)
+        self._notes.lines.clear()
+
+    def log(self, line: str) -> None:
+        """Keep a line with the job, for people; it is written with the next progress or the finish."""
+        self._notes.lines.append((datetime.now(UTC), line))
+
+    def spawn(self, session: Session, children: Sequence[JobArgs], *, then: JobArgs | None = None) -> None:
+        """Start `children` when this job finishes, which then waits for them; `then` runs once after the last one ended, however it ended.
+
+        The job succeeds when all children and `then` did. Without children `then` runs at once.
+        """
+        batches.spawn(session, self.id, children, then=then, now=self.now)
+
+    def finish(self, session: Session, outcome: Outcome = None) -> None:
+        """Write the outcome in `session`'s transaction, which carries the effect too. Raises LostClaim when we no longer may."""
+        match outcome:
+            case Snooze(delay):
+                claims.snooze(session, self._claim, delay, self._notes)
+            case Discard(reason):
+                claims.end(session, self._claim, claims.JobState.DISCARDED, self._notes, result=reason)
+            case Cancel(reason):
+                claims.end(session, self._claim, claims.JobState.CANCELLED, self._notes, result=reason)
+            case _:
+                claims.succeed(session, self._claim, self._notes, result=outcome)
+        self.finished = True
+
+    def fail(self, session: Session, error: BaseException, *, retry_after: timedelta | None) -> "claims.JobState":
+        """Record a failed attempt: tried again after `retry_after` unless that is None or the attempts are used up."""
+        return claims.fail(session, self._claim, claims.describe(error), retry_after=retry_after, notes=self._notes)

@@ -1,0 +1,1 @@
+"""Departments, classes, users, semesters, lessons, events and subscriptions."""

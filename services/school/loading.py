@@ -1,0 +1,293 @@
+"""A school's CSV files into the database: an upsert by natural key that writes only what differs.
+
+Everything is read and checked before the first write, in sets: the number of statements depends on the files, not on their rows
+(beyond the chunks that SQLite's limit on variables asks for).
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Table, and_, bindparam, delete, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from services.database import Base, Session
+from services.school.models import (
+    Department,
+    Event,
+    EventClass,
+    EventClassGroup,
+    EventDepartment,
+    EventUser,
+    IgnoredEvent,
+    Lesson,
+    LessonClass,
+    LessonTeacher,
+    SchoolClass,
+    Semester,
+    SubscribedClass,
+    SubscribedDepartment,
+    Subscription,
+    User,
+)
+from services.school.rows import ROW_OF, EventRow, Row, RowKey, split
+from services.school.sheets import InvalidRows, Problem, Sheet, read_folder
+
+__all__ = ["InvalidRows", "Problem", "load"]
+
+# SQLite before 3.32 takes 999 variables in a statement.
+CHUNK = 900
+
+Ids = dict[str, dict[RowKey, Any]]
+
+
+@dataclass(frozen=True)
+class Link:
+    """A table that joins a loaded row, `owner`, with what a list cell names, `other`."""
+
+    model: type[Base]
+    owner: str
+    other: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a file's rows go: `key` is the natural key's database column, `columns` those with another name than in the file."""
+
+    model: type[Base]
+    key: str
+    columns: dict[str, str] = field(default_factory=dict)
+    links: dict[str, Link] = field(default_factory=dict)
+
+    @property
+    def table(self) -> Table:
+        return cast("Table", self.model.__table__)
+
+
+TARGETS = {
+    "departments.csv": Target(Department, "name"),
+    "classes.csv": Target(SchoolClass, "name", {"department": "department_id"}),
+    "users.csv": Target(User, "email", {"class": "class_id"}),
+    "semesters.csv": Target(Semester, "name", {"starts": "starts_on", "ends": "ends_on"}),
+    "lessons.csv": Target(
+        Lesson,
+        "key",
+        {"id": "key", "semester": "semester_id", "class_teacher": "is_class_teachers"},
+        {"classes": Link(LessonClass, "lesson_id", "class_id"), "teachers": Link(LessonTeacher, "lesson_id", "user_id")},
+    ),
+    "events.csv": Target(
+        Event,
+        "id",
+        {"author": "author_id", "version_of": "version_of_id", "cancelled": "cancelled_at"},
+        {
+            "classes": Link(EventClass, "event_id", "class_id"),
+            "class_groups": Link(EventClassGroup, "event_id", "class_group"),
+            "departments": Link(EventDepartment, "event_id", "department_id"),
+            "users": Link(EventUser, "event_id", "user_id"),
+        },
+    ),
+    "subscriptions.csv": Target(
+        Subscription,
+        "user_id",
+        {"email": "user_id"},
+        {
+            "departments": Link(SubscribedDepartment, "user_id", "department_id"),
+            "classes": Link(SubscribedClass, "user_id", "class_id"),
+            "ignored_events": Link(IgnoredEvent, "user_id", "event_id"),
+        },
+    ),
+}
+
+
+def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> dict[str, int]:
+    """Bring the rows of a folder's CSV files into the database, all or none, and give the number of rows of each file.
+
+    A row is found by its natural key. What is equal is not written, so that nobody downstream sees a change; a column that the
+    header leaves out, and a row that the files leave out, stays as it is. `zone` is that of the events' wall-clock times.
+
+    Raises:
+        InvalidRows: Rows are wrong; nothing was written.
+        InvalidInput: The folder holds no school.
+    """
+    session.flush()
+    sheets = read_folder(folder, zone)
+    named = _named_keys(sheets)
+    problems = [problem for sheet in sheets.values() for problem in sheet.problems]
+    problems += _unknown_references(session, sheets, named)
+    problems += _versions_of_versions(session, sheets)
+    holders = _holders_of_untis_ids(session, sheets.get("users.csv"))
+    problems += _foreign_untis_ids(sheets.get("users.csv"), holders)
+    if problems:
+        raise InvalidRows(problems)
+    _release_untis_ids(session, holders)
+    ids: Ids = {}
+    # Also the files that are not there: their rows in the database are what the others' rows name.
+    for file, target in TARGETS.items():
+        if file in sheets:
+            _upsert(session, target, _values(sheets[file], ids, now))
+        ids[file] = ids["users.csv"] if target.model is Subscription else _ids(session, target, named[file])
+        if file in sheets:
+            _link(session, sheets[file], ids)
+    session.expire_all()
+    return {file.removesuffix(".csv"): len(sheet.entries) for file, sheet in sheets.items()}
+
+
+def _references(kind: type[Row], cells: dict[str, str]) -> Iterator[tuple[str, type[Row], str]]:
+    """Yield the column, the kind and the text of each name in a row's cells."""
+    for column, file in kind.references.items():
+        if cell := cells.get(column):
+            listed = column in TARGETS[kind.file].links
+            for name in split(cell) if listed else [cell]:
+                yield column, ROW_OF[file], name
+
+
+def _named_keys(sheets: dict[str, Sheet]) -> dict[str, set[RowKey]]:
+    """Give all keys that a folder mentions, as a row's own or as a reference, by the file that they belong to."""
+    named: dict[str, set[RowKey]] = {file: set() for file in TARGETS}
+    for file, sheet in sheets.items():
+        for entry in sheet.entries:
+            named[file].add(entry.key)
+            for _, kind, name in _references(sheet.kind, entry.cells):
+                named[kind.file].add(kind.identify(name))
+    return named
+
+
+def _unknown_references(session: Session, sheets: dict[str, Sheet], named: dict[str, set[RowKey]]) -> Iterator[Problem]:
+    known: dict[str, set[RowKey]] = {}
+    for file, target in TARGETS.items():
+        own = {entry.key for entry in sheets[file].entries} if file in sheets else set()
+        elsewhere = named[file] - own if target.model is not Subscription else set()
+        known[file] = own | _ids(session, target, elsewhere).keys()
+    # Of a file whose header was refused nothing is known: its own problem is the one to mend first.
+    unread = {file for file, sheet in sheets.items() if not sheet.columns}
+    for file, sheet in sheets.items():
+        for entry in sheet.entries:
+            for column, kind, name in _references(sheet.kind, entry.cells):
+                if kind.file not in unread and kind.identify(name) not in known[kind.file]:
+                    reason = (
+                        f"there is no {kind.noun} {name!r}, neither in {kind.file} nor in the database; add it or correct the name"
+                    )
+                    yield Problem(file, entry.line, column, reason)
+
+
+def _versions_of_versions(session: Session, sheets: dict[str, Sheet]) -> Iterator[Problem]:
+    """Find rows whose `version_of` is not a current event: a version of a version would never be shown nor published."""
+    sheet = sheets.get("events.csv")
+    if sheet is None or "version_of" not in sheet.columns:
+        return
+    originals = {entry.key: EventRow.identify(entry.cells["version_of"]) for entry in sheet.entries if "version_of" in entry.cells}
+    elsewhere = set(originals.values()) - {entry.key for entry in sheet.entries}
+    stored = [
+        select(Event.id).where(Event.id.in_(chunk), Event.version_of_id.is_not(None)) for chunk in _chunks(cast("Any", elsewhere))
+    ]
+    versions = originals.keys() | {key for query in stored for key in session.scalars(query)}
+    for entry in sheet.entries:
+        if originals.get(entry.key) in versions:
+            reason = f"{entry.cells['version_of']!r} is itself a version; name the event that is current"
+            yield Problem("events.csv", entry.line, "version_of", reason)
+
+
+def _holders_of_untis_ids(session: Session, sheet: Sheet | None) -> dict[str, str]:
+    """Give the addresses of those who hold an untis_id now that the sheet gives to somebody else, by untis_id."""
+    wanted = {entry.cells["untis_id"]: entry.key for entry in sheet.entries if "untis_id" in entry.cells} if sheet else {}
+    queries = (select(User.untis_id, User.email).where(User.untis_id.in_(chunk)) for chunk in _chunks(wanted))
+    return {
+        untis_id: email for query in queries for untis_id, email in session.execute(query) if untis_id and wanted[untis_id] != email
+    }
+
+
+def _foreign_untis_ids(sheet: Sheet | None, holders: dict[str, str]) -> Iterator[Problem]:
+    own = {entry.key for entry in sheet.entries} if sheet else set()
+    for entry in sheet.entries if sheet else ():
+        holder = holders.get(entry.cells.get("untis_id", ""))
+        if holder and holder not in own:
+            reason = f"belongs to {holder}, who is in the database and not in this file; give that user's row as well"
+            yield Problem("users.csv", entry.line, "untis_id", reason)
+
+
+def _release_untis_ids(session: Session, holders: dict[str, str]) -> None:
+    """Take from their holders the ids that others get, because two users who swap theirs hold the same one in between."""
+    for chunk in _chunks(holders):
+        session.execute(update(User).where(User.untis_id.in_(chunk)).values(untis_id=None))
+
+
+def _values(sheet: Sheet, ids: Ids, now: datetime) -> list[dict[str, Any]]:
+    """Give the database's columns that a sheet states, and when a row would be new."""
+    kind, target, fields = sheet.kind, TARGETS[sheet.kind.file], sheet.kind.columns()
+    always = {"created_at": now} if "created_at" in target.table.c else {}
+    result = []
+    for entry in sheet.entries:
+        values: dict[str, Any] = dict(always)
+        for column in sheet.columns:
+            value = getattr(entry.row, fields[column])
+            name = target.columns.get(column, column)
+            if column in target.links:
+                continue
+            if kind is EventRow and column in ("starts", "ends"):
+                timed = isinstance(value, datetime)
+                values |= {f"{column}_at": value if timed else None, f"{column}_on": None if timed else value}
+            elif kind is EventRow and column in ("id", "version_of"):
+                values[name] = value and EventRow.identify(value)
+            elif column in kind.references:
+                values[name] = value and ids[kind.references[column]][ROW_OF[kind.references[column]].identify(value)]
+            else:
+                values[name] = value
+        result.append(values)
+    # A version's foreign key asks for the current event to be there first.
+    return sorted(result, key=lambda values: values.get("version_of_id") is not None)
+
+
+def _insert(session: Session, table: Table) -> sqlite.Insert | postgresql.Insert:
+    return sqlite.insert(table) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def _upsert(session: Session, target: Target, rows: Sequence[dict[str, Any]]) -> None:
+    if not rows:
+        return
+    table = target.table
+    insert = _insert(session, table)
+    stated = [name for name in rows[0] if name not in (target.key, "created_at")]
+    if stated:
+        changes = or_(*(table.c[name].is_distinct_from(insert.excluded[name]) for name in stated))
+        new = {name: insert.excluded[name] for name in stated}
+        session.execute(insert.on_conflict_do_update(index_elements=[target.key], set_=new, where=changes), rows)
+    else:
+        session.execute(insert.on_conflict_do_nothing(index_elements=[target.key]), rows)
+
+
+def _ids(session: Session, target: Target, keys: Collection[RowKey]) -> dict[RowKey, Any]:
+    """Give the ids of those keys that the database holds."""
+    key = target.table.c[target.key]
+    queries = (select(key, target.table.c.id).where(key.in_(chunk)) for chunk in _chunks(keys))
+    return {name: found for query in queries for name, found in session.execute(query)}
+
+
+def _link(session: Session, sheet: Sheet, ids: Ids) -> None:
+    """Bring the link tables of a sheet's rows to what its list cells say: missing links are inserted, surplus ones deleted."""
+    kind, target, fields = sheet.kind, TARGETS[sheet.kind.file], sheet.kind.columns()
+    owners = [ids[kind.file][entry.key] for entry in sheet.entries]
+    for column in sheet.columns:
+        if not (link := target.links.get(column)):
+            continue
+        table = cast("Table", link.model.__table__)
+        owner, other = table.c[link.owner], table.c[link.other]
+        wanted: set[tuple[Any, Any]] = set()
+        for owner_id, entry in zip(owners, sheet.entries, strict=True):
+            names = getattr(entry.row, fields[column])
+            if file := kind.references.get(column):
+                names = [ids[file][ROW_OF[file].identify(name)] for name in names]
+            wanted.update((owner_id, name) for name in names)
+        queries = (select(owner, other).where(owner.in_(chunk)) for chunk in _chunks(owners))
+        present = {pair for query in queries for pair in session.execute(query)}
+        if missing := [{link.owner: one, link.other: two} for one, two in sorted(wanted - present)]:
+            session.execute(_insert(session, table).on_conflict_do_nothing(), missing)
+        if surplus := [{"one": one, "two": two} for one, two in sorted(present - wanted)]:
+            session.execute(delete(table).where(and_(owner == bindparam("one"), other == bindparam("two"))), surplus)
+
+
+def _chunks(keys: Iterable[RowKey]) -> Iterator[list[Any]]:
+    ordered = list(keys)
+    return (ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK))

@@ -1,0 +1,255 @@
+"""The school's own tables. Rules on who sees what are in services/calendars/audience.py, not here."""
+
+from datetime import date, datetime, time
+from enum import StrEnum
+from uuid import UUID, uuid4
+
+from sqlalchemy import CheckConstraint, Enum, ForeignKey, Index, String, Text, false, text, true
+from sqlalchemy.orm import Mapped, mapped_column
+
+from services.database import Base, UtcDateTime
+
+
+class Role(StrEnum):
+    TEACHER = "teacher"
+    STUDENT = "student"
+    ADMIN = "admin"
+
+
+class Locale(StrEnum):
+    GERMAN = "de"
+    FRENCH = "fr"
+    ENGLISH = "en"
+
+
+class EventState(StrEnum):
+    DRAFT = "draft"
+    REVIEW = "review"
+    PUBLISHED = "published"
+    REFUSED = "refused"
+
+
+class Audience(StrEnum):
+    TEACHERS = "teachers"
+    CLASS_TEACHERS = "class_teachers"
+    STUDENTS = "students"
+    ALL = "all"
+
+
+class TeachingAffected(StrEnum):
+    YES = "yes"
+    PARTIAL = "partial"
+    NO = "no"
+
+
+def choice(values: type[StrEnum]) -> Enum:
+    """Store an enum as its value, held by a CHECK constraint on both dialects."""
+    return Enum(
+        values,
+        native_enum=False,
+        create_constraint=True,
+        length=20,
+        name=values.__name__.lower(),
+        values_callable=lambda enum: [member.value for member in enum],
+    )
+
+
+CLASS_GROUP_LENGTH = 3
+
+
+class Department(Base):
+    __tablename__ = "department"
+    # An id is never used twice: a feed belongs to an owner's id, and a new owner must not inherit an old one's address.
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    letter: Mapped[str] = mapped_column(String(10), default="")
+    description: Mapped[str] = mapped_column(Text, default="")
+    colour: Mapped[str] = mapped_column(String(20), default="")
+    locale: Mapped[Locale] = mapped_column(choice(Locale), default=Locale.GERMAN)
+
+
+class SchoolClass(Base):
+    """A class. Its name's case matters (`27Ga` is not `27GA`); the name's first three characters are its class group (`27G`)."""
+
+    __tablename__ = "school_class"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50), unique=True)
+    display_name: Mapped[str] = mapped_column(String(200), default="")
+    graduation_year: Mapped[int | None]
+    department_id: Mapped[int | None] = mapped_column(ForeignKey("department.id", ondelete="SET NULL"), index=True)
+
+
+class User(Base):
+    """A person. `untis_id` is the link to the timetable system. The `mail_*` flags are opt-ins to kinds of mail."""
+
+    __tablename__ = "user_account"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email: Mapped[str] = mapped_column(String(320), unique=True)
+    first_name: Mapped[str] = mapped_column(String(200))
+    last_name: Mapped[str] = mapped_column(String(200))
+    locale: Mapped[Locale] = mapped_column(choice(Locale), default=Locale.GERMAN)
+    role: Mapped[Role] = mapped_column(choice(Role))
+    class_id: Mapped[int | None] = mapped_column(ForeignKey("school_class.id", ondelete="SET NULL"), index=True)
+    untis_id: Mapped[str | None] = mapped_column(String(50), unique=True)
+    mail_events: Mapped[bool] = mapped_column(default=True, server_default=true())
+    mail_reviews: Mapped[bool] = mapped_column(default=True, server_default=true())
+    mail_digest: Mapped[bool] = mapped_column(default=False, server_default=false())
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Semester(Base):
+    """A semester, both days included."""
+
+    __tablename__ = "semester"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(50), unique=True)
+    starts_on: Mapped[date]
+    ends_on: Mapped[date]
+
+
+class Lesson(Base):
+    """A weekly lesson. `weekday` is ISO's (Monday 1); times are the school's wall-clock time."""
+
+    __tablename__ = "lesson"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(50), unique=True)
+    semester_id: Mapped[int] = mapped_column(ForeignKey("semester.id", ondelete="CASCADE"), index=True)
+    weekday: Mapped[int] = mapped_column(CheckConstraint("weekday between 1 and 7", name="weekday"))
+    starts: Mapped[time]
+    ends: Mapped[time]
+    subject: Mapped[str] = mapped_column(String(200))
+    room: Mapped[str] = mapped_column(String(100), default="")
+    is_class_teachers: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+
+class LessonClass(Base):
+    __tablename__ = "lesson_class"
+
+    lesson_id: Mapped[int] = mapped_column(ForeignKey("lesson.id", ondelete="CASCADE"), primary_key=True)
+    class_id: Mapped[int] = mapped_column(ForeignKey("school_class.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class LessonTeacher(Base):
+    __tablename__ = "lesson_teacher"
+
+    lesson_id: Mapped[int] = mapped_column(ForeignKey("lesson.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class Event(Base):
+    """An event. `id` is for ever: it is the iCalendar UID.
+
+    It has either instants (`starts_at`, `ends_at`; equal for a deadline) or, all day, dates (`starts_on`, `ends_on`, both included).
+    A row with `version_of_id` is another version of that event, a coming one (draft, review) or a past one; only rows without
+    it are current. Publishing a version swaps the two rows' content, so that the published id stays.
+    """
+
+    __tablename__ = "event"
+    __table_args__ = (
+        CheckConstraint(
+            "(starts_at is not null and ends_at is not null and starts_on is null and ends_on is null)"
+            " or (starts_at is null and ends_at is null and starts_on is not null and ends_on is not null)",
+            name="instants_or_dates",
+        ),
+        # The two halves of the window query of calendars.sync, which reads current published events only.
+        Index(
+            "ix_event_current_instants",
+            "ends_at",
+            postgresql_where=text("state = 'published' and version_of_id is null"),
+            sqlite_where=text("state = 'published' and version_of_id is null"),
+        ),
+        Index(
+            "ix_event_current_dates",
+            "ends_on",
+            postgresql_where=text("state = 'published' and version_of_id is null"),
+            sqlite_where=text("state = 'published' and version_of_id is null"),
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    author_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"), index=True)
+    state: Mapped[EventState] = mapped_column(choice(EventState), default=EventState.DRAFT)
+    title: Mapped[str] = mapped_column(Text)
+    description: Mapped[str] = mapped_column(Text, default="")
+    location: Mapped[str] = mapped_column(Text, default="")
+    starts_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ends_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    starts_on: Mapped[date | None]
+    ends_on: Mapped[date | None]
+    audience: Mapped[Audience] = mapped_column(choice(Audience), default=Audience.STUDENTS)
+    teaching_affected: Mapped[TeachingAffected] = mapped_column(choice(TeachingAffected), default=TeachingAffected.NO)
+    version_of_id: Mapped[UUID | None] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), index=True)
+    refusal: Mapped[str] = mapped_column(Text, default="", server_default="")
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    cancelled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class EventClass(Base):
+    __tablename__ = "event_class"
+
+    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
+    class_id: Mapped[int] = mapped_column(ForeignKey("school_class.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class EventClassGroup(Base):
+    """An event for every class whose name begins with `class_group`, also for one founded later."""
+
+    __tablename__ = "event_class_group"
+
+    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
+    class_group: Mapped[str] = mapped_column(String(CLASS_GROUP_LENGTH), primary_key=True)
+
+
+class EventDepartment(Base):
+    __tablename__ = "event_department"
+
+    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
+    department_id: Mapped[int] = mapped_column(ForeignKey("department.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class EventUser(Base):
+    """A person whom the event names, whatever its audience."""
+
+    __tablename__ = "event_user"
+
+    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class Subscription(Base):
+    """What a user's calendar shows beyond, or instead of, what affects them. A user without one follows what affects them."""
+
+    __tablename__ = "subscription"
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True)
+    follows_me: Mapped[bool] = mapped_column(default=True, server_default=true())
+
+
+class SubscribedDepartment(Base):
+    __tablename__ = "subscribed_department"
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("subscription.user_id", ondelete="CASCADE"), primary_key=True)
+    department_id: Mapped[int] = mapped_column(ForeignKey("department.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class SubscribedClass(Base):
+    __tablename__ = "subscribed_class"
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("subscription.user_id", ondelete="CASCADE"), primary_key=True)
+    class_id: Mapped[int] = mapped_column(ForeignKey("school_class.id", ondelete="CASCADE"), primary_key=True, index=True)
+
+
+class IgnoredEvent(Base):
+    __tablename__ = "ignored_event"
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("subscription.user_id", ondelete="CASCADE"), primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True, index=True)

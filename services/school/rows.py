@@ -1,0 +1,313 @@
+"""What a row of each of a school's CSV files may hold. docs/school-csv.md is the user's side of it."""
+
+import re
+from datetime import UTC, date, datetime, time
+from typing import Annotated, ClassVar, cast
+from uuid import UUID, uuid5
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
+
+from services.school.models import CLASS_GROUP_LENGTH, Audience, EventState, Locale, Role, TeachingAffected
+
+SEPARATOR = ";"
+YEARS = range(1900, 2200)
+# Ours for ever: ids of loaded events, and so the UIDs that subscribers hold, are made from it.
+EVENT_NAMESPACE = UUID("6f0b0b9e-3c0a-5d0e-9f43-7a51c1d5e2b8")
+
+RowKey = str | UUID
+
+
+def event_id(key: str) -> UUID:
+    """Give the event's id for ever: a UUID is taken as it is, any other text is hashed into our namespace."""
+    try:
+        given = UUID(key)
+    except ValueError:
+        return uuid5(EVENT_NAMESPACE, key)
+    # UUID() also reads braces, URNs and bare hexadecimal; only the usual form is what its writer surely meant as a UUID.
+    return given if str(given) == key.lower() else uuid5(EVENT_NAMESPACE, key)
+
+
+def split(cell: str) -> tuple[str, ...]:
+    """Split a list cell at its semicolons; empty and repeated members are dropped."""
+    return tuple(dict.fromkeys(filter(None, (member.strip() for member in cell.split(SEPARATOR)))))
+
+
+def _key(cell: str) -> str:
+    if re.search(rf"[{SEPARATOR}\n\t]", cell):
+        raise ValueError(f"a name that others refer to cannot contain '{SEPARATOR}', a line break or a tab")
+    return cell
+
+
+def _email(cell: str) -> str:
+    if not re.fullmatch(r"[^\s@;,<>]+@[^\s@;,<>]+", cell):
+        raise ValueError(f"{cell!r} is no address; write it as anna.muster@schule.example")
+    return cell.lower()
+
+
+def _class_groups(cell: str) -> tuple[str, ...]:
+    groups = split(cell)
+    for group in groups:
+        if len(group) != CLASS_GROUP_LENGTH:
+            raise ValueError(f"{group!r} is no class group; write the first {CLASS_GROUP_LENGTH} characters of its classes, as 27G")
+    return groups
+
+
+def _yes_or_no(cell: str) -> bool:
+    if cell.lower() not in ("yes", "no"):
+        raise ValueError(f"must be yes or no, not {cell!r}")
+    return cell.lower() == "yes"
+
+
+def _weekday(cell: str) -> int:
+    names = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+    if cell.lower() in names:
+        return names.index(cell.lower()) + 1
+    if not re.fullmatch("[1-7]", cell):
+        raise ValueError(f"must be 1 (Monday) to 7 or {', '.join(names)}, not {cell!r}")
+    return int(cell)
+
+
+def _clock(cell: str) -> time:
+    if not re.fullmatch(r"([01]?[0-9]|2[0-3]):[0-5][0-9]", cell):
+        raise ValueError(f"must be a time such as 08:15, not {cell!r}")
+    return time.fromisoformat(cell.zfill(5))
+
+
+def _day(cell: str) -> date:
+    if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", cell):
+        raise ValueError(f"must be a date such as 2026-05-04, not {cell!r}")
+    try:
+        day = date.fromisoformat(cell)
+    except ValueError as error:
+        raise ValueError(f"{cell} is not in the calendar ({error})") from error
+    if day.year not in YEARS:
+        raise ValueError(f"{cell}: the year must lie between {YEARS[0]} and {YEARS[-1]}")
+    return day
+
+
+def _instant(cell: str, info: ValidationInfo) -> datetime:
+    parts = re.fullmatch(r"(\S{10})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(Z|[+-][0-9]{2}:[0-9]{2})?", cell)
+    if not parts:
+        raise ValueError(f"must be a time such as 2026-05-04T08:15 or 2026-05-04T08:15+02:00, not {cell!r}")
+    day, clock, offset = parts.groups(default="")
+    _day(day)
+    try:
+        moment = datetime.fromisoformat(f"{day}T{clock}{offset}")
+    except ValueError as error:
+        raise ValueError(f"{cell} is no time of day ({error})") from error
+    return (moment if offset else _in_zone(moment, _zone(info))).astimezone(UTC)
+
+
+def _in_zone(local: datetime, zone: ZoneInfo) -> datetime:
+    """Read a wall-clock time. One that the clocks skip or show twice is refused: which instant is meant is not ours to guess."""
+    first, second = (local.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
+    if first.utcoffset() == second.utcoffset():
+        return first
+    skipped = first.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != local
+    choices = " or ".join(sorted(moment.isoformat(timespec="minutes") for moment in (first, second)))
+    reason = "does not exist, the clocks skip it" if skipped else "happens twice, the clocks go back"
+    raise ValueError(f"{local.isoformat(timespec='minutes')} {reason} in {zone.key}; write it with an offset: {choices}")
+
+
+def _zone(info: ValidationInfo) -> ZoneInfo:
+    return cast("ZoneInfo", info.context)
+
+
+def _date_or_instant(cell: str, info: ValidationInfo) -> date | datetime:
+    return _instant(cell, info) if ":" in cell else _day(cell)
+
+
+Key = Annotated[str, PlainValidator(_key)]
+Email = Annotated[str, PlainValidator(_email), Field(max_length=320)]
+List = Annotated[tuple[str, ...], PlainValidator(split)]
+Flag = Annotated[bool, PlainValidator(_yes_or_no)]
+Day = Annotated[date, PlainValidator(_day)]
+Clock = Annotated[time, PlainValidator(_clock)]
+Instant = Annotated[datetime, PlainValidator(_instant)]
+Moment = Annotated[date | datetime, PlainValidator(_date_or_instant)]
+
+
+class Row(BaseModel):
+    """One row. A field is a column; one without a default is required. `references` says in which file a cell's names are keys."""
+
+    model_config = ConfigDict(frozen=True)
+
+    file: ClassVar[str]
+    noun: ClassVar[str]
+    key_column: ClassVar[str] = "name"
+    references: ClassVar[dict[str, str]] = {}
+    unique: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def identify(cls, cell: str) -> RowKey:
+        """Give the natural key that a cell means."""
+        return cell
+
+    @classmethod
+    def columns(cls) -> dict[str, str]:
+        """Give the columns and the field of each."""
+        return {info.alias or name: name for name, info in cls.model_fields.items()}
+
+    @classmethod
+    def required(cls) -> list[str]:
+        return [info.alias or name for name, info in cls.model_fields.items() if info.is_required()]
+
+
+class DepartmentRow(Row):
+    file, noun = "departments.csv", "department"
+
+    name: Key = Field(max_length=200)
+    letter: str = Field("", max_length=10)
+    description: str = ""
+    colour: str = Field("", max_length=20)
+    locale: Locale = Locale.GERMAN
+
+
+class ClassRow(Row):
+    file, noun = "classes.csv", "class"
+    references: ClassVar = {"department": "departments.csv"}
+
+    name: Key = Field(max_length=50)
+    display_name: str = Field("", max_length=200)
+    graduation_year: int | None = Field(None, ge=YEARS[0], le=YEARS[-1])
+    department: str | None = None
+
+
+class UserRow(Row):
+    file, noun, key_column, unique = "users.csv", "user", "email", ("untis_id",)
+    references: ClassVar = {"class": "classes.csv"}
+
+    email: Email
+    first_name: str = Field(max_length=200)
+    last_name: str = Field(max_length=200)
+    role: Role
+    locale: Locale = Locale.GERMAN
+    class_name: str | None = Field(None, alias="class")
+    untis_id: str | None = Field(None, max_length=50)
+    mail_events: Flag = True
+    mail_reviews: Flag = True
+    mail_digest: Flag = False
+
+    @classmethod
+    def identify(cls, cell: str) -> str:
+        return cell.lower()
+
+    @field_validator("class_name")
+    @classmethod
+    def _only_students_have_a_class(cls, name: str | None, info: ValidationInfo) -> str | None:
+        if "role" in info.data and info.data["role"] is not Role.STUDENT:
+            raise ValueError("only a student has a class; what a teacher teaches stands in lessons.csv")
+        return name
+
+
+class SemesterRow(Row):
+    file, noun = "semesters.csv", "semester"
+
+    name: Key = Field(max_length=50)
+    starts: Day
+    ends: Day
+
+    @field_validator("ends")
+    @classmethod
+    def _not_before_starts(cls, ends: date, info: ValidationInfo) -> date:
+        if "starts" in info.data and ends < info.data["starts"]:
+            raise ValueError(f"is before starts ({ends} < {info.data['starts']})")
+        return ends
+
+
+class LessonRow(Row):
+    file, noun, key_column = "lessons.csv", "lesson", "id"
+    references: ClassVar = {"semester": "semesters.csv", "classes": "classes.csv", "teachers": "users.csv"}
+
+    id: Key = Field(max_length=50)
+    semester: str
+    weekday: Annotated[int, PlainValidator(_weekday)]
+    starts: Clock
+    ends: Clock
+    subject: str = Field(max_length=200)
+    room: str = Field("", max_length=100)
+    classes: List = ()
+    teachers: List = ()
+    class_teacher: Flag = False
+
+    @field_validator("ends")
+    @classmethod
+    def _after_starts(cls, ends: time, info: ValidationInfo) -> time:
+        if "starts" in info.data and ends <= info.data["starts"]:
+            raise ValueError(f"is not after starts ({ends:%H:%M} <= {info.data['starts']:%H:%M})")
+        return ends
+
+
+class EventRow(Row):
+    file, noun, key_column = "events.csv", "event", "id"
+    references: ClassVar = {
+        "author": "users.csv",
+        "classes": "classes.csv",
+        "departments": "departments.csv",
+        "users": "users.csv",
+        "version_of": "events.csv",
+    }
+
+    id: Key
+    author: str | None = None
+    state: EventState
+    title: str
+    description: str = ""
+    location: str = ""
+    starts: Moment
+    ends: Moment
+    audience: Audience = Audience.STUDENTS
+    teaching_affected: TeachingAffected = TeachingAffected.NO
+    classes: List = ()
+    class_groups: Annotated[tuple[str, ...], PlainValidator(_class_groups)] = ()
+    departments: List = ()
+    users: List = ()
+    version_of: str | None = None
+    refusal: str = ""
+    cancelled: Instant | None = None
+
+    @classmethod
+    def identify(cls, cell: str) -> UUID:
+        return event_id(cell)
+
+    @field_validator("ends")
+    @classmethod
+    def _not_before_starts(cls, ends: date | datetime, info: ValidationInfo) -> date | datetime:
+        starts = info.data.get("starts")
+        if starts is None:
+            return ends
+        if isinstance(starts, datetime) != isinstance(ends, datetime):
+            raise ValueError("must be of the same kind as starts: two dates (all day) or two times")
+        if ends < starts:
+            raise ValueError(f"is before starts ({_shown(ends, _zone(info))} < {_shown(starts, _zone(info))})")
+        return ends
+
+
+class SubscriptionRow(Row):
+    file, noun, key_column = "subscriptions.csv", "subscription", "email"
+    references: ClassVar = {
+        "email": "users.csv",
+        "departments": "departments.csv",
+        "classes": "classes.csv",
+        "ignored_events": "events.csv",
+    }
+
+    email: Email
+    follows_me: Flag = True
+    departments: List = ()
+    classes: List = ()
+    ignored_events: List = ()
+
+    @classmethod
+    def identify(cls, cell: str) -> str:
+        return cell.lower()
+
+
+def _shown(moment: date | datetime, zone: ZoneInfo) -> str:
+    return moment.astimezone(zone).isoformat(timespec="minutes") if isinstance(moment, datetime) else moment.isoformat()
+
+
+# In the order in which they are loaded: a file refers to earlier ones, and to itself.
+ROWS: tuple[type[Row], ...] = (DepartmentRow, ClassRow, UserRow, SemesterRow, LessonRow, EventRow, SubscriptionRow)
+ROW_OF = {row.file: row for row in ROWS}

@@ -1,0 +1,26 @@
+"""The calendars' jobs."""
+
+from project.bootstrap import bootstrap
+from project.task import job
+from services.calendars import sync
+from services.calendars.jobs import BuildFeeds, FinishSync, SyncCalendars
+from services.database import Session
+from services.jobs import Outcome, Run
+
+
+@job(SyncCalendars, own_transactions=True)
+def sync_calendars(args: SyncCalendars, run: Run) -> None:
+    """Bring every feed up to date. A second run finds most of it done and starts chunks for the rest only."""
+    sync.plan(run, bootstrap().feed_store, bootstrap().rules)
+
+
+@job(BuildFeeds)
+def build_feeds(session: Session, args: BuildFeeds, run: Run) -> Outcome:
+    """Build a chunk's feeds. A second run writes only those that the first did not record."""
+    return sync.build_chunk(session, args, run, bootstrap().feed_store, bootstrap().rules)
+
+
+@job(FinishSync)
+def finish_sync(session: Session, args: FinishSync, run: Run) -> Outcome:
+    """Remove orphans and write the run's record. A second run writes the same record again."""
+    return sync.finish(session, args, run, bootstrap().feed_store, bootstrap().rules)

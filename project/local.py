@@ -22,7 +22,6 @@ DEMO = {
     "BROKER_URL": "filesystem://var/demo/broker",
     "FEED_STORE": "var/demo/feeds",
     "SCHOOL_NAME": "Kantonsschule Seefeld",
-    "LOG_LEVEL": "WARNING",
     "WORKER_CONCURRENCY": "2",
 }
 
@@ -64,7 +63,7 @@ def demo() -> int:
     began = time.monotonic()
     migrate()
     subprocess.run([*CELERY, "school", "load", "examples/school"], check=True)
-    with running([*CELERY, "worker", "--quiet"], log=folder / "worker.log"):
+    with running([*CELERY, "worker"], log=folder / "worker.log"):
         code = subprocess.run([*CELERY, "feeds", "sync"], check=False).returncode
     _show_feeds(time.monotonic() - began)
     return code

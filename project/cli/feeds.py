@@ -24,8 +24,9 @@ from services.jobs.models import ENDED, Job, JobState
 
 POLL_SECONDS = 0.1
 
-# Without a worker nothing happens; after so long the caller is told so.
-WORKER_PATIENCE = timedelta(seconds=5)
+# Without a worker nothing happens: the caller is told so after a while, and in the end not kept waiting.
+HINT_AFTER = timedelta(seconds=5)
+GIVE_UP_AFTER = timedelta(seconds=60)
 
 COMPLETE, PARTIAL, FAILED = 0, 1, 2
 
@@ -54,7 +55,7 @@ def sync(inline: bool, as_json: bool) -> None:
         if record is not None:
             summary |= sync_service.summary(record)
         if state != JobState.SUCCEEDED:
-            failure = (job.errors or [{}])[-1].get("message") or "some of its chunks failed"
+            failure = (job.errors or [{}])[-1].get("message") or f"the job is {job.state}"
             summary |= {"state": "failed", "error": failure}
     if as_json:
         click.echo(json.dumps(summary))
@@ -91,16 +92,20 @@ def _follow(boot: Bootstrap, run_id: UUID, *, step: Callable[[Bootstrap, UUID], 
                 progress.update(bar, description="planning")
             if total:
                 progress.update(bar, description="building feeds", completed=done, total=total)
-            if state == JobState.QUEUED and not warned and time.monotonic() - began > WORKER_PATIENCE.total_seconds():
+            waited = timedelta(seconds=time.monotonic() - began)
+            if state == JobState.QUEUED and waited > HINT_AFTER and not _worker_lives(boot):
+                if not warned:
+                    click.echo("no worker is running: start one (celery -A project worker), or use --inline", err=True)
                 warned = True
-                _warn_without_worker(boot)
+                if waited > GIVE_UP_AFTER:
+                    click.echo("nobody came; the sync is in the ledger, and the next worker does it", err=True)
+                    return JobState(state)
             step(boot, run_id)
 
 
-def _warn_without_worker(boot: Bootstrap) -> None:
+def _worker_lives(boot: Bootstrap) -> bool:
     with boot.read_only() as session:
-        if not rescue.alive(session, silent_after=boot.settings.worker_silent_after):
-            click.echo("no worker is running: start one (celery -A project worker), or use --inline", err=True)
+        return bool(rescue.alive(session, silent_after=boot.settings.worker_silent_after))
 
 
 def _wait(_boot: Bootstrap, _run_id: UUID) -> None:

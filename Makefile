@@ -50,8 +50,9 @@ clean: ## remove the environment and everything that was made
 # --- with Docker ---
 
 up: .env ## start everything in containers and wait until all is healthy
-	@$(COMPOSE) up --detach --build --wait
-	@echo "Flower: http://127.0.0.1:$${FLOWER_PORT:-5555} (login: FLOWER_BASIC_AUTH in .env)"
+	@$(COMPOSE) up --detach --build --wait --wait-timeout 300 || { $(COMPOSE) ps --all; echo "not all is healthy: make logs"; exit 1; }
+	@echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)"
+	@echo "The calendars: in the volume nightshift_feeds, /app/var/feeds in the worker"
 	@echo "A first school: $(COMPOSE) exec worker celery -A project school demo; then: $(COMPOSE) exec worker celery -A project feeds sync"
 
 down: ## stop the containers; their data stays
@@ -61,9 +62,9 @@ logs: ## follow what the containers say
 	@$(COMPOSE) logs --follow --tail=100
 
 # Secrets of its own for every installation: nobody forgets to change a default that does not exist.
-.env:
-	@$(PYTHON) -c "import pathlib, secrets; print(pathlib.Path('.env.example').read_text().replace('ENVIRONMENT=development', 'ENVIRONMENT=production').replace('admin:change-me', 'admin:' + secrets.token_urlsafe(18)).replace('change-me', secrets.token_urlsafe(24)), end='')" > .env.part
-	@chmod 600 .env.part && mv .env.part .env
+.env: | .env.example
+	@umask 077 && $(PYTHON) -c "import pathlib, re, secrets; text = pathlib.Path('.env.example').read_text(encoding='utf-8').replace('ENVIRONMENT=development', 'ENVIRONMENT=production'); pathlib.Path('.env.part').write_text(re.sub('change-me', lambda _: secrets.token_urlsafe(24), text), encoding='utf-8')"
+	@mv .env.part .env
 	@echo ".env was made from .env.example, with new secrets"
 
 # --- the environment ---

@@ -5,7 +5,7 @@ from typing import Any
 
 from celery import beat
 
-from project.bootstrap import Bootstrap, bootstrap
+from project.bootstrap import bootstrap
 from project.schedule import entries
 from project.steps import touch
 from services.jobs import schedule
@@ -19,22 +19,22 @@ TICK_SECONDS = 1.0
 class Scheduler(beat.Scheduler):  # type: ignore[misc]
     """Starts recurring jobs from the table `schedule`. Any number of beats may run; each slot is started once."""
 
-    def setup_schedule(self) -> None:
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._boot = bootstrap()
         self._entries = entries(self._boot.settings)
         self._registered = False
+        super().__init__(*args, **options)
 
-    @property
-    def _boot(self) -> Bootstrap:
-        return bootstrap()
+    def setup_schedule(self) -> None:
+        """Do nothing: the table is read at the first tick, when the database may still be away."""
 
     def tick(self, *_: Any, **__: Any) -> float:
         """Start what is due and return the seconds until the next look. A database that is away is waited for."""
         now = self._boot.now()
         try:
             with self._boot.unit_of_work() as session:
-                if not self._registered:
-                    schedule.register(session, self._entries, now=now)
-                fired = schedule.fire(session, self._entries, now=now)
+                fired = [] if self._registered else schedule.register(session, self._entries, now=now)
+                fired += schedule.fire(session, self._entries, now=now)
             self._registered = True
         except Exception as error:  # noqa: BLE001 - beat outlives everything that it depends on
             logger.warning("the schedule cannot be read and is tried again: %s", str(error).partition("\n")[0])

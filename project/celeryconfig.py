@@ -20,8 +20,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         # Strings, so that nothing here imports the tasks: they import us.
         "imports": ("tasks.calendars",),
         # Names are given, never derived from a module's path: a message outlives a move of the code.
-        "task_queues": [Queue(name) for name in QUEUES],
-        "task_default_queue": "default",
+        "task_default_queue": QUEUES[0],
         "task_create_missing_queues": False,
         # --- What a message may be ---
         # Pickle would run whatever somebody writes into the broker.
@@ -69,12 +68,15 @@ def configuration(settings: Settings) -> dict[str, Any]:
 def _broker(settings: Settings) -> dict[str, Any]:
     url = settings.broker_url
     scheme, _, path = url.partition("://")
+    queues = [Queue(name, routing_key=name) for name in QUEUES]
     if scheme == "filesystem":
         folder = Path(path or "var/broker")
         for name in ("messages", "control", "processed"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         return {
-            "broker_url": "filesystem://",
+            "task_queues": queues,
+            # The host means nothing, but kombu warns when there is none.
+            "broker_url": "filesystem://localhost//",
             # kombu's own is not safe for several processes: see the class.
             "broker_transport": "project.filebroker:Transport",
             "broker_transport_options": {
@@ -91,6 +93,7 @@ def _broker(settings: Settings) -> dict[str, Any]:
         }
     if scheme.startswith(("redis", "valkey")):
         return {
+            "task_queues": queues,
             "broker_url": url,
             "broker_transport_options": {
                 # Above the longest time limit plus the wait for a free process, or Redis delivers what still runs. Harmless, but noise.
@@ -107,10 +110,12 @@ def _broker(settings: Settings) -> dict[str, Any]:
                 "global_keyprefix": "nightshift:",
             },
         }
+    # Quorum queues survive the loss of a node. RabbitMQ drops a message after 20 deliveries; the ledger sends it again.
+    quorum = {"x-queue-type": "quorum"}
     return {
+        "task_queues": [Queue(name, routing_key=name, queue_arguments=quorum) for name in QUEUES],
         "broker_url": url,
-        # Quorum queues survive the loss of a node. RabbitMQ drops a message after 20 deliveries; the ledger sends it again.
-        "task_default_queue_type": "quorum",
+        # A message counts as taken when the broker says so.
         "broker_transport_options": {"confirm_publish": True},
-        "task_default_delivery_mode": 2,
+        "worker_detect_quorum_queues": True,
     }

@@ -170,6 +170,7 @@ def main() -> None:
     settings = Settings()
     setup(settings.log_format, settings.log_level)
     # The registry of kinds knows their limits; the modules of tasks bring it.
+    app.conf.include = about["include"]
     app.loader.import_default_modules()
     parent = os.getppid()
     keeper = Keeper(Bootstrap(settings), UUID(about["worker"]), about["name"], about["queues"], parent)

@@ -85,7 +85,9 @@ def _show_feeds(seconds: float) -> None:
     console = Console()
     console.print(table)
     example = boot.feed_store.path(FeedKind.CLASS, 1)
-    console.print(f"The calendars are in {boot.feed_store.root}/, the worker's log in var/demo/worker.log; all of it took {seconds:.0f} s.")
+    console.print(
+        f"The calendars are in {boot.feed_store.root}/, the worker's log in var/demo/worker.log; all of it took {seconds:.0f} s."
+    )
     console.print(f"Open one: import {example} into any calendar program, or look at it with `less {example}`.", soft_wrap=True)
 
 
@@ -93,7 +95,9 @@ def dev() -> int:
     """Run worker, beat and Flower with the settings of the environment until Ctrl-C, or until one of them ends."""
     migrate()
     worker = [*CELERY, "worker", "--task-events"]
-    flower = [*CELERY, "flower", "--address=127.0.0.1", "--port=5555"]
+    # kwargs: a job's arguments travel by name.
+    columns = "--tasks-columns=name,uuid,state,kwargs,received,started,runtime,worker"
+    flower = [*CELERY, "flower", "--address=127.0.0.1", "--port=5555", columns]
     # `make dev` ends like its processes do: with TERM as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with running(worker, [*CELERY, "beat"], flower) as processes:

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from celery import signals
+from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
 from services.jobs.args import KINDS
@@ -14,7 +15,7 @@ from services.jobs.args import KINDS
 _current: ContextVar[tuple[str, str] | None] = ContextVar("current", default=None)
 
 CONSOLE = "%(asctime)s %(levelname)-7s %(process)d %(message)s%(job_suffix)s"
-JSON = "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s"
+JSON = ("levelname", "name", "process", "message")
 
 
 @contextmanager
@@ -38,7 +39,7 @@ def setup(log_format: str, level: int | str) -> None:
     handler.addFilter(_add_job)
     handler.addFilter(_said_by_the_job)
     if log_format == "json":
-        handler.setFormatter(JsonFormatter(JSON, rename_fields={"levelname": "level", "asctime": "time", "name": "logger"}))
+        handler.setFormatter(_json())
     else:
         handler.setFormatter(logging.Formatter(CONSOLE))
     root = logging.getLogger()
@@ -47,6 +48,13 @@ def setup(log_format: str, level: int | str) -> None:
     # One line each is enough of these.
     for noisy in ("celery.worker.strategy", "celery.beat", "kombu", "amqp"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _json() -> JsonFormatter:
+    reserved = [*RESERVED_ATTRS, "job_suffix", "data"]
+    return JsonFormatter(
+        list(JSON), timestamp="time", rename_fields={"levelname": "level", "name": "logger"}, reserved_attrs=reserved
+    )
 
 
 def _setup(loglevel: int | str | None = None, **_: Any) -> None:

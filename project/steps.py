@@ -1,5 +1,6 @@
 """What every Celery process of ours does besides Celery's own: a keeper beside each worker, clean forks, a sign of life."""
 
+import gc
 import json
 import logging
 import os
@@ -41,7 +42,13 @@ class Keeper(bootsteps.StartStopStep):  # type: ignore[misc]
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, parent: Any) -> None:
-        about = {"worker": str(worker_id()), "name": parent.hostname, "queues": sorted(parent.app.amqp.queues.consume_from)}
+        about = {
+            "worker": str(worker_id()),
+            "name": parent.hostname,
+            "queues": sorted(parent.app.amqp.queues.consume_from),
+            # `worker --include`: the keeper must know the limits of every kind that the worker knows.
+            "include": list(parent.app.conf.include),
+        }
         self._command = [sys.executable, "-m", "project.keeper", json.dumps(about)]
         self.process = subprocess.Popen(self._command, stdin=subprocess.PIPE)
         parent.timer.call_repeatedly(KEEPER_CHECK, self._keep)
@@ -86,6 +93,8 @@ def _child_started(**_: Any) -> None:
     if sys.platform == "linux":
         set_pdeathsig(signal.SIGKILL)
     bootstrap().after_fork()
+    # What was imported stays for good: the garbage collector need not look at it again and again while a job reads a school.
+    gc.freeze()
     logger.info("child started")
 
 

@@ -114,7 +114,6 @@ def job(args_type: type[Args], *, own_transactions: bool = False) -> Callable[[B
             bind=True,
             base=LedgerTask,
             name=policy.kind,
-            queue=policy.queue,
             time_limit=policy.time_limit.total_seconds(),
             soft_time_limit=soft.total_seconds() if soft else None,
             typing=False,  # the message's arguments are for people; the row's are validated

@@ -3,14 +3,14 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Float, MetaData, literal
+from sqlalchemy import ColumnElement, DateTime, Dialect, Float, MetaData, String, literal, type_coerce
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["Base", "Session", "UtcDateTime", "ago", "insert_or", "utc_now"]
+__all__ = ["Base", "Session", "UtcDateTime", "ago", "insert_or", "plain", "utc_now"]
 
 
 class Base(DeclarativeBase):
@@ -94,3 +94,8 @@ def insert_or(session: Session, model: type[Base]) -> Any:
     if session.get_bind().dialect.name == "postgresql":
         return postgresql.insert(model)
     return sqlite.insert(model)
+
+
+def plain(column: Any) -> ColumnElement[Any]:
+    """Read an enum's column as the plain text that it is: equal to the member, and much cheaper over thousands of rows."""
+    return type_coerce(column, String).label(column.key)

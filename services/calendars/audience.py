@@ -11,11 +11,13 @@ The *matching classes* of an event are its classes, those of its class groups an
 these and nobody matches all, and is in every department's feed.
 """
 
+import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -24,7 +26,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from services.calendars.models import EventRevision
 from services.calendars.window import Window
-from services.database import Session
+from services.database import Session, plain
 from services.school.models import (
     CLASS_GROUP_LENGTH,
     Audience,
@@ -49,8 +51,10 @@ Indexes = frozenset[int]
 MINUTES_A_DAY = 24 * 60
 
 
-@dataclass(frozen=True, slots=True)
-class EventFacts:
+# Named tuples, because a school has tens of thousands of these and a frozen dataclass takes three times as long to make.
+
+
+class EventFacts(NamedTuple):
     """What the rules and a feed's fingerprint need of an event; its text is not among it."""
 
     id: UUID
@@ -60,15 +64,13 @@ class EventFacts:
     key: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SemesterFacts:
+class SemesterFacts(NamedTuple):
     id: int
     first: date
     last: date
 
 
-@dataclass(frozen=True, slots=True)
-class LessonFacts:
+class LessonFacts(NamedTuple):
     semester_id: int
     weekday: int
     begins: int  # minutes of the day
@@ -82,14 +84,14 @@ class UserFacts:
     """A user as far as the rules need one. Who has no subscription follows what affects them."""
 
     id: int
-    role: Role
+    role: str
     class_id: int | None
     follows_me: bool = True
-    departments: list[int] = field(default_factory=list)
-    classes: list[int] = field(default_factory=list)
-    ignored: set[int] = field(default_factory=set)
-    linked: set[int] = field(default_factory=set)
-    lessons: list[LessonFacts] = field(default_factory=list)
+    departments: Sequence[int] = ()
+    classes: Sequence[int] = ()
+    ignored: Collection[int] = ()
+    linked: Collection[int] = ()
+    lessons: Sequence[LessonFacts] = ()
 
 
 class School:
@@ -114,6 +116,9 @@ class School:
             audience: frozenset(index for index, event in enumerate(events) if event.audience == audience) for audience in Audience
         }
         self._semesters_of = [self._semesters_at(*local_days(event.starts, event.ends, zone)) for event in events]
+        self._of_class: dict[int, Indexes] = {}
+        self._of_department: dict[int, Indexes] = {}
+        self._listed: dict[Indexes, tuple[list[int], bytes]] = {}
         self._teaching: dict[int, dict[tuple[int, bool], Indexes]] = {}
         self._during: dict[int, dict[tuple[int, int], list[tuple[int, int, int]]]] = {}
 
@@ -145,34 +150,48 @@ class School:
 
     def of_class(self, class_id: int) -> Indexes:
         """Return the events of a class's feed."""
-        by_audience = self._by_audience
-        return frozenset(self._matches(class_id) & (by_audience[Audience.STUDENTS] | by_audience[Audience.ALL]))
+        found = self._of_class.get(class_id)
+        if found is None:
+            everybody = self._by_audience[Audience.STUDENTS] | self._by_audience[Audience.ALL]
+            found = self._of_class[class_id] = frozenset(self._matches(class_id) & everybody)
+        return found
 
     def of_department(self, department_id: int) -> Indexes:
         """Return the events of a department's feed."""
-        of_classes = (self._matching[class_id] for class_id in self._classes_of_department.get(department_id, ()))
-        return frozenset(self._whole_school.union(self._naming[department_id], *of_classes))
+        found = self._of_department.get(department_id)
+        if found is None:
+            of_classes = (self._matching[class_id] for class_id in self._classes_of_department.get(department_id, ()))
+            found = self._of_department[department_id] = frozenset(
+                self._whole_school.union(self._naming[department_id], *of_classes)
+            )
+        return found
 
     def of_user(self, user: UserFacts) -> Indexes:
         """Return the events of a user's feed."""
-        shown = set(user.linked)
-        if user.follows_me:
-            shown |= self._affecting(user)
-        for department_id in user.departments:
-            shown |= self.of_department(department_id)
-        for class_id in user.classes:
-            shown |= self.of_class(class_id)
-        return frozenset(shown - user.ignored)
+        affecting = self._affecting(user) if user.follows_me else frozenset()
+        subscribed = [*map(self.of_department, user.departments), *map(self.of_class, user.classes)]
+        if not (subscribed or user.linked or user.ignored):
+            return affecting  # Most students: their class's own set, which is then the same object for all of them.
+        return affecting.union(user.linked, *subscribed).difference(user.ignored)
+
+    def listed(self, indexes: Indexes) -> tuple[list[int], bytes]:
+        """Return a calendar's events in order, and a digest of what is rendered of them."""
+        found = self._listed.get(indexes)
+        if found is None:
+            events = sorted(indexes)
+            digest = hashlib.blake2b(b"".join([self.events[index].key for index in events]), digest_size=16)
+            found = self._listed[indexes] = (events, digest.digest())
+        return found
 
     def _matches(self, class_id: int) -> set[int]:
         return self._matching[class_id] | self._whole_school
 
-    def _affecting(self, user: UserFacts) -> Indexes | set[int]:
+    def _affecting(self, user: UserFacts) -> Indexes:
         if user.role == Role.STUDENT:
             return frozenset() if user.class_id is None else self.of_class(user.class_id)
         return self._affecting_teacher(user.lessons)
 
-    def _affecting_teacher(self, lessons: list[LessonFacts]) -> set[int]:
+    def _affecting_teacher(self, lessons: Sequence[LessonFacts]) -> Indexes:
         affecting: set[int] = set()
         for lesson in lessons:
             for class_id in lesson.class_ids:
@@ -182,7 +201,7 @@ class School:
                 for index, begins, ends in self._students_events(class_id).get((lesson.semester_id, lesson.weekday), ()):
                     if begins < lesson.ends and (ends > lesson.begins or begins == ends == lesson.begins):
                         affecting.add(index)
-        return affecting
+        return frozenset(affecting)
 
     def _by_teaching(self, class_id: int, semester_id: int, *, class_teacher: bool) -> Indexes:
         """Return what affects everybody who teaches a class in a semester, or is its class teacher then."""
@@ -245,7 +264,7 @@ def minutes_taken(
                 begins = local.hour * 60 + local.minute
             local = ends.astimezone(zone)
             if day == local.date():
-                finishes = local.hour * 60 + local.minute
+                finishes = local.hour * 60 + local.minute + (local.second > 0)  # a begun minute is taken
         taken.add((day.isoweekday(), begins, finishes))
     return tuple(sorted(taken))
 
@@ -255,7 +274,7 @@ def load(session: Session, window: Window, users: Collection[UserFacts], *, ever
 
     `everybody` says that `users` are all there are: then they are not named in the queries, which take so many parameters only.
     """
-    columns = (Event.id, Event.audience, Event.starts_at, Event.ends_at, Event.starts_on, Event.ends_on)
+    columns = (Event.id, plain(Event.audience), Event.starts_at, Event.ends_at, Event.starts_on, Event.ends_on)
     revision = (EventRevision.digest, EventRevision.sequence, EventRevision.modified_at)
     rows = session.execute(
         select(*columns, *revision)
@@ -293,10 +312,12 @@ def load(session: Session, window: Window, users: Collection[UserFacts], *, ever
             school.name_group(index_of[event_id], group)
     for index, department_id in links(select(EventDepartment.event_id, EventDepartment.department_id)):
         school.name_department(index, department_id)
+    linked = defaultdict(list)
     for index, user_id in links(select(EventUser.event_id, EventUser.user_id)):
         school.name_person(index)
-        if user_id in by_id:
-            by_id[user_id].linked.add(index)
+        linked[user_id].append(index)
+    for user_id in linked.keys() & by_id.keys():
+        by_id[user_id].linked = linked[user_id]
     if by_id:
         _complete(session, by_id, index_of, everybody=everybody)
     return school
@@ -308,46 +329,39 @@ def _complete(session: Session, users: dict[int, UserFacts], index_of: dict[UUID
     def theirs(column: InstrumentedAttribute[int]) -> ColumnElement[bool]:
         return true() if everybody else column.in_(users)
 
-    subscriptions = select(Subscription.user_id, Subscription.follows_me).where(theirs(Subscription.user_id))
-    for user_id, follows_me in session.execute(subscriptions):
-        if user_id in users:
-            users[user_id].follows_me = follows_me
-    departments = select(SubscribedDepartment.user_id, SubscribedDepartment.department_id)
-    for user_id, department_id in session.execute(departments.where(theirs(SubscribedDepartment.user_id))):
-        if user_id in users:
-            users[user_id].departments.append(department_id)
-    classes = select(SubscribedClass.user_id, SubscribedClass.class_id)
-    for user_id, class_id in session.execute(classes.where(theirs(SubscribedClass.user_id))):
-        if user_id in users:
-            users[user_id].classes.append(class_id)
-    ignored = select(IgnoredEvent.user_id, IgnoredEvent.event_id).where(theirs(IgnoredEvent.user_id))
-    for user_id, event_id in session.execute(ignored):
-        if user_id in users and event_id in index_of:
-            users[user_id].ignored.add(index_of[event_id])
+    def grouped(user: InstrumentedAttribute[int], value: InstrumentedAttribute[Any]) -> Iterable[tuple[UserFacts, list[Any]]]:
+        values: dict[int, list[Any]] = defaultdict(list)
+        for user_id, one in session.execute(select(user, value).where(theirs(user))):
+            values[user_id].append(one)
+        return ((users[user_id], values[user_id]) for user_id in values.keys() & users.keys())
+
+    for user, (follows_me,) in grouped(Subscription.user_id, Subscription.follows_me):
+        user.follows_me = follows_me
+    for user, departments in grouped(SubscribedDepartment.user_id, SubscribedDepartment.department_id):
+        user.departments = departments
+    for user, classes in grouped(SubscribedClass.user_id, SubscribedClass.class_id):
+        user.classes = classes
+    for user, ignored in grouped(IgnoredEvent.user_id, IgnoredEvent.event_id):
+        user.ignored = [index_of[event_id] for event_id in ignored if event_id in index_of]
     taught = select(LessonTeacher.lesson_id).where(theirs(LessonTeacher.user_id))
     classes_taught: dict[int, list[int]] = defaultdict(list)
-    for lesson_id, class_id in session.execute(
-        select(LessonClass.lesson_id, LessonClass.class_id).where(LessonClass.lesson_id.in_(taught))
-    ):
+    links = select(LessonClass.lesson_id, LessonClass.class_id).where(LessonClass.lesson_id.in_(taught))
+    for lesson_id, class_id in session.execute(links):
         classes_taught[lesson_id].append(class_id)
     columns = (Lesson.id, Lesson.semester_id, Lesson.weekday, Lesson.starts, Lesson.ends, Lesson.is_class_teachers)
     lessons = {
-        row.id: LessonFacts(
-            row.semester_id,
-            row.weekday,
-            _minutes(row.starts),
-            _minutes(row.ends),
-            row.is_class_teachers,
-            tuple(classes_taught[row.id]),
+        lesson_id: LessonFacts(
+            semester_id, weekday, _minutes(starts), _minutes(ends), class_teachers, tuple(classes_taught[lesson_id])
         )
-        for row in session.execute(select(*columns).where(Lesson.id.in_(taught)))
+        for lesson_id, semester_id, weekday, starts, ends, class_teachers in session.execute(
+            select(*columns).where(Lesson.id.in_(taught))
+        )
     }
-    teachers = select(LessonTeacher.user_id, LessonTeacher.lesson_id).where(theirs(LessonTeacher.user_id))
-    for user_id, lesson_id in session.execute(teachers):
-        if user_id in users:
-            users[user_id].lessons.append(lessons[lesson_id])
+    for user, taught_by in grouped(LessonTeacher.user_id, LessonTeacher.lesson_id):
+        user.lessons = [lessons[lesson_id] for lesson_id in taught_by]
 
 
+@cache
 def _minutes(wall_clock: time) -> int:
     return wall_clock.hour * 60 + wall_clock.minute
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,12 +16,14 @@ from services.calendars.audience import Indexes, School, UserFacts, load
 from services.calendars.models import EventRendering, Feed, FeedKind
 from services.calendars.store import FeedStore, Stamp
 from services.calendars.window import Window
-from services.database import Session, insert_or
+from services.database import Session, insert_or, plain
 from services.errors import StoreUnavailable
 from services.school.models import Department, Locale, SchoolClass, Subscription, User
 
 # A token has 192 bits: it cannot be guessed, and makes a URL well below 256 characters.
 TOKEN_BYTES = 24
+
+LONGEST_LIST = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,28 @@ def ensure(session: Session) -> int:
     return len(rows)
 
 
+def out_of_date(session: Session, window: Window, store: FeedStore, *, school_name: str) -> tuple[list[int], int]:
+    """Return the ids of the feeds to build, in order, and how many there are in all.
+
+    A feed whose file is not the one that was recorded is out of date whatever it holds; only the others' calendars are worked out.
+    """
+    owners = entitled().subquery()
+    shown = (owners.c.kind == Feed.kind) & (owners.c.owner_id == Feed.owner_id)
+    columns = (Feed.id, plain(Feed.kind), Feed.owner_id, Feed.size, Feed.mtime_ns, Feed.error)
+    touched, settled = [], []
+    for row in session.execute(select(*columns).join(owners, shown).order_by(Feed.id)).all():
+        recorded = row.error is None and store.stamp(row.kind, row.owner_id) == Stamp(row.size, row.mtime_ns)
+        (settled if recorded else touched).append(row.id)
+    if not settled:
+        return touched, len(touched)
+    # So many ids are too many parameters for a statement: then all calendars are worked out.
+    few = settled if len(settled) <= LONGEST_LIST else None
+    _, found = calendars(session, window, school_name=school_name, feed_ids=few)
+    checked = set(settled)
+    changed = [c.feed.id for c in found if c.feed.id in checked and c.feed.fingerprint != c.fingerprint]
+    return sorted(touched + changed), len(touched) + len(settled)
+
+
 def calendars(
     session: Session, window: Window, *, school_name: str, feed_ids: Collection[int] | None = None, lock: bool = False
 ) -> tuple[School, list[Calendar]]:
@@ -71,60 +95,43 @@ def calendars(
     With `lock` their rows are locked first, in id order, and everything else is read after that: whoever builds the same feed waits,
     and then sees what we have seen or more.
     """
-    query = select(
-        Feed.id, Feed.kind, Feed.owner_id, Feed.fingerprint, Feed.size, Feed.mtime_ns, Feed.error, Feed.built_by, Feed.event_count
-    ).order_by(Feed.id)
+    columns = (Feed.id, plain(Feed.kind), Feed.owner_id, Feed.fingerprint, Feed.size, Feed.mtime_ns, Feed.error, Feed.built_by)
+    query = select(*columns).order_by(Feed.id)
     if feed_ids is not None:
         query = query.where(Feed.id.in_(feed_ids))
     rows = session.execute(query.with_for_update() if lock else query).all()
     everybody = feed_ids is None
-    ids = {kind: [row.owner_id for row in rows if row.kind == kind] for kind in FeedKind}
-
-    users = {}
-    people = select(User.id, User.first_name, User.last_name, User.locale, User.role, User.class_id)
-    for row in session.execute(people if everybody else people.where(User.id.in_(ids[FeedKind.USER]))):
-        users[row.id] = (f"{row.first_name} {row.last_name}", row.locale, UserFacts(row.id, row.role, row.class_id))
-    departments = {
-        row.id: (row.name, row.locale) for row in session.execute(select(Department.id, Department.name, Department.locale))
+    people = select(User.id, User.first_name, User.last_name, plain(User.locale), plain(User.role), User.class_id)
+    if not everybody:
+        people = people.where(User.id.in_([row.owner_id for row in rows if row.kind == FeedKind.USER]))
+    users = {row.id: (row, UserFacts(row.id, row.role, row.class_id)) for row in session.execute(people)}
+    departments = {row.id: row for row in session.execute(select(Department.id, Department.name, plain(Department.locale)))}
+    classes = {
+        row.id: row
+        for row in session.execute(select(SchoolClass.id, SchoolClass.name, SchoolClass.display_name, SchoolClass.department_id))
     }
-    classes = {}
-    for row in session.execute(select(SchoolClass.id, SchoolClass.name, SchoolClass.display_name, SchoolClass.department_id)):
-        locale = departments[row.department_id][1] if row.department_id in departments else Locale.GERMAN
-        classes[row.id] = (row.display_name or row.name, locale)
+    school = load(session, window, [facts for _, facts in users.values()], everybody=everybody)
 
-    school = load(session, window, [facts for _, _, facts in users.values()], everybody=everybody)
-    of_class = _remember(school.of_class)
-    of_department = _remember(school.of_department)
+    def wish(feed: Row[Any], name: str, locale: str, indexes: Indexes) -> Calendar:
+        events, digest = school.listed(indexes)
+        head = hashlib.blake2b(ics.calendar_head("", window.zone), digest_size=16, key=locale.encode())
+        head.update(digest)
+        head.update(f"{school_name}: {name}".encode(errors="replace"))
+        return Calendar(feed, f"{school_name}: {name}", Locale(locale), events, head.digest())
+
     found = []
     for row in rows:
         if row.kind == FeedKind.USER and row.owner_id in users:
-            name, locale, facts = users[row.owner_id]
-            found.append(_calendar(school, row, f"{school_name}: {name}", locale, school.of_user(facts), window.zone))
+            user, facts = users[row.owner_id]
+            found.append(wish(row, f"{user.first_name} {user.last_name}", user.locale, school.of_user(facts)))
         elif row.kind == FeedKind.CLASS and row.owner_id in classes:
-            name, locale = classes[row.owner_id]
-            found.append(_calendar(school, row, f"{school_name}: {name}", locale, of_class(row.owner_id), window.zone))
+            owner = classes[row.owner_id]
+            locale = departments[owner.department_id].locale if owner.department_id in departments else Locale.GERMAN
+            found.append(wish(row, owner.display_name or owner.name, locale, school.of_class(row.owner_id)))
         elif row.kind == FeedKind.DEPARTMENT and row.owner_id in departments:
-            name, locale = departments[row.owner_id]
-            found.append(_calendar(school, row, f"{school_name}: {name}", locale, of_department(row.owner_id), window.zone))
+            owner = departments[row.owner_id]
+            found.append(wish(row, owner.name, owner.locale, school.of_department(row.owner_id)))
     return school, found
-
-
-def _remember(rule: Callable[[int], Indexes]) -> Callable[[int], Indexes]:
-    known: dict[int, Indexes] = {}
-
-    def remembered(owner_id: int) -> Indexes:
-        if owner_id not in known:
-            known[owner_id] = rule(owner_id)
-        return known[owner_id]
-
-    return remembered
-
-
-def _calendar(school: School, feed: Row[Any], name: str, locale: Locale, indexes: Indexes, zone: ZoneInfo) -> Calendar:
-    events = sorted(indexes)
-    digest = hashlib.blake2b(ics.calendar_head(name, zone) + locale.encode(), digest_size=16)
-    digest.update(b"".join([school.events[index].key for index in events]))
-    return Calendar(feed, name, locale, events, digest.digest())
 
 
 def build(
@@ -147,7 +154,7 @@ def build(
         except Exception as error:  # noqa: BLE001 - one owner's trouble is not the others'
             message = str(error) if isinstance(error, StoreUnavailable) else f"{type(error).__name__}: {error}"
             failed.append({"feed_id": calendar.feed.id, "failure": message})
-            errors.append({"feed": f"{kind.value}/{owner_id}", "error": message})
+            errors.append({"feed": f"{kind}/{owner_id}", "error": message})
             continue
         built.append(
             {

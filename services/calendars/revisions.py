@@ -55,7 +55,7 @@ def changes(session: Session, window: Window, *, domain: str) -> Iterator[Change
             )
         )
     }
-    for event_id, content in _contents(session, window, domain):
+    for event_id, content in contents(session, window, domain):
         source = ics.source_digest(content)
         last = known.get(event_id)
         if last is not None and last.source == source:
@@ -91,9 +91,7 @@ def record(session: Session, found: list[Change], *, now: datetime) -> int:
                 .where(EventRevision.event_id.in_(ids))
                 .order_by(EventRevision.event_id)
                 .with_for_update()
-            )
-            .tuples()
-            .all()
+            ).all()
         )
         living = set(session.execute(select(Event.id).where(Event.id.in_(ids))).scalars())
         fresh = [c for c in some if c.event_id in living and sequences.get(c.event_id) == c.sequence]
@@ -154,7 +152,8 @@ def errors(session: Session, window: Window) -> list[dict[str, str]]:
     return [{"event": str(row.id), "title": ics.clean(row.title)[:80], "error": row.error} for row in rows]
 
 
-def _contents(session: Session, window: Window, domain: str) -> Iterator[tuple[UUID, ics.EventContent]]:
+def contents(session: Session, window: Window, domain: str) -> Iterator[tuple[UUID, ics.EventContent]]:
+    """Give what is rendered of every event of the window."""
     current = select(Event.id).where(window.current())
     names: dict[UUID, set[str]] = defaultdict(set)
     named = union_all(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -54,7 +55,8 @@ class FeedStore:
                 os.close(handle)
             part.replace(path)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            with suppress(OSError):  # A folder that cannot be written refuses this too.
+                part.unlink()
             raise StoreUnavailable(f"the feed store at {self.root} cannot be written: {error.strerror}") from error
         return Stamp(status.st_size, status.st_mtime_ns)
 

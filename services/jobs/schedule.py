@@ -72,8 +72,9 @@ class Entry:
         return newest, chosen
 
 
-def register(session: Session, entries: Sequence[Entry], *, now: datetime) -> None:
-    """Make the table hold just these entries; a new one counts from now. Start those that are overdue at start."""
+def register(session: Session, entries: Sequence[Entry], *, now: datetime) -> list[tuple[str, datetime]]:
+    """Make the table hold just these entries; a new one counts from now. Start those that are overdue, and return them as `fire` does."""
+    started = []
     if entries:
         rows = [{"entry": entry.name, "last_fire_at": now} for entry in entries]
         session.execute(insert_or(session, ScheduleEntry).on_conflict_do_nothing(), rows)
@@ -83,6 +84,8 @@ def register(session: Session, entries: Sequence[Entry], *, now: datetime) -> No
             last = last_success(session, entry.job.policy.kind)
             if last is None or now - last > entry.when:
                 enqueue(session, entry.job, now=now)
+                started.append((entry.name, now))
+    return started
 
 
 def fire(session: Session, entries: Sequence[Entry], *, now: datetime) -> list[tuple[str, datetime]]:

@@ -118,11 +118,12 @@ class Lesson(Base):
     """A weekly lesson. `weekday` is ISO's (Monday 1); times are the school's wall-clock time."""
 
     __tablename__ = "lesson"
+    __table_args__ = (CheckConstraint("weekday between 1 and 7", name="weekday"),)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(String(50), unique=True)
     semester_id: Mapped[int] = mapped_column(ForeignKey("semester.id", ondelete="CASCADE"), index=True)
-    weekday: Mapped[int] = mapped_column(CheckConstraint("weekday between 1 and 7", name="weekday"))
+    weekday: Mapped[int]
     starts: Mapped[time]
     ends: Mapped[time]
     subject: Mapped[str] = mapped_column(String(200))

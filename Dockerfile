@@ -1,0 +1,34 @@
+# A release and not a moving name: the image changes when this line does.
+FROM python:3.13.14-slim-trixie AS base
+
+FROM base AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/venv
+WORKDIR /src
+# The dependencies first: a change of our own code does not install them again.
+COPY requirements.txt ./
+RUN /opt/venv/bin/python -m pip install --require-hashes --requirement requirements.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY migrations migrations
+COPY project project
+COPY services services
+COPY tasks tasks
+# Installed and not only copied: `celery -A project school` is found by its entry point. pip compiles it: the root is read-only later.
+# What installs is not needed any more.
+RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation . \
+ && /opt/venv/bin/python -m pip uninstall --yes setuptools pip
+
+FROM base
+# A number, so that it is the same in every container and on every volume; a name, so that programs that ask for one get it.
+# A named volume takes its owner from the folder that it is first mounted on: this one.
+RUN groupadd --gid 10001 nightshift \
+ && useradd --uid 10001 --gid 10001 --home-dir /app --no-create-home --shell /usr/sbin/nologin nightshift \
+ && install --directory --owner=10001 --group=10001 /app/var /app/var/feeds
+WORKDIR /app
+COPY alembic.ini ./
+COPY examples examples
+COPY migrations migrations
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+USER 10001:10001
+CMD ["celery", "-A", "project", "worker", "-n", "worker@%h"]

@@ -1,0 +1,118 @@
+"""What docker-compose.yml and the Dockerfile promise. Whether they work only an engine shows: `make up`."""
+
+import re
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from project.celeryconfig import TIME_LIMIT
+from project.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+COMPOSE: dict[str, Any] = YAML(typ="safe").load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+OURS = ("migrate", "worker", "beat", "flower")
+
+every_service = pytest.mark.parametrize("name", SERVICES)
+
+
+def test_the_services_are_these() -> None:
+    assert set(SERVICES) == {"postgres", "redis", *OURS}
+
+
+@every_service
+def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
+    service = SERVICES[name]
+
+    assert service["init"] is True
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert service["user"] not in ("root", "0", "0:0")
+    assert "mem_limit" in service
+    assert any(folder.partition(":")[0] == "/tmp" for folder in service["tmpfs"])
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_services_run_as_a_number(name: str) -> None:
+    assert SERVICES[name]["user"] == "10001:10001"
+
+
+@every_service
+def test_a_service_that_stays_says_whether_it_is_well(name: str) -> None:
+    if name == "migrate":
+        assert SERVICES[name]["healthcheck"] == {"disable": True}
+        assert SERVICES[name]["restart"] == "no"
+    else:
+        assert "test" in SERVICES[name]["healthcheck"]
+        assert SERVICES[name]["restart"] == "unless-stopped"
+
+
+@every_service
+def test_a_service_waits_for_what_it_needs(name: str) -> None:
+    for other, how in SERVICES[name].get("depends_on", {}).items():
+        assert how == {"condition": "service_completed_successfully" if other == "migrate" else "service_healthy"}
+
+
+@every_service
+def test_ports_are_for_this_machine_only(name: str) -> None:
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+
+
+def test_images_are_releases() -> None:
+    images = [service["image"] for service in SERVICES.values() if "pull_policy" not in service]
+    images += re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+
+    assert len(images) == 3
+    assert all(re.search(r":\d+\.\d+(\.\d+)?-", image) for image in images), images
+
+
+def test_a_worker_has_time_to_end_a_job() -> None:
+    grace = timedelta(seconds=int(SERVICES["worker"]["stop_grace_period"].removesuffix("s")))
+
+    assert grace > timedelta(seconds=TIME_LIMIT)
+
+
+def test_what_compose_sets_are_settings() -> None:
+    names = set(SERVICES["worker"]["environment"]) - {"HEARTBEAT_FILE"}
+
+    assert names <= {name.upper() for name in Settings.model_fields}
+
+
+def test_secrets_come_from_the_environment_file() -> None:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+
+    for name in ("POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH"):
+        values = re.findall(rf"^ +{name}: (.*)$", text, re.MULTILINE)
+        assert values
+        assert all(value.startswith(f"${{{name}:?") for value in values)
+
+
+def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) -> None:
+    for name in ("Makefile", ".env.example"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+
+    subprocess.run(["make", ".env"], cwd=tmp_path, check=True, capture_output=True)
+
+    made = tmp_path / ".env"
+    assert made.stat().st_mode & 0o777 == 0o600
+    assert not (tmp_path / ".env.part").exists()
+    settings = Settings(_env_file=made, database_url="postgresql+psycopg://nightshift@postgres:5432/nightshift")
+    assert settings.environment == "production"
+    user, _, password = settings.flower_basic_auth.get_secret_value().partition(":")
+    assert user == "admin"
+    assert len(password) >= 32
+    assert len(settings.postgres_password.get_secret_value()) >= 32
+    assert password != settings.postgres_password.get_secret_value()
+
+
+def test_the_image_is_made_of_nothing_but_what_is_named() -> None:
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+
+    assert next(line for line in lines if not line.startswith("#")) == "*"
+    assert not [line for line in lines if line.startswith(("!.env", "!.git", "!var"))]

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from services import database  # noqa: F401
+from services import database
 ${imports if imports else ""}
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}

@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 
 
-class Scheduler(beat.Scheduler):  # type: ignore[misc]
+class Scheduler(beat.Scheduler):
     """Starts recurring jobs from the table `schedule`. Any number of beats may run; each slot is started once."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

@@ -7,6 +7,8 @@ from kombu import Queue
 
 from project.settings import Settings
 
+TASKS = Path(__file__).parent.parent / "tasks"
+
 QUEUES = ("default", "calendars", "mail")
 
 # A job without a limit of its own is killed after this; statements and sockets time out well before.
@@ -17,8 +19,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
     """Return Celery's configuration for an installation."""
     return {
         # --- What runs ---
-        # Strings, so that nothing here imports the tasks: they import us.
-        "imports": ("tasks.calendars",),
+        # Every module in tasks/. Strings, so that nothing here imports them: they import us.
+        "imports": sorted(f"tasks.{path.stem}" for path in TASKS.glob("[a-z]*.py")),
         # Names are given, never derived from a module's path: a message outlives a move of the code.
         "task_default_queue": QUEUES[0],
         "task_create_missing_queues": False,

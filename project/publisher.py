@@ -2,9 +2,9 @@
 
 import logging
 import os
+from contextlib import suppress
 from functools import cache
 from time import monotonic
-from typing import Any
 from uuid import UUID
 
 from kombu import Connection, Producer
@@ -99,7 +99,8 @@ class Publisher:
         self._down_until = monotonic() + LEFT_ALONE
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
-            connection.collapse()
+            with suppress(Exception):  # It is broken already: that is why we are here.
+                connection.release()
 
 
 @cache

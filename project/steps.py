@@ -28,7 +28,7 @@ def worker_id() -> UUID:
     return _worker_id
 
 
-class Keeper(bootsteps.StartStopStep):  # type: ignore[misc]
+class Keeper(bootsteps.StartStopStep):
     """Start project/keeper.py beside the worker.
 
     A process and not a thread: the parent forks children all the time, and a thread that holds a lock or a connection just then

@@ -36,7 +36,7 @@ Body = Callable[..., Any]
 DATABASE_PATIENCE = timedelta(seconds=30)
 
 
-class LedgerTask(Task):  # type: ignore[misc] - Celery ships no types
+class LedgerTask(Task):
     """A task whose messages name rows of the ledger."""
 
     abstract = True

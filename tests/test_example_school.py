@@ -222,7 +222,7 @@ def test_ical_js_reads_every_feed(calendars: dict[str, Path]) -> None:
         "maturfeier": ("Maturfeier 🎓 Remise des diplômes", "2027-07-02T15:00:00.000Z", "2027-07-02T18:00:00.000Z"),
     }
     assert times_of(found["class 28Ba"])["dst-fruehling"] == (
-        "Nuit de la lecture – l'heure d'été",  # noqa: RUF001
+        "Nuit de la lecture – l'heure d'été",
         "2027-03-27T19:00:00.000Z",
         "2027-03-28T05:00:00.000Z",
     )

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from services import database  # noqa: F401
+from services import database
 
 revision = "0001"
 down_revision = None

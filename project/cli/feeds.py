@@ -51,7 +51,7 @@ def sync(inline: bool, as_json: bool) -> None:
     with boot.read_only() as session:
         record = session.execute(select(SyncRun).where(SyncRun.id == run_id)).scalar_one_or_none()
         job = session.execute(select(Job).where(Job.id == run_id)).scalar_one()
-        summary = {"built": 0, "unchanged": 0, "failed": 0, "removed": 0, "seconds": None, "errors": []}
+        summary: dict[str, Any] = {"built": 0, "unchanged": 0, "failed": 0, "removed": 0, "seconds": None, "errors": []}
         if record is not None:
             summary |= sync_service.summary(record)
         if state != JobState.SUCCEEDED:

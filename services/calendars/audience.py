@@ -301,8 +301,8 @@ def load(session: Session, window: Window, users: Collection[UserFacts], *, ever
     index_of = {event.id: index for index, event in enumerate(events)}
     by_id = {user.id: user for user in users}
 
-    def links(statement: Select[tuple[UUID, int]]) -> Iterable[tuple[int, int]]:
-        return ((index_of[event_id], other) for event_id, other in session.execute(statement) if event_id in index_of)
+    def links(statement: Select[UUID, int]) -> Iterable[tuple[int, int]]:
+        return ((index_of[event_id], other) for event_id, other in session.execute(statement).all() if event_id in index_of)
 
     for index, class_id in links(select(EventClass.event_id, EventClass.class_id)):
         school.name_class(index, class_id)

@@ -16,7 +16,7 @@ from services.calendars.audience import Indexes, School, UserFacts, load
 from services.calendars.models import EventRendering, Feed, FeedKind
 from services.calendars.store import FeedStore, Stamp
 from services.calendars.window import Window
-from services.database import Session, insert_or, plain
+from services.database import Base, Session, insert_or, plain
 from services.errors import StoreUnavailable
 from services.school.models import Department, Locale, SchoolClass, Subscription, User
 
@@ -73,7 +73,8 @@ def out_of_date(session: Session, window: Window, store: FeedStore, *, school_na
     owners = entitled().subquery()
     shown = (owners.c.kind == Feed.kind) & (owners.c.owner_id == Feed.owner_id)
     columns = (Feed.id, plain(Feed.kind), Feed.owner_id, Feed.size, Feed.mtime_ns, Feed.error)
-    touched, settled = [], []
+    touched: list[int] = []
+    settled: list[int] = []
     for row in session.execute(select(*columns).join(owners, shown).order_by(Feed.id)).all():
         recorded = row.error is None and store.stamp(row.kind, row.owner_id) == Stamp(row.size, row.mtime_ns)
         (settled if recorded else touched).append(row.id)
@@ -175,7 +176,7 @@ def build(
 
 def _record(session: Session, built: list[dict[str, Any]], failed: list[dict[str, Any]], *, run_id: UUID, now: datetime) -> None:
     connection = session.connection()
-    table = Feed.__table__
+    table = Base.metadata.tables[Feed.__tablename__]
     if built:
         values = {
             "fingerprint": bindparam("new_fingerprint"),

@@ -23,7 +23,7 @@ class Backoff:
     def delay(self, attempt: int) -> timedelta:
         """Return how long to wait after attempt number `attempt` (from 1)."""
         # 2 ** 30 seconds are 34 years: no cap is longer, and the product cannot overflow.
-        longest = min(self.cap, self.first * 2 ** min(attempt - 1, 30))
+        longest = min(self.cap, self.first * (1 << min(attempt - 1, 30)))
         return longest * random.uniform(0.5, 1)
 
 
@@ -39,9 +39,9 @@ class Rate:
 class Policy:
     """How jobs of one kind are run. Every field is a keyword of the class statement of a JobArgs.
 
-    `kind`: the stable wire name. `priority`: 0 first, 9 last. `time_limit`: the worker kills the child then; `soft_time_limit`: it raises in
-    the body before. `unique_by`: the fields that make two jobs the same (`()`: there is only one of the kind), `None`: not unique.
-    `unique_until`: a second one may come when the first is `done`, or already `started`. `unique_period`: the same job is also the
+    `kind`: the stable wire name. `priority`: 0 first, 9 last. `time_limit`: the worker kills the child then; `soft_time_limit`: it
+    raises in the body before. `unique_by`: the fields that make two jobs the same (`()`: there is only one of the kind; `None`: not
+    unique). `unique_until`: a second one may come when the first is `done`, or already `started`. `unique_period`: the same job is also the
     same only within one period. `concurrency` and `rate` hold over all workers.
     """
 

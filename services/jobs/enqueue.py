@@ -72,7 +72,7 @@ def _enqueue_unique(session: Session, row: dict[str, Any], debounce: timedelta |
             where=Job.state.in_([JobState.SCHEDULED, JobState.QUEUED, JobState.HELD]),
         )
     while True:
-        written = session.execute(statement.values(row).returning(Job.id)).scalar()
+        written: UUID | None = session.execute(statement.values(row).returning(Job.id)).scalar()
         if written is not None:
             if written == row["id"]:
                 _collect(session, [row])

@@ -35,7 +35,8 @@ class Job(Base):
     """One job. See the drawing in services/jobs/__init__.py.
 
     `unique_key` is set as long as no second job of that key may exist, and null afterwards. `claim_id` names the run that may write.
-    `sent_at` is when the broker was last told of a queued row. `push_until` is how far debouncing may push `run_at` back. `counted_at` is when a child was counted by its parent.
+    `sent_at` is when the broker was last told of a queued row.
+    `push_until` is how far debouncing may push `run_at` back. `counted_at` is when a child was counted by its parent.
     """
 
     __tablename__ = "job"

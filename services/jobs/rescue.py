@@ -74,6 +74,7 @@ def _free(session: Session, which: ColumnElement[bool], reason: str) -> int:
     rows = session.execute(select(Job).where(which, Job.state == JobState.RUNNING).with_for_update(skip_locked=True)).scalars()
     freed = 0
     for row in rows.all():
+        assert row.claim_id is not None  # whoever runs it took it
         lost = claims.Claim.of(row, job_id=row.id, claim_id=row.claim_id)
         error = {"type": "WorkerLost", "message": reason, "traceback": ""}
         claims.fail(session, lost, error, retry_after=timedelta())

@@ -11,6 +11,7 @@ from uuid import UUID
 from services.database import Session
 from services.jobs import batches, claims
 from services.jobs.args import JobArgs
+from services.jobs.models import JobState
 
 UnitOfWork = Callable[[], AbstractContextManager[Session]]
 
@@ -92,13 +93,13 @@ class Run:
             case Snooze(delay):
                 claims.snooze(session, self._claim, delay, self._notes)
             case Discard(reason):
-                claims.end(session, self._claim, claims.JobState.DISCARDED, self._notes, result=reason)
+                claims.end(session, self._claim, JobState.DISCARDED, self._notes, result=reason)
             case Cancel(reason):
-                claims.end(session, self._claim, claims.JobState.CANCELLED, self._notes, result=reason)
+                claims.end(session, self._claim, JobState.CANCELLED, self._notes, result=reason)
             case _:
                 claims.succeed(session, self._claim, self._notes, result=outcome)
         self.finished = True
 
-    def fail(self, session: Session, error: BaseException, *, retry_after: timedelta | None) -> "claims.JobState":
+    def fail(self, session: Session, error: BaseException, *, retry_after: timedelta | None) -> JobState:
         """Record a failed attempt: tried again after `retry_after` unless that is None or the attempts are used up."""
         return claims.fail(session, self._claim, claims.describe(error), retry_after=retry_after, notes=self._notes)

@@ -60,7 +60,7 @@ CLASS_GROUP_LENGTH = 3
 class Department(Base):
     __tablename__ = "department"
     # An id is never used twice: a feed belongs to an owner's id, and a new owner must not inherit an old one's address.
-    __table_args__ = {"sqlite_autoincrement": True}
+    __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(200), unique=True)
@@ -74,7 +74,7 @@ class SchoolClass(Base):
     """A class. Its name's case matters (`27Ga` is not `27GA`); the name's first three characters are its class group (`27G`)."""
 
     __tablename__ = "school_class"
-    __table_args__ = {"sqlite_autoincrement": True}
+    __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(String(50), unique=True)
@@ -87,7 +87,7 @@ class User(Base):
     """A person. `untis_id` is the link to the timetable system. The `mail_*` flags are opt-ins to kinds of mail."""
 
     __tablename__ = "user_account"
-    __table_args__ = {"sqlite_autoincrement": True}
+    __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(primary_key=True)
     email: Mapped[str] = mapped_column(String(320), unique=True)

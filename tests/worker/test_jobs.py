@@ -1,5 +1,6 @@
 """What becomes of jobs, on real workers."""
 
+import itertools
 import time
 from datetime import timedelta
 
@@ -28,9 +29,16 @@ def test_job_runs_once_and_keeps_its_result(working):
 
 def test_rolled_back_job_never_was(working):
     before = working.effects()
-    with pytest.raises(RuntimeError), working.boot.unit_of_work() as session:
-        job_id = enqueue(session, probe.Leave(), now=working.boot.now())
-        raise RuntimeError("no")
+
+    def refused():
+        with working.boot.unit_of_work() as session:
+            nonlocal job_id
+            job_id = enqueue(session, probe.Leave(), now=working.boot.now())
+            raise RuntimeError("no")
+
+    job_id = None
+    with pytest.raises(RuntimeError):
+        refused()
     working.ended(put(working, probe.Leave()))
     assert working.effects() == before + 1
     assert working.effects(job_id) == 0
@@ -122,7 +130,7 @@ def test_limited_kind_runs_one_at_a_time(working):
     with working.boot.unit_of_work() as session:
         ids = enqueue_many(session, [probe.Limited(number=n) for n in range(5)], now=working.boot.now())
     rows = sorted((working.ended(job_id) for job_id in ids), key=lambda row: row.started_at)
-    assert all(earlier.finished_at <= later.started_at for earlier, later in zip(rows, rows[1:], strict=False))
+    assert all(earlier.finished_at <= later.started_at for earlier, later in itertools.pairwise(rows))
     assert {row.attempt for row in rows} == {1}
 
 

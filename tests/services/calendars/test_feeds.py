@@ -404,6 +404,20 @@ def test_out_of_date_are_the_feeds_that_a_build_would_write(session: Session, sc
     assert (at_first, afterwards, stale()) == ((7, 7), (0, 7), (4, 7))
 
 
+def test_feed_that_failed_is_out_of_date_until_it_is_built(session: Session, school: SimpleNamespace, store: FeedStore) -> None:
+    build(session, store)
+    failed = row(session, FeedKind.USER, school.anna.id)
+    failed.error = "no space left"
+    session.flush()
+
+    stale = feeds.out_of_date(session, WINDOW, store, school_name=SCHOOL_NAME)
+    again = build(session, store, run_id=NEXT_RUN)
+
+    assert stale == ([failed.id], 7)
+    assert again == counts(1, 6)
+    assert feeds.out_of_date(session, WINDOW, store, school_name=SCHOOL_NAME) == ([], 7)
+
+
 # --- stores that fail ---
 
 

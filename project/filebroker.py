@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 from kombu.transport import filesystem
@@ -20,7 +21,8 @@ from kombu.utils.json import dumps
 # How long a file that nobody took, or that was taken and is kept for nobody, may lie about.
 KEEP_SECONDS = 3600.0
 
-LONGEST_DRAIN = 0.25
+# The event loop has other things to do than to read messages.
+MESSAGES_A_LOOK = 50
 
 
 class Channel(filesystem.Channel):
@@ -57,13 +59,26 @@ class Channel(filesystem.Channel):
 
 
 class Transport(filesystem.Transport):
-    """The filesystem transport with the channel above."""
+    """The filesystem transport with the channel above, driven by the worker's event loop.
+
+    In the loop every child has a pipe of its own. Without it, which is how the transport is shipped, the children share one queue, and
+    one that is killed while it waits takes the queue's lock with it: the others wait for ever.
+    """
 
     Channel = Channel
 
-    def drain_events(self, connection: Any, timeout: float | None = None) -> None:
-        """Wait for messages as asked, but never long: the worker sees a shutdown only in between."""
-        super().drain_events(connection, timeout=LONGEST_DRAIN if timeout is None else min(timeout, LONGEST_DRAIN))
+    implements = filesystem.Transport.implements.extend(asynchronous=True)
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Look for messages every `polling_interval` seconds; a reconnect makes the worker forget it."""
+        loop.call_repeatedly(self.polling_interval, self._look)
+
+    def _look(self) -> None:
+        for _ in range(MESSAGES_A_LOOK):
+            try:
+                self.cycle.get(self._deliver, timeout=0)
+            except Empty:
+                return
 
 
 def prune(options: dict[str, Any]) -> int:

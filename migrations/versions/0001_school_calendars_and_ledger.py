@@ -323,6 +323,7 @@ def upgrade() -> None:
             sa.Enum("yes", "partial", "no", name="teachingaffected", native_enum=False, create_constraint=True, length=20),
             nullable=False,
         ),
+        sa.Column("addressed", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("version_of_id", sa.Uuid(), nullable=True),
         sa.Column("refusal", sa.Text(), server_default="", nullable=False),
         sa.Column("created_at", database.UtcDateTime(timezone=True), nullable=False),

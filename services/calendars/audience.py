@@ -59,6 +59,7 @@ class EventFacts(NamedTuple):
 
     id: UUID
     audience: Audience
+    addressed: bool
     starts: datetime | date
     ends: datetime | date
     key: bytes
@@ -111,7 +112,7 @@ class School:
                 self._classes_of_department[department_id].append(class_id)
         self._matching: dict[int, set[int]] = defaultdict(set)
         self._naming: dict[int, set[int]] = defaultdict(set)
-        self._whole_school: set[int] = set(range(len(events)))
+        self._whole_school: set[int] = {index for index, event in enumerate(events) if not event.addressed}
         self._by_audience = {
             audience: frozenset(index for index, event in enumerate(events) if event.audience == audience) for audience in Audience
         }
@@ -274,7 +275,7 @@ def load(session: Session, window: Window, users: Collection[UserFacts], *, ever
 
     `everybody` says that `users` are all there are: then they are not named in the queries, which take so many parameters only.
     """
-    columns = (Event.id, plain(Event.audience), Event.starts_at, Event.ends_at, Event.starts_on, Event.ends_on)
+    columns = (Event.id, plain(Event.audience), Event.addressed, Event.starts_at, Event.ends_at, Event.starts_on, Event.ends_on)
     revision = (EventRevision.digest, EventRevision.sequence, EventRevision.modified_at)
     rows = session.execute(
         select(*columns, *revision)
@@ -285,6 +286,7 @@ def load(session: Session, window: Window, users: Collection[UserFacts], *, ever
         EventFacts(
             row.id,
             row.audience,
+            row.addressed,
             row.starts_at or row.starts_on,
             row.ends_at or row.ends_on,
             row.digest + b"%d.%d" % (row.sequence, row.modified_at.timestamp()),

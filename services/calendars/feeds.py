@@ -17,13 +17,14 @@ from services.calendars.models import EventRendering, Feed, FeedKind
 from services.calendars.store import FeedStore, Stamp
 from services.calendars.window import Window
 from services.database import Base, Session, insert_or, plain
-from services.errors import StoreUnavailable
+from services.errors import NotFound, ServiceError, StoreUnavailable
 from services.school.models import Department, Locale, SchoolClass, Subscription, User
 
 # A token has 192 bits: it cannot be guessed, and makes a URL well below 256 characters.
 TOKEN_BYTES = 24
 
-LONGEST_LIST = 2_000
+# Longer lists of ids are cut, or left out: a database takes so many parameters only.
+LONGEST_LIST = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,6 @@ def out_of_date(session: Session, window: Window, store: FeedStore, *, school_na
         (settled if recorded else touched).append(row.id)
     if not settled:
         return touched, len(touched)
-    # So many ids are too many parameters for a statement: then all calendars are worked out.
     few = settled if len(settled) <= LONGEST_LIST else None
     _, found = calendars(session, window, school_name=school_name, feed_ids=few)
     checked = set(settled)
@@ -153,7 +153,7 @@ def build(
             content = _content(calendar, bodies, window.zone)
             written = store.write(kind, owner_id, content)
         except Exception as error:  # noqa: BLE001 - one owner's trouble is not the others'
-            message = str(error) if isinstance(error, StoreUnavailable) else f"{type(error).__name__}: {error}"
+            message = str(error) if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}"
             failed.append({"feed_id": calendar.feed.id, "failure": message})
             errors.append({"feed": f"{kind}/{owner_id}", "error": message})
             continue
@@ -202,15 +202,22 @@ def _bodies(session: Session, school: School, wanted: list[Calendar]) -> dict[Lo
     for locale, indexes in needed.items():
         index_of = {school.events[index].id: index for index in indexes}
         query = select(EventRendering.event_id, EventRendering.body).where(EventRendering.locale == locale)
-        # One that a row was written for but whose body is gone is an error of the calendar that needs it, below.
-        rows = session.execute(query.where(EventRendering.event_id.in_(index_of)))
-        bodies[locale] = {index_of[event_id]: body for event_id, body in rows}
+        ids = list(index_of)
+        bodies[locale] = {
+            index_of[event_id]: body
+            for at in range(0, len(ids), LONGEST_LIST)
+            for event_id, body in session.execute(query.where(EventRendering.event_id.in_(ids[at : at + LONGEST_LIST])))
+        }
     return bodies
 
 
 def _content(calendar: Calendar, bodies: dict[Locale, dict[int, bytes]], zone: ZoneInfo) -> bytes:
     rendered = bodies[calendar.locale]
-    return b"".join([ics.calendar_head(calendar.name, zone), *[rendered[index] for index in calendar.events], ics.CALENDAR_FOOT])
+    try:
+        events = [rendered[index] for index in calendar.events]
+    except KeyError as missing:
+        raise NotFound("an event's rendering is missing; delete its row in event_revision, and the next sync makes it") from missing
+    return b"".join([ics.calendar_head(calendar.name, zone), *events, ics.CALENDAR_FOOT])
 
 
 def contents(session: Session, window: Window, *, school_name: str, feed_ids: Sequence[int]) -> Iterator[tuple[Row[Any], bytes]]:
@@ -221,16 +228,24 @@ def contents(session: Session, window: Window, *, school_name: str, feed_ids: Se
         yield calendar.feed, _content(calendar, bodies, window.zone)
 
 
-def remove_orphans(session: Session, store: FeedStore) -> int:
-    """Remove the feeds that nobody is entitled to any more, rows and files, and return how many."""
+def remove_orphans(session: Session, store: FeedStore) -> tuple[int, list[dict[str, str]]]:
+    """Remove the feeds that nobody is entitled to any more, files and rows. Return how many, and those whose file would not go."""
     owners = entitled().subquery()
     having = exists().where(owners.c.kind == Feed.kind, owners.c.owner_id == Feed.owner_id)
     orphans = session.execute(select(Feed.id, Feed.kind, Feed.owner_id).where(~having).order_by(Feed.id).with_for_update()).all()
+    removed, errors = [], []
     for orphan in orphans:
-        store.remove(orphan.kind, orphan.owner_id)
-    if orphans:
-        session.execute(delete(Feed).where(~having).execution_options(synchronize_session=False))
-    return len(orphans)
+        try:
+            store.remove(orphan.kind, orphan.owner_id)
+            removed.append(orphan.id)
+        except StoreUnavailable as error:
+            errors.append({"feed": f"{orphan.kind}/{orphan.owner_id}", "error": str(error)})
+    # By id: one that becomes an orphan just now keeps its row until its file goes too.
+    for at in range(0, len(removed), LONGEST_LIST):
+        session.execute(
+            delete(Feed).where(Feed.id.in_(removed[at : at + LONGEST_LIST])).execution_options(synchronize_session=False)
+        )
+    return len(removed), errors
 
 
 def listed(session: Session, store: FeedStore, *, kind: FeedKind | None = None) -> list[dict[str, Any]]:

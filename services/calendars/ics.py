@@ -55,6 +55,10 @@ _UNWANTED = re.compile(
 )
 
 
+# In these years a shift by a time zone may leave what a datetime can hold.
+FIRST_YEAR_TOLD, LAST_YEAR_TOLD = 1, 9999
+
+
 class InvalidEvent(InvalidInput):
     """An event that no calendar can show; the message says what is wrong with it."""
 
@@ -190,6 +194,8 @@ def _utc(moment: datetime) -> datetime:
         raise InvalidEvent(
             f"{moment.isoformat()} is neither in UTC nor in a named time zone: which instant is meant cannot be said"
         )
+    if not FIRST_YEAR_TOLD < moment.year < LAST_YEAR_TOLD:
+        raise InvalidEvent(f"{moment.isoformat()} is at the edge of the calendar: no time zone can be applied to it")
     return moment.astimezone(UTC).replace(microsecond=0)
 
 

@@ -1,6 +1,7 @@
 """The main job: bring every feed up to date. Plan, build in chunks, finish; each is one job's body."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -48,6 +49,9 @@ def plan(run: Run, store: FeedStore, rules: Rules) -> None:
     with run.unit_of_work() as session:
         record = insert_or(session, SyncRun).values(id=run.id, started_at=run.now, errors=[])
         session.execute(record.on_conflict_do_nothing(index_elements=[SyncRun.id]))
+        # There is one run at a time, so another one that has not ended never will.
+        dead = update(SyncRun).where(SyncRun.finished_at.is_(None), SyncRun.id != run.id)
+        session.execute(dead.values(finished_at=run.now, errors=[{"run": "itself", "error": "it failed before its end"}]))
     window = rules.window(run.now)
     with run.read_only() as session:
         found = list(revisions.changes(session, window, domain=rules.domain))
@@ -80,12 +84,13 @@ def build_chunk(session: Session, args: BuildFeeds, run: Run, store: FeedStore, 
 
 def finish(session: Session, args: FinishSync, run: Run, store: FeedStore, rules: Rules) -> Outcome:
     """Remove what nobody is entitled to and write the run's record; every chunk has ended by now, well or not."""
-    removed = feeds.remove_orphans(session, store)
+    removed, kept = feeds.remove_orphans(session, store)
     for leftover in store.leftovers(older_than_ns=int((run.now - LEFTOVER_AGE).timestamp() * 1e9)):
-        leftover.unlink(missing_ok=True)
+        with suppress(OSError):  # The next run finds it again.
+            leftover.unlink()
     record = session.execute(select(SyncRun).where(SyncRun.id == args.run_id)).scalar_one()
     built, unchanged, failed = 0, record.unchanged, 0
-    errors: list[dict[str, Any]] = list(revisions.errors(session, rules.window(run.now)))
+    errors: list[dict[str, Any]] = [*revisions.errors(session, rules.window(run.now)), *kept]
     for chunk in children(session, args.run_id, BuildFeeds.policy.kind):
         if chunk["state"] == JobState.SUCCEEDED:
             built += chunk["result"]["built"]
@@ -93,8 +98,9 @@ def finish(session: Session, args: FinishSync, run: Run, store: FeedStore, rules
             failed += chunk["result"]["failed"]
             errors += chunk["result"]["errors"]
         else:
-            failed += len(chunk["args"]["feed_ids"])
-            errors.append({"chunk": str(chunk["id"]), "error": (chunk["error"] or {}).get("message", chunk["state"])})
+            failed += len(chunk["args"].get("feed_ids", ()))
+            reason = (chunk["error"] or {}).get("message") or chunk["result"] or chunk["state"]
+            errors.append({"chunk": str(chunk["id"]), "error": str(reason)})
     record.built, record.unchanged, record.failed, record.removed = built, unchanged, failed, removed
     record.errors = errors[:MOST_ERRORS]
     record.finished_at = run.now

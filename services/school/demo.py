@@ -316,6 +316,7 @@ def _events(session: Session, school: _School, rng: Random, number: int, *, zone
                 "location": rng.choice(PLACES),
                 **_span(rng, zone, today),
                 "audience": audience,
+                "addressed": bool(chosen),
                 "teaching_affected": rng.choices(list(TeachingAffected), [3, 2, 5])[0],
                 "created_at": now,
                 "cancelled_at": now if state is EventState.PUBLISHED and _chance(rng, 0.03) else None,

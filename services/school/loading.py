@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Table, and_, bindparam, delete, or_, select, update
+from sqlalchemy import Table, and_, bindparam, delete, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from services.database import Base, Session
@@ -131,6 +131,8 @@ def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> di
         ids[file] = ids["users.csv"] if target.model is Subscription else _ids(session, target, named[file])
         if file in sheets:
             _link(session, sheets[file], ids)
+            if target.model is Event:
+                _address(session, sheets[file], ids)
     session.expire_all()
     return {file.removesuffix(".csv"): len(sheet.entries) for file, sheet in sheets.items()}
 
@@ -286,6 +288,18 @@ def _link(session: Session, sheet: Sheet, ids: Ids) -> None:
             session.execute(_insert(session, table).on_conflict_do_nothing(), missing)
         if surplus := [{"one": one, "two": two} for one, two in sorted(present - wanted)]:
             session.execute(delete(table).where(and_(owner == bindparam("one"), other == bindparam("two"))), surplus)
+
+
+def _address(session: Session, sheet: Sheet, ids: Ids) -> None:
+    """Note which events were written for somebody: those with links, and not those whose row says that there are none."""
+    links = [cast("Table", link.model.__table__) for link in TARGETS["events.csv"].links.values()]
+    named = or_(*(exists().where(link.c.event_id == Event.id) for link in links))
+    says_all = set(TARGETS["events.csv"].links) <= set(sheet.columns)
+    for chunk in _chunks(ids[sheet.kind.file][entry.key] for entry in sheet.entries):
+        ours = update(Event).where(Event.id.in_(chunk)).execution_options(synchronize_session=False)
+        session.execute(ours.where(named, Event.addressed.is_(False)).values(addressed=True))
+        if says_all:
+            session.execute(ours.where(~named, Event.addressed.is_(True)).values(addressed=False))
 
 
 def _chunks(keys: Iterable[RowKey]) -> Iterator[list[Any]]:

@@ -149,7 +149,8 @@ class Event(Base):
     """An event. `id` is for ever: it is the iCalendar UID.
 
     It has either instants (`starts_at`, `ends_at`; equal for a deadline) or, all day, dates (`starts_on`, `ends_on`, both included).
-    A row with `version_of_id` is another version of that event, a coming one (draft, review) or a past one; only rows without
+    `addressed` says that it was written for somebody: when the last one that it names is deleted it is for nobody, and not suddenly
+    for the whole school. A row with `version_of_id` is another version of that event, a coming one (draft, review) or a past one; only rows without
     it are current. Publishing a version swaps the two rows' content, so that the published id stays.
     """
 
@@ -187,6 +188,7 @@ class Event(Base):
     ends_on: Mapped[date | None]
     audience: Mapped[Audience] = mapped_column(choice(Audience), default=Audience.STUDENTS)
     teaching_affected: Mapped[TeachingAffected] = mapped_column(choice(TeachingAffected), default=TeachingAffected.NO)
+    addressed: Mapped[bool] = mapped_column(default=False, server_default=false())
     version_of_id: Mapped[UUID | None] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), index=True)
     refusal: Mapped[str] = mapped_column(Text, default="", server_default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -43,7 +43,7 @@ class Reader(threading.Thread):
                 self.reads += 1
                 if not (content.startswith(b"BEGIN:VCALENDAR\r\n") and content.endswith(b"END:VCALENDAR\r\n")):
                     self.torn.append(str(path))
-            time.sleep(0.01)
+            time.sleep(0.2)
 
 
 @pytest.mark.parametrize("kind", ["embedded", "servers"])

@@ -157,3 +157,16 @@ def test_jobs_run_when_the_broker_is_back(tmp_path):
             installation.stop()
             broker.kill()
             broker.wait()
+
+
+def test_idle_child_that_is_killed_takes_nothing_with_it(quick):
+    """A pool whose children share a queue hangs for ever when the one that waits at it is killed."""
+    from tests.faults.conftest import children, kill
+
+    worker = quick.worker()
+    for round_number in range(4):
+        for child in children(worker.pid):
+            kill(child)
+        with quick.boot.unit_of_work() as session:
+            ids = enqueue_many(session, [probe.Leave(number=n) for n in range(5)], now=quick.boot.now())
+        assert [quick.ended(job_id, seconds=40).state for job_id in ids] == [JobState.SUCCEEDED] * 5, round_number

@@ -373,11 +373,6 @@ def test_run_on_a_store_that_cannot_be_written_is_partial(house: House) -> None:
     assert {error["error"] for error in run["errors"]} == {f"the feed store at {root} cannot be written: Not a directory"}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="remove_orphans raises StoreUnavailable: finish_sync is retried, and the run has no record",
-)
 def test_run_that_cannot_remove_an_orphan_is_partial(house: House) -> None:
     house.sync()
     house.change(delete(User).where(User.email == "beat.buehler@schueler.example"))

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-ALL = ("sync",)
+ALL = ("sync", "jobs")
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
 
+from project import telemetry
 from project.settings import Settings
 from services.calendars.store import FeedStore
 from services.calendars.sync import Rules
@@ -57,6 +58,7 @@ class Bootstrap:
     def unit_of_work(self) -> Iterator[Session]:
         """Give a transaction: committed at the end, rolled back on an exception. Jobs enqueued in it are sent after the commit."""
         with Session(self.engine.execution_options(sqlite_begin="IMMEDIATE"), expire_on_commit=False) as session:
+            session.info["trace"] = telemetry.carrier()
             with session.begin():
                 yield session
             enqueued = session.info.pop(ENQUEUED, [])

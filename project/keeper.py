@@ -27,8 +27,11 @@ from services.jobs import relay, rescue
 
 logger = logging.getLogger("project.keeper")
 
-# While rows wait for room in the broker it is looked at this often: the buffer is small, and must not run dry.
+# While there is something to send it is looked this often: the broker's buffer is small, and must not run dry.
 BUSY_INTERVAL = 0.05
+
+# A worker that was killed is noticed after this.
+LONGEST_WAIT = 0.25
 
 # The keeper has time: nobody waits for it.
 BROKER_PATIENCE = 5.0
@@ -45,7 +48,7 @@ class Keeper:
         self.queues = ",".join(queues)
         self.parent = parent
         self.publisher = Publisher(BROKER_PATIENCE)
-        self.busy = False
+        self.pause = BUSY_INTERVAL
         self._good_since: float | None = None
 
     def heartbeat(self) -> None:
@@ -63,8 +66,9 @@ class Keeper:
         with self.boot.unit_of_work() as session:
             messages = relay.due(session, buffer=self.settings.relay_buffer)
         self._publish(messages)
-        with self.boot.read_only() as session:
-            self.busy = bool(messages) and relay.anything_unsent(session)
+        # The next look comes soon while there is something to send, and later and later when there was nothing.
+        longest = self.settings.relay_interval.total_seconds()
+        self.pause = BUSY_INTERVAL if messages else min(2 * self.pause, longest)
 
     def resend(self) -> None:
         """Tell the broker again of what it lost."""
@@ -186,12 +190,12 @@ def main() -> None:
             if keeper.leave():
                 return
         else:
-            clock.tick(keeper.send_due, every=BUSY_INTERVAL if keeper.busy else settings.relay_interval.total_seconds())
+            clock.tick(keeper.send_due, every=keeper.pause)
             clock.tick(keeper.free_dead_children, every=heartbeat / 2)
             clock.tick(keeper.judge, every=heartbeat)
             clock.tick(keeper.resend, every=heartbeat)
             clock.tick(keeper.tidy, every=60)
-        stopping = _wait(BUSY_INTERVAL if keeper.busy else 0.25, stopping=stopping)
+        stopping = _wait(min(keeper.pause, LONGEST_WAIT), stopping=stopping)
 
 
 def _wait(seconds: float, *, stopping: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from project.settings import Settings
 from services.calendars.jobs import SyncCalendars
+from services.jobs.jobs import PruneJobs
 from services.jobs.schedule import Entry
 
 
@@ -10,4 +11,5 @@ def entries(settings: Settings) -> list[Entry]:
     zone = settings.school_timezone
     return [
         Entry("calendars.sync", SyncCalendars(), settings.sync_every, zone, missed="latest", overdue_at_start=True),
+        Entry("jobs.prune", PruneJobs(), "17 3 * * *", zone, missed="latest"),
     ]

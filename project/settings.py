@@ -57,6 +57,14 @@ class Settings(BaseSettings):
     visibility_timeout: timedelta = Field(
         timedelta(seconds=900), gt=timedelta(), description="Redis gives an unacknowledged message to another worker after this"
     )
+    jobs_keep_succeeded: timedelta = Field(
+        timedelta(days=7), gt=timedelta(), description="how long jobs that succeeded stay in the ledger"
+    )
+    jobs_keep_failed: timedelta = Field(
+        timedelta(days=30),
+        gt=timedelta(),
+        description="how long jobs that failed, or were discarded or cancelled, stay in the ledger",
+    )
 
     @field_validator("feed_store")
     @classmethod

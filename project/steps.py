@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -15,10 +16,16 @@ from billiard.util import set_pdeathsig
 from celery import Celery, bootsteps, signals
 from celery.concurrency.prefork import TaskPool
 
+from services.jobs.args import Backoff
+from services.jobs.models import JobState
+
 logger = logging.getLogger(__name__)
 
 # How often a worker looks whether its keeper lives, in seconds.
 KEEPER_CHECK = 1.0
+
+# A kind that a worker does not know may be known to a newer one, which gets time to start.
+UNKNOWN = Backoff(first=timedelta(minutes=1))
 
 _worker_id = uuid4()
 
@@ -77,6 +84,7 @@ def install(app: Celery) -> None:
     signals.worker_shutting_down.connect(_shutting_down, weak=False)
     signals.worker_shutdown.connect(_ended, weak=False)
     signals.heartbeat_sent.connect(touch, weak=False)
+    signals.task_unknown.connect(_unknown, weak=False)
 
 
 def _ready(sender: Any, **_: Any) -> None:
@@ -100,6 +108,27 @@ def _child_started(**_: Any) -> None:
 
 def _child_ended(pid: int, exitcode: int, **_: Any) -> None:
     logger.info("child ended with exit code %s", exitcode)
+
+
+def _unknown(name: str, id: str, **_: Any) -> None:  # noqa: A002 - the signal's name for it
+    """Count an attempt of a job whose kind this worker does not know: it may be newer than the worker, or have been removed."""
+    from project.bootstrap import Bootstrap  # noqa: PLC0415
+    from project.settings import Settings  # noqa: PLC0415
+    from services.jobs import claims  # noqa: PLC0415
+
+    # The parent forks: it keeps no connection.
+    boot = Bootstrap(Settings())
+    try:
+        with boot.unit_of_work() as session:
+            claim = claims.claim(session, UUID(id), worker_id=_worker_id, pid=os.getpid())
+            if claim is not None:
+                error = {"type": "UnknownJob", "message": f"no task is called {name!r}", "traceback": ""}
+                state = claims.fail(session, claim, error, retry_after=UNKNOWN.delay(claim.attempt), at_last=JobState.DISCARDED)
+                logger.error("job %s is of the unknown kind %s: %s", id, name, state)
+    except Exception:
+        logger.exception("job %s is of the unknown kind %s", id, name)
+    finally:
+        boot.engine.dispose()
 
 
 def _shutting_down(how: str, **_: Any) -> None:

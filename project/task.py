@@ -17,6 +17,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from project import telemetry
 from project.bootstrap import Bootstrap, bootstrap
 from project.celery import app
 from project.logs import job_context
@@ -54,6 +55,10 @@ class LedgerTask(Task):
         if claim is None:
             logger.debug("nothing to claim")
             return None
+        with telemetry.run_span(claim, queue=self.args_type.policy.queue) as ended:
+            return self._perform(claim, boot, ended)
+
+    def _perform(self, claim: claims.Claim, boot: Bootstrap, ended: Callable[[str], None]) -> JobState | None:
         run = Run(claim, boot.unit_of_work, boot.read_only)
         logger.info("job started, attempt %d of %d", claim.attempt, claim.max_attempts)
         began = time.monotonic()
@@ -61,11 +66,14 @@ class LedgerTask(Task):
             self._run(run, claim, boot)
         except claims.LostClaim as lost:
             logger.warning("%s", lost)
+            ended("lost")
             return None
         except Exception as error:
             state = _record_failure(run, error, boot, self._retry_after(error, claim.attempt))
+            ended(state or "not recorded")
             logger.exception("job attempt failed after %.3f s: %s", time.monotonic() - began, state or "not recorded")
             raise
+        ended("finished")
         logger.info("job finished in %.3f s", time.monotonic() - began)
         return JobState.SUCCEEDED
 

@@ -2,6 +2,7 @@
 
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from services.database import Base, Session
 
 # Where CI and a developer's machine have their servers; another address is given by the variable.
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
-REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/9")
+REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 ZONE = ZoneInfo("Europe/Zurich")
@@ -30,6 +31,8 @@ ZONE = ZoneInfo("Europe/Zurich")
 for _name in Settings.model_fields:
     os.environ.pop(_name.upper(), None)
 Settings.model_config["env_file"] = None
+# Whoever imports the app without an installation of its own gets a broker that is nobody else's.
+os.environ["BROKER_URL"] = f"filesystem://{tempfile.mkdtemp(prefix='nightshift-test-')}"
 
 
 def reachable(url: str) -> bool:

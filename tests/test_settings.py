@@ -26,6 +26,11 @@ def test_env_example_and_settings_are_equal():
     assert lines[3:] == lines_of_settings()
 
 
+@pytest.fixture(autouse=True)
+def only_the_file(monkeypatch):
+    monkeypatch.delenv("BROKER_URL", raising=False)
+
+
 def test_env_example_reads_as_the_defaults():
     assert Settings(_env_file=ROOT / ".env.example") == Settings(_env_file=None)
 

@@ -135,9 +135,15 @@ def describe(error: BaseException) -> dict[str, str]:
 
 
 def fail(
-    session: Session, claim: Claim, error: dict[str, str], *, retry_after: timedelta | None, notes: Notes | None = None
+    session: Session,
+    claim: Claim,
+    error: dict[str, str],
+    *,
+    retry_after: timedelta | None,
+    notes: Notes | None = None,
+    at_last: JobState = JobState.FAILED,
 ) -> JobState:
-    """Record a failed attempt and return what became of the job: scheduled again, or failed for good."""
+    """Record a failed attempt and return what became of the job: scheduled again, or `at_last` when no attempt is left."""
     notes = notes or Notes()
     check(session, claim)
     errors = session.execute(select(Job.errors).where(Job.id == claim.job_id)).scalar_one() or []
@@ -147,10 +153,10 @@ def fail(
         again = {"state": JobState.SCHEDULED, "run_at": run_at, "claim_id": None}
         _write(session, claim, notes, {**again, "errors": [*errors, entry]})
         return JobState.SCHEDULED
-    _write(session, claim, notes, {**batches.ended(JobState.FAILED), "errors": [*errors, entry]})
+    _write(session, claim, notes, {**batches.ended(at_last), "errors": [*errors, entry]})
     if claim.parent_id is not None and not claim.counted:
         batches.count(session, claim.parent_id, failed=True)
-    return JobState.FAILED
+    return at_last
 
 
 def _write(session: Session, claim: Claim, notes: Notes, values: dict[str, Any]) -> None:

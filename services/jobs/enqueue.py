@@ -44,7 +44,7 @@ def enqueue(
     if delay is not None and run_at is not None:
         raise ValueError("give delay or run_at, not both")
     due = run_at if run_at is not None else now + (delay or debounce or timedelta())
-    row = _row(args, now=now, run_at=due, priority=priority, parent_id=parent_id)
+    row = _row(session, args, now=now, run_at=due, priority=priority, parent_id=parent_id)
     if debounce is not None:
         row["push_until"] = now + LONGEST_DEBOUNCE * debounce
     if row["unique_key"] is None:
@@ -93,7 +93,7 @@ def enqueue_many(
     parent_id: UUID | None = None,
 ) -> list[UUID]:
     """Write many jobs at once and return the ids of those written; a unique one that is already there is left out."""
-    rows = [_row(args, now=now, run_at=run_at or now, priority=priority, parent_id=parent_id) for args in jobs]
+    rows = [_row(session, args, now=now, run_at=run_at or now, priority=priority, parent_id=parent_id) for args in jobs]
     if not rows:
         return []
     if all(row["unique_key"] is None for row in rows):
@@ -108,7 +108,9 @@ def enqueue_many(
     return [row["id"] for row in rows]
 
 
-def _row(args: JobArgs, *, now: datetime, run_at: datetime, priority: int | None, parent_id: UUID | None) -> dict[str, Any]:
+def _row(
+    session: Session, args: JobArgs, *, now: datetime, run_at: datetime, priority: int | None, parent_id: UUID | None
+) -> dict[str, Any]:
     policy = args.policy
     return {
         "id": uuid4(),
@@ -124,6 +126,7 @@ def _row(args: JobArgs, *, now: datetime, run_at: datetime, priority: int | None
         "max_attempts": policy.max_attempts,
         "time_limit": policy.time_limit.total_seconds(),
         "parent_id": parent_id,
+        "trace": session.info.get("trace"),
         "attempt": 0,
         "children": 0,
         "children_open": 0,

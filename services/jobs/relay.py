@@ -139,9 +139,3 @@ def _stamp(session: Session, *which: ColumnElement[bool]) -> list[Message]:
     )
     rows = sorted(session.execute(stamped), key=lambda row: (row.priority, row.run_at))
     return [Message(row.id, row.kind, row.queue, row.args) for row in rows]
-
-
-def anything_unsent(session: Session) -> bool:
-    """Say whether rows wait for room in the broker, so that the relay should look again soon."""
-    unsent = select(Job.id).where(Job.state == JobState.QUEUED, Job.sent_at.is_(None)).limit(1)
-    return session.execute(unsent).one_or_none() is not None

@@ -150,8 +150,8 @@ class Event(Base):
 
     It has either instants (`starts_at`, `ends_at`; equal for a deadline) or, all day, dates (`starts_on`, `ends_on`, both included).
     `addressed` says that it was written for somebody: when the last one that it names is deleted it is for nobody, and not suddenly
-    for the whole school. A row with `version_of_id` is another version of that event, a coming one (draft, review) or a past one; only rows without
-    it are current. Publishing a version swaps the two rows' content, so that the published id stays.
+    for the whole school. A row with `version_of_id` is another version of that event, a coming one (draft, review) or a past one; only
+    rows without it are current. Publishing a version swaps the two rows' content, so that the published id stays.
     """
 
     __tablename__ = "event"

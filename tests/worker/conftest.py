@@ -146,18 +146,30 @@ def postgres_database() -> Iterator[str]:
 
 
 @contextmanager
+def redis_database() -> Iterator[str]:
+    """Give a Redis database that nobody uses, also no other run of the tests."""
+    require(REDIS_URL, "redis")
+    for number in range(15, 0, -1):
+        url = f"{REDIS_URL.rpartition('/')[0]}/{number}"
+        with redis.Redis.from_url(url) as broker:
+            if broker.dbsize() == 0 and broker.set("taken", os.getpid(), nx=True, ex=3600):
+                try:
+                    yield url
+                finally:
+                    broker.flushdb()
+                return
+    pytest.fail("no Redis database is empty: tests that were killed may have left something; flush them")
+
+
+@contextmanager
 def any_installation(kind: str, folder: Path, **settings: str) -> Iterator[Installation]:
     """Give an installation by its kind: `embedded` (SQLite and files) or `servers` (Postgres and Redis)."""
     if kind == "embedded":
         with installed(folder, f"sqlite:///{folder}/nightshift.db", f"filesystem://{folder}/broker", **settings) as installation:
             yield installation
         return
-    require(REDIS_URL, "redis")
-    with postgres_database() as url, redis.Redis.from_url(REDIS_URL) as broker:
-        broker.flushdb()
-        with installed(folder, url, REDIS_URL, **settings) as installation:
-            yield installation
-        broker.flushdb()
+    with postgres_database() as url, redis_database() as broker, installed(folder, url, broker, **settings) as installation:
+        yield installation
 
 
 @pytest.fixture(params=["embedded", "servers"])

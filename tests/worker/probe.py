@@ -162,3 +162,13 @@ def steps(args: Steps, run: Run) -> None:
 def plain(path: str) -> None:
     """A task that is no job."""
     Path(path).write_text("ran")
+
+
+class Refresh(JobArgs, kind="probe.refresh", unique_by=(), unique_until="started"):
+    number: int
+
+
+@job(Refresh)
+def refresh(session: Session, args: Refresh, run: Run) -> Outcome:
+    leave(session, run)
+    return args.number

@@ -151,3 +151,37 @@ def test_progress_and_log_are_seen_while_it_runs(working):
 def test_plain_task_runs_as_ever(working, tmp_path):
     app.send_task("probe.plain", args=[str(tmp_path / "plain")], queue="default")
     assert working.until(lambda: (tmp_path / "plain").exists() and (tmp_path / "plain").read_text()) == "ran"
+
+
+def test_row_whose_arguments_are_no_longer_valid_is_discarded(working):
+    from sqlalchemy import update
+
+    from services.jobs.models import Job
+
+    run_at = working.boot.now() + timedelta(seconds=1)
+    job_id = put(working, probe.Leave(), run_at=run_at)
+    with working.boot.unit_of_work() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(args={"number": "seven", "new": True}))
+    job = working.ended(job_id)
+    assert (job.state, working.effects(job_id)) == (JobState.DISCARDED, 0)
+    assert job.result.startswith("its arguments are no longer valid: number: Input should be a valid integer")
+
+
+def test_job_of_an_unknown_kind_is_discarded_in_the_end(working):
+    from sqlalchemy import update
+
+    from services.jobs.models import Job
+
+    job_id = put(working, probe.Leave(), run_at=working.boot.now() + timedelta(seconds=1))
+    with working.boot.unit_of_work() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(kind="probe.removed", max_attempts=1))
+    job = working.ended(job_id)
+    assert (job.state, job.errors[-1]["message"]) == (JobState.DISCARDED, "no task is called 'probe.removed'")
+
+
+def test_debounced_calls_make_one_run_with_the_last_arguments(working):
+    first = put(working, probe.Refresh(number=1), debounce=timedelta(seconds=1))
+    again = [put(working, probe.Refresh(number=n), debounce=timedelta(seconds=1)) for n in range(2, 6)]
+    job = working.ended(first)
+    assert (set(again), job.result, working.effects(first)) == ({first}, 5, 1)
+    assert put(working, probe.Refresh(number=6), debounce=timedelta(seconds=1)) != first

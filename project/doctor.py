@@ -29,7 +29,7 @@ from project.celeryconfig import QUEUES, TIME_LIMIT
 from project.schedule import entries
 from project.settings import PLACEHOLDER, Settings
 from services.database import Session, utc_now
-from services.jobs import metrics
+from services.jobs import metrics, schedule
 from services.jobs.args import KINDS
 from services.jobs.models import ScheduleEntry
 
@@ -85,7 +85,7 @@ def examine(settings: Settings) -> list[dict[str, str]]:
         if one.broker in ("", scheme):
             status, detail = _answer(one, boot, database_is_away=bool(found) and found[0]["status"] == FAIL)
             remedy = one.remedy if status in (WARN, FAIL) else ""
-            found.append({"check": one.name, "status": status, "detail": _without_secrets(detail, settings), "remedy": remedy})
+            found.append({"check": one.name, "status": status, "detail": detail, "remedy": remedy})
     boot.engine.dispose()
     return found
 
@@ -97,7 +97,7 @@ def _answer(one: Check, boot: "Observer", *, database_is_away: bool) -> Answer:
         with boot.read_only() as session:  # connects when it is first used
             return one.run(boot, session)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is this check's finding
-        return FAIL, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+        return FAIL, f"{type(error).__name__}: {_without_secrets(str(error).partition(chr(10))[0], boot.settings)}"
 
 
 def _without_secrets(detail: str, settings: Settings) -> str:
@@ -194,24 +194,31 @@ def _workers(boot: Observer, session: Session) -> Answer:
     return OK if all(map(living.get, QUEUES)) else FAIL, ", ".join(f"{queue}: {living.get(queue, 0)}" for queue in QUEUES)
 
 
+def _last_fires(session: Session) -> dict[str, datetime]:
+    return {row.entry: row.last_fire_at for row in session.execute(select(ScheduleEntry)).scalars()}
+
+
 @check("beat", "celery -A project beat", ledger=True)
 def _beat(boot: Observer, session: Session) -> Answer:
     # It leaves a trace only when it starts something: between two slots a dead one looks like a living.
-    fired = {row.entry: row.last_fire_at for row in session.execute(select(ScheduleEntry)).scalars()}
-    slots = {entry.name: entry.name in fired and entry.after(fired[entry.name]) for entry in entries(boot.settings)}
+    fired, everything = _last_fires(session), entries(boot.settings)
+    slots = {entry.name: entry.after(fired[entry.name]) if entry.name in fired else None for entry in everything}
     said = "; ".join(f"{name}: {f'next {_time(slot)}' if slot else 'never registered'}" for name, slot in slots.items())
-    return OK if all(slot and datetime.now(slot.tzinfo) < slot + BEAT_LATE for slot in slots.values()) else FAIL, said
+    return OK if all(slot and boot.now() < slot + BEAT_LATE for slot in slots.values()) else FAIL, said
 
 
 @check("recurring jobs", "`celery -A project jobs list` shows what became of their runs", ledger=True)
 def _recurring(boot: Observer, session: Session) -> Answer:
-    all_entries = entries(boot.settings)
-    last = metrics.last_successes(session, {entry.job.policy.kind for entry in all_entries})
-    lasts = {entry: last[entry.job.policy.kind] for entry in all_entries}
-    said = "; ".join(f"{entry.name}: last good run {_time(at) if at else 'never'}" for entry, at in lasts.items())
-    # A run may last until the next slot, so the last slot but one is the newest that must have succeeded.
-    must = {entry: list(islice(entry.before(datetime.now(entry.zone)), 2))[-1] for entry in all_entries}
-    return OK if all(at and at >= must[entry] for entry, at in lasts.items()) else WARN, said
+    fired, said, status = _last_fires(session), [], OK
+    for entry in entries(boot.settings):
+        at = schedule.last_success(session, entry.job.policy.kind)
+        said.append(f"{entry.name}: last good run {_time(at) if at else 'never'}")
+        fresh = entry.name in fired and next(entry.before(fired[entry.name])) != fired[entry.name]
+        # One that was registered since its last slot need not have run. A run may last until the next slot, so of the others the
+        # last slot but one is the newest that must have succeeded.
+        if not fresh and (at is None or at < list(islice(entry.before(boot.now()), 2))[-1]):
+            status = WARN
+    return status, "; ".join(said)
 
 
 def _overdue(session: Session) -> dict[str, timedelta]:

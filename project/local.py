@@ -12,6 +12,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from project.settings import Settings
+
 CELERY = [sys.executable, "-m", "celery", "-A", "project"]
 
 # A worker ends when its job has; one that does not is killed.
@@ -98,6 +100,8 @@ def dev() -> int:
     # kwargs: a job's arguments travel by name.
     columns = "--tasks-columns=name,uuid,state,kwargs,received,started,runtime,worker"
     flower = [*CELERY, "flower", "--address=127.0.0.1", "--port=5555", columns]
+    # Flower reads its login from the environment only.
+    os.environ.setdefault("FLOWER_BASIC_AUTH", Settings().flower_basic_auth.get_secret_value())
     # `make dev` ends like its processes do: with TERM as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with running(worker, [*CELERY, "beat"], flower) as processes:

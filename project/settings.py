@@ -14,7 +14,9 @@ PLACEHOLDER = "change-me"
 class Settings(BaseSettings):
     """Everything that the environment decides. Raises pydantic.ValidationError that names the variable and what is wrong with it."""
 
-    model_config = SettingsConfigDict(env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     environment: Literal["development", "production"] = Field("development", description="production refuses placeholder secrets")
     database_url: str = Field(

@@ -28,6 +28,7 @@ KEEPER_CHECK = 1.0
 UNKNOWN = Backoff(first=timedelta(minutes=1))
 
 _worker_id = uuid4()
+_main_pid = os.getpid()
 
 
 def worker_id() -> UUID:
@@ -97,6 +98,8 @@ def _ready(sender: Any, **_: Any) -> None:
 def _child_started(**_: Any) -> None:
     from project.bootstrap import bootstrap  # noqa: PLC0415 - the app must be importable without a database
 
+    if os.getpid() == _main_pid:
+        return  # A pool without processes of its own says so in the worker's.
     # A worker that is killed takes its children with it: they would hold its connections and finish work that runs elsewhere by then.
     if sys.platform == "linux":
         set_pdeathsig(signal.SIGKILL)

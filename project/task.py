@@ -6,8 +6,11 @@ with the kind's backoff. Celery's own retry is never used: it publishes with an 
 
 import logging
 import os
+import socket
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -23,7 +26,7 @@ from project.celery import app
 from project.logs import job_context
 from project.steps import worker_id
 from services.errors import PermanentError
-from services.jobs import claims
+from services.jobs import claims, rescue
 from services.jobs.args import JobArgs
 from services.jobs.models import JobState
 from services.jobs.run import Discard, Run
@@ -73,9 +76,9 @@ class LedgerTask(Task):
             ended(state or "not recorded")
             logger.exception("job attempt failed after %.3f s: %s", time.monotonic() - began, state or "not recorded")
             raise
-        ended("finished")
-        logger.info("job finished in %.3f s", time.monotonic() - began)
-        return JobState.SUCCEEDED
+        ended(run.state or "not recorded")
+        logger.info("job %s after %.3f s", run.state, time.monotonic() - began)
+        return run.state
 
     def _run(self, run: Run, claim: claims.Claim, boot: Bootstrap) -> None:
         try:
@@ -86,7 +89,7 @@ class LedgerTask(Task):
             return
         if self.own_transactions:
             outcome = self.body(args, run)
-            if not run.finished:
+            if run.state is None:
                 with boot.unit_of_work() as session:
                     run.finish(session, outcome)
             return
@@ -156,15 +159,45 @@ def _summary(error: ValidationError) -> str:
 
 
 def run_here(job_id: UUID, kind: str, boot: Bootstrap) -> None:
-    """Run one job in this process, as a worker would; what its body raises is in the ledger and the log."""
+    """Run one job in this process, as a worker would; what its body raises is in the ledger and the log.
+
+    A job whose kind is not known here is left as it is.
+    """
     app.loader.import_default_modules()
+    if kind not in app.tasks:
+        return
+    task = app.tasks[kind]
     with job_context(kind, str(job_id)):
         try:
-            app.tasks[kind].perform(job_id, boot, worker=_HERE)
+            task.perform(job_id, boot, worker=_HERE)
         except Exception:  # noqa: BLE001 - recorded, and decided about, by `perform`
             return
 
 
 _HERE = uuid4()
 
-__all__ = ["LedgerTask", "SoftTimeLimitExceeded", "job", "run_here"]
+
+@contextmanager
+def working_here(boot: Bootstrap) -> Iterator[None]:
+    """Give this process, which calls `run_here`, the signs of life that a worker's keeper gives: else its jobs are taken for lost."""
+    ended = threading.Event()
+
+    def live() -> None:
+        while not ended.is_set():
+            with suppress(SQLAlchemyError), boot.unit_of_work() as session:
+                rescue.heartbeat(session, _HERE, name=f"here@{socket.gethostname()}", queues="", pid=os.getpid())
+            ended.wait(boot.settings.heartbeat_interval.total_seconds())
+
+    # A thread is safe where nothing forks.
+    thread = threading.Thread(target=live, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+        with boot.unit_of_work() as session:
+            rescue.stopped(session, _HERE)
+
+
+__all__ = ["LedgerTask", "SoftTimeLimitExceeded", "job", "run_here", "working_here"]

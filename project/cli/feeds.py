@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -47,7 +48,8 @@ def sync(inline: bool, as_json: bool) -> None:
     boot = bootstrap()
     with boot.unit_of_work() as session:
         run_id = enqueue(session, SyncCalendars(), now=boot.now())
-    state = _follow(boot, run_id, step=_work_off if inline else _wait)
+    with _hands(boot, inline=inline):
+        state = _follow(boot, run_id, step=_work_off if inline else _wait)
     with boot.read_only() as session:
         record = session.execute(select(SyncRun).where(SyncRun.id == run_id)).scalar_one_or_none()
         job = session.execute(select(Job).where(Job.id == run_id)).scalar_one()
@@ -106,6 +108,14 @@ def _follow(boot: Bootstrap, run_id: UUID, *, step: Callable[[Bootstrap, UUID], 
 def _worker_lives(boot: Bootstrap) -> bool:
     with boot.read_only() as session:
         return bool(rescue.alive(session, silent_after=boot.settings.worker_silent_after))
+
+
+def _hands(boot: Bootstrap, *, inline: bool) -> AbstractContextManager[None]:
+    if not inline:
+        return nullcontext()
+    from project.task import working_here  # noqa: PLC0415 - makes the app, which the other commands do not need
+
+    return working_here(boot)
 
 
 def _wait(_boot: Bootstrap, _run_id: UUID) -> None:

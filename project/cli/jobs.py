@@ -11,14 +11,13 @@ from typing import Any, NoReturn, TypeVar
 from uuid import UUID
 
 import click
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.exc import OperationalError
 
 from project.bootstrap import bootstrap
+from project.cli import job_tables
 from services.database import Session, utc_now
 from services.errors import Conflict, ServiceError
 from services.jobs import care, insight, relay
@@ -52,7 +51,9 @@ def jobs() -> None:
 @click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
 @as_json_option
 @watch_option
-def list_jobs(kind: str | None, queue: str | None, state: str | None, limit: int, as_json: bool, watch: bool) -> None:  # noqa: PLR0917 - click passes them by name
+def list_jobs(  # noqa: PLR0917 - click passes them by name
+    kind: str | None, queue: str | None, state: str | None, limit: int, as_json: bool, watch: bool
+) -> None:
     """List jobs, newest first."""
     _require(kind=kind, queue=queue)
     wanted = None if state is None else JobState(state)
@@ -60,7 +61,7 @@ def list_jobs(kind: str | None, queue: str | None, state: str | None, limit: int
     def read(session: Session) -> Any:
         return [_columns(job) for job in insight.find(session, kind=kind, queue=queue, state=wanted, limit=limit)]
 
-    _present(read, _job_table, as_json=as_json, watch=watch)
+    _present(read, job_tables.table, as_json=as_json, watch=watch)
 
 
 @jobs.command()
@@ -79,13 +80,14 @@ def show(job_id: str, as_json: bool) -> None:
             "children_newest": [_columns(child) for child in details.children],
         }
 
-    _present(read, _job_page, as_json=as_json, watch=False)
+    _present(read, job_tables.page, as_json=as_json, watch=False)
 
 
 @jobs.command()
 @ids_argument
 def cancel(ids: tuple[str, ...]) -> None:
     """Cancel jobs that have not ended, running ones too; of a batch, everything that is open."""
+    _import_tasks()
     _change_each(ids, "cancelled", lambda session, job_id: care.cancel(session, [job_id]))
 
 
@@ -147,6 +149,7 @@ def clear(queue: str | None, kind: str | None) -> None:
     if queue is None and kind is None:
         raise click.UsageError("say what to clear: --queue or --kind, or both")
     _require(kind=kind, queue=queue)
+    _import_tasks()
     cleared = 0
     while number := _write(lambda session: care.clear(session, queue=queue, kind=kind)):
         cleared += number
@@ -157,20 +160,21 @@ def clear(queue: str | None, kind: str | None) -> None:
 @click.option("--queue", help="Only jobs of this queue.")
 def work_off(queue: str | None) -> None:
     """Run due jobs in this process, without a worker or broker, until none is due. Time and rate limits are a worker's, and do not hold."""
-    from project.task import run_here  # noqa: PLC0415 - makes the app, which the other commands do not need
+    from project.task import run_here, working_here  # noqa: PLC0415 - makes the app, which the other commands do not need
 
     boot = bootstrap()
     _require(queue=queue)
     tried: list[UUID] = []
-    while (row := _write(lambda session: _next_due(session, queue, tried))) is not None:
-        # Not again, unless by a retry of its own: a job that cannot be claimed, or that nobody knows, would be tried for ever.
-        tried.append(row.id)
-        run_here(row.id, row.kind, boot)
-        with boot.read_only() as session:
-            state = session.execute(select(Job.state).where(Job.id == row.id)).scalar()
-        click.echo(f"{row.id}  {row.kind}  {state}")
-        if state != JobState.QUEUED:
-            tried.pop()
+    with working_here(boot):
+        while (row := _write(lambda session: _next_due(session, queue, tried))) is not None:
+            # Not again, unless by a retry of its own: a job that cannot be claimed, or that nobody knows, would be tried for ever.
+            tried.append(row.id)
+            run_here(row.id, row.kind, boot)
+            with boot.read_only() as session:
+                state = session.execute(select(Job.state).where(Job.id == row.id)).scalar()
+            click.echo(f"{row.id}  {row.kind}  {state}")
+            if state != JobState.QUEUED:
+                tried.pop()
     if tried:
         _end_with(f"{len(tried)} jobs are due but could not be started here: {', '.join(map(str, tried))}")
 
@@ -192,7 +196,7 @@ def _next_due(session: Session, queue: str | None, tried: Iterable[UUID]) -> Any
 @watch_option
 def stats(as_json: bool, watch: bool) -> None:
     """Count jobs by kind, queue and state; show what waits, and how the last minutes went."""
-    _present(insight.stats, _stats_tables, as_json=as_json, watch=watch)
+    _present(insight.stats, job_tables.stats, as_json=as_json, watch=watch)
 
 
 @jobs.command()
@@ -207,7 +211,7 @@ def prune() -> None:
 
 
 def _import_tasks() -> None:
-    """Make the kinds of jobs known. It makes the app, which most commands do not need."""
+    """Make the kinds of jobs known: a batch may go on with any of them when its last child ends. Most commands need no app."""
     from project.celery import app  # noqa: PLC0415
 
     app.loader.import_default_modules()
@@ -222,15 +226,11 @@ def _require(*, kind: str | None = None, queue: str | None = None) -> None:
             if session.execute(select(Job.id).where(column == value).limit(1)).one_or_none() is not None:
                 continue
         _import_tasks()
-        known = sorted(KINDS) if name == "kind" else [*_queues()]
+        from project.celeryconfig import QUEUES  # noqa: PLC0415 - imports kombu
+
+        known = sorted(KINDS) if name == "kind" else QUEUES
         if value not in known:
             _end_with(f"there is no {name} {value!r}; there are: {', '.join(known)}")
-
-
-def _queues() -> tuple[str, ...]:
-    from project.celeryconfig import QUEUES  # noqa: PLC0415 - imports kombu
-
-    return QUEUES
 
 
 def _end_with(message: str) -> NoReturn:
@@ -305,60 +305,3 @@ def _columns(row: Job | JobLog) -> dict[str, Any]:
 
 def _text(value: datetime | UUID) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def _short(instant: str | None) -> str:
-    """Return an instant in UTC, to the second."""
-    return "" if instant is None else f"{instant[:19]}Z"
-
-
-def _job_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table("id", "kind", "queue", "state", "attempt", "progress", "run at", "started", "finished", "error")
-    for row in rows:
-        error = (row["errors"] or [None])[-1]
-        table.add_row(
-            row["id"][:8],
-            row["kind"],
-            row["queue"],
-            row["state"],
-            f"{row['attempt']}/{row['max_attempts']}",
-            "" if row["progress_total"] is None else f"{row['progress_done']}/{row['progress_total']}",
-            *(_short(row[name]) for name in ("run_at", "started_at", "finished_at")),
-            "" if error is None else escape(f"{error['type']}: {error['message']}"[:60]),
-        )
-    return table
-
-
-def _job_page(job: dict[str, Any]) -> RenderableType:
-    about = Table(show_header=False, box=None)
-    apart = ("log", "parent", "children_by_state", "children_newest", "errors", "parent_id")
-    for name, value in job.items():
-        if value is not None and name not in apart:
-            about.add_row(name, escape(_short(value) if name.endswith("_at") else str(value)))
-    parts: list[RenderableType] = [about]
-    for error in job["errors"] or []:
-        parts += [
-            f"\n[bold]attempt {error['attempt']}[/], {_short(error['at'])}: {escape(error['type'])}: {escape(error['message'])}"
-        ]
-        parts += [escape(error["traceback"])]
-    if job["log"]:
-        parts += ["\n[bold]log[/]", *(escape(f"{_short(line['at'])} {line['attempt']}: {line['line']}") for line in job["log"])]
-    if job["parent"] is not None:
-        parts += ["\n[bold]parent[/]", _job_table([job["parent"]])]
-    if job["children_newest"]:
-        counts = ", ".join(f"{number} {state}" for state, number in sorted(job["children_by_state"].items()))
-        parts += [f"\n[bold]children[/]: {counts}", _job_table(job["children_newest"])]
-    return Group(*parts)
-
-
-def _stats_tables(stats: dict[str, Any]) -> RenderableType:
-    tables = []
-    minutes = f"{stats['over_seconds'] / 60:.0f} min"
-    for title, rows in (("jobs", stats["counts"]), ("queues", stats["queues"]), (f"ended in the last {minutes}", stats["lately"])):
-        table = Table(*(rows[0] if rows else ("none",)), title=title, title_justify="left")
-        for row in rows:
-            table.add_row(
-                *("" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value) for value in row.values())
-            )
-        tables.append(table)
-    return Group(*tables)

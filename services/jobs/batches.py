@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy import case, func, select, update
 
 from services.database import Session, utc_now
-from services.jobs.args import KINDS, JobArgs
-from services.jobs.enqueue import enqueue, enqueue_many
+from services.jobs.args import JobArgs
+from services.jobs.enqueue import declared, enqueue_declared, enqueue_many
 from services.jobs.models import Job, JobState
 
 SPAWNED = "spawned"
@@ -18,7 +18,8 @@ SPAWNED = "spawned"
 def spawn(session: Session, parent_id: UUID, children: Sequence[JobArgs], *, then: JobArgs | None, now: datetime) -> None:
     """Write the children of a running job, unseen by anyone until its finish commits with them."""
     written = enqueue_many(session, children, now=now, parent_id=parent_id)
-    follow_up = None if then is None else {"kind": then.policy.kind, "args": then.to_row()}
+    # All of the row, so that whoever ends the last child need not know the follow-up's kind.
+    follow_up = None if then is None else declared(then)
     session.info.setdefault(SPAWNED, {})[parent_id] = {"children": len(written), "follow_up": follow_up}
 
 
@@ -58,9 +59,8 @@ def close(session: Session, parent_id: UUID) -> None:
     if parent is None:
         return
     if parent.follow_up is not None:
-        args = KINDS[parent.follow_up["kind"]].from_row(parent.follow_up["args"])
         session.execute(update(Job).where(Job.id == parent_id).values(follow_up=None, children_open=1, children=Job.children + 1))
-        enqueue(session, args, now=parent.now, parent_id=parent_id)
+        enqueue_declared(session, parent.follow_up, now=parent.now, parent_id=parent_id)
         return
     state = JobState.FAILED if parent.children_failed else JobState.SUCCEEDED
     session.execute(update(Job).where(Job.id == parent_id, Job.state == JobState.WAITING).values(ended(state)))

@@ -1,7 +1,7 @@
 """What a person may do to jobs from outside: cancel, retry, hold, pause, clear, prune. What there is to see is in insight.py.
 
 Every update carries the states it expects, so nothing here overrules a worker that was faster. Locks are taken as claims.py takes them:
-child before parent. A bulk of jobs that nobody runs skips what somebody has just locked and leaves it to the next call.
+child before parent. Bulk work skips what somebody has just locked, and leaves it to the next call.
 """
 
 from collections import Counter
@@ -40,16 +40,17 @@ def cancel(session: Session, ids: Iterable[UUID]) -> list[UUID]:
     while True:
         savepoint = session.begin_nested()
         levels = _open_tree(session, roots)
-        rows = [row for level in reversed(levels) for row in _lock_open(session, level)]
-        if {job_id for level in _open_tree(session, roots) for job_id in level} <= {row.id for row in rows}:
+        # By id, because a child may also have been named itself.
+        rows = {row.id: row for level in reversed(levels) for row in _lock_open(session, level)}
+        if all(job_id in rows for level in _open_tree(session, roots) for job_id in level):
             savepoint.commit()
-            return _end(session, rows)
+            return _end(session, list(rows.values()))
         # A batch grew while its locks were taken. They are given back: the new children must be locked before their parent.
         savepoint.rollback()
 
 
 def clear(session: Session, *, queue: str | None = None, kind: str | None = None, limit: int = BATCH) -> int:
-    """Cancel up to `limit` jobs of a queue or kind that have not started, and return how many; call it until none is left.
+    """Cancel up to `limit` jobs of a queue or kind that have not started, and return how many; call it until that is 0.
 
     Raises ValueError without a queue or kind: that would be everything.
     """
@@ -57,7 +58,9 @@ def clear(session: Session, *, queue: str | None = None, kind: str | None = None
         raise ValueError("clear needs a queue or a kind")
     which = [column == value for column, value in ((Job.queue, queue), (Job.kind, kind)) if value is not None]
     waiting = select(Job.id, Job.parent_id, Job.counted_at).where(*which, Job.state.in_(NOT_STARTED))
-    rows = session.execute(waiting.order_by(Job.id).limit(limit).with_for_update(skip_locked=True)).all()
+    free = waiting.order_by(Job.id).limit(limit).with_for_update(skip_locked=True)
+    # Nothing is locked yet when the last, which somebody else holds, is waited for: so there is no deadlock.
+    rows = session.execute(free).all() or session.execute(waiting.limit(1).with_for_update()).all()
     return len(_end(session, rows))
 
 
@@ -191,22 +194,26 @@ def prune(session: Session, keep: Mapping[JobState, timedelta], *, now: datetime
 
     Spared are children of a batch that is open, parents that still have children, and the last good run of each kind.
     """
-    parent, child, newer = aliased(Job), aliased(Job), aliased(Job)
+    parent, child = aliased(Job), aliased(Job)
     old = [and_(Job.state == state, Job.finished_at < now - age) for state, age in keep.items() if state in ENDED]
-    # By its start and not its end: that has an index with the kind.
-    since = exists().where(newer.kind == Job.kind, newer.started_at > Job.started_at, newer.state == JobState.SUCCEEDED)
-    prunable = select(Job.id).where(
+    prunable = select(Job.id, Job.kind).where(
         or_(*old),
         Job.finished_at.is_not(None),
         Job.unique_key.is_(None),
         ~exists().where(child.parent_id == Job.id),
         ~exists().where(parent.id == Job.parent_id, parent.state.not_in(ENDED)),
-        or_(Job.state != JobState.SUCCEEDED, since),
     )
-    # Two statements: a LIMIT below a DELETE may be planned so that it is evaluated again and again.
-    ids = session.execute(prunable.limit(limit).with_for_update(skip_locked=True, of=Job)).scalars().all()
+    rows = session.execute(prunable.limit(limit).with_for_update(skip_locked=True, of=Job)).all()
+    spared = {_last_good(session, kind) for kind in {row.kind for row in rows}}
+    ids = [row.id for row in rows if row.id not in spared]
     session.execute(delete(Job).where(Job.id.in_(ids)).execution_options(synchronize_session=False))
     return len(ids)
+
+
+def _last_good(session: Session, kind: str) -> UUID | None:
+    # By its start and not its end: that has an index with the kind.
+    good = select(Job.id).where(Job.kind == kind, Job.state == JobState.SUCCEEDED, Job.started_at.is_not(None))
+    return session.execute(good.order_by(Job.started_at.desc()).limit(1)).scalar()
 
 
 def prune_all(unit_of_work: UnitOfWork, keep: Mapping[JobState, timedelta], *, now: datetime) -> int:

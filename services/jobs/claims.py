@@ -64,14 +64,13 @@ class Notes:
 
 
 def claim(session: Session, job_id: UUID, *, worker_id: UUID, pid: int) -> Claim | None:
-    """Take a job that is queued and due, or return None: then the message was early, doubled or stale, and there is nothing to do."""
+    """Take a job that is queued, or return None: then the message was early, doubled or stale, and there is nothing to do."""
     claim_id = uuid4()
     row = session.execute(
         update(Job)
         .where(
             Job.id == job_id,
             Job.state == JobState.QUEUED,
-            Job.run_at <= utc_now(),
             Job.queue.not_in(select(PausedQueue.queue)),
         )
         .values(
@@ -104,28 +103,30 @@ def note(session: Session, claim: Claim, notes: Notes) -> None:
     _write(session, claim, notes, {})
 
 
-def succeed(session: Session, claim: Claim, notes: Notes, *, result: Any) -> None:
-    """End well; a job that spawned children waits for them instead."""
+def succeed(session: Session, claim: Claim, notes: Notes, *, result: Any) -> JobState:
+    """End well and return the new state; a job that spawned children waits for them instead."""
     waiting = batches.spawned(session, claim.job_id)
     if waiting is None:
-        end(session, claim, JobState.SUCCEEDED, notes, result=result)
-        return
+        return end(session, claim, JobState.SUCCEEDED, notes, result=result)
     _write(session, claim, notes, {**waiting, "result": result})
     if waiting["children_open"] == 0:
         batches.close(session, claim.job_id)
+    return JobState.WAITING
 
 
-def end(session: Session, claim: Claim, state: JobState, notes: Notes, *, result: Any = None) -> None:
-    """End for good, and tell the parent."""
+def end(session: Session, claim: Claim, state: JobState, notes: Notes, *, result: Any = None) -> JobState:
+    """End for good, tell the parent, and return the state."""
     _write(session, claim, notes, {**batches.ended(state), "result": result})
     if claim.parent_id is not None and not claim.counted:
         batches.count(session, claim.parent_id, failed=state != JobState.SUCCEEDED)
+    return state
 
 
-def snooze(session: Session, claim: Claim, delay: timedelta, notes: Notes) -> None:
+def snooze(session: Session, claim: Claim, delay: timedelta, notes: Notes) -> JobState:
     """Run again after `delay`, as if this attempt had not been."""
     again = {"state": JobState.SCHEDULED, "run_at": claim.started_at + delay, "attempt": Job.attempt - 1, "claim_id": None}
     _write(session, claim, notes, again)
+    return JobState.SCHEDULED
 
 
 def describe(error: BaseException) -> dict[str, str]:

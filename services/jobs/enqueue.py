@@ -20,6 +20,9 @@ ENQUEUED = "enqueued"
 # A debounced job that is pushed back again and again still runs after this many debounces.
 LONGEST_DEBOUNCE = 10
 
+# What every job begins with. Said here, because an INSERT of many rows wants the same columns in all.
+STARTING = {"unique_until_started": False, "attempt": 0, "children": 0, "children_open": 0, "children_failed": 0}
+
 
 def enqueue(
     session: Session,
@@ -43,8 +46,8 @@ def enqueue(
     """
     if delay is not None and run_at is not None:
         raise ValueError("give delay or run_at, not both")
-    due = run_at if run_at is not None else now + (delay or debounce or timedelta())
-    row = _row(session, args, now=now, run_at=due, priority=priority, parent_id=parent_id)
+    later = delay if delay is not None else debounce
+    row = _row(session, args, now=now, run_at=run_at if later is None else now + later, priority=priority, parent_id=parent_id)
     if debounce is not None:
         row["push_until"] = now + LONGEST_DEBOUNCE * debounce
     if row["unique_key"] is None:
@@ -93,7 +96,7 @@ def enqueue_many(
     parent_id: UUID | None = None,
 ) -> list[UUID]:
     """Write many jobs at once and return the ids of those written; a unique one that is already there is left out."""
-    rows = [_row(session, args, now=now, run_at=run_at or now, priority=priority, parent_id=parent_id) for args in jobs]
+    rows = [_row(session, args, now=now, run_at=run_at, priority=priority, parent_id=parent_id) for args in jobs]
     if not rows:
         return []
     if all(row["unique_key"] is None for row in rows):
@@ -109,29 +112,43 @@ def enqueue_many(
 
 
 def _row(
-    session: Session, args: JobArgs, *, now: datetime, run_at: datetime, priority: int | None, parent_id: UUID | None
+    session: Session, args: JobArgs, *, now: datetime, run_at: datetime | None, priority: int | None, parent_id: UUID | None
 ) -> dict[str, Any]:
     policy = args.policy
     return {
+        **STARTING,
+        **declared(args),
         "id": uuid4(),
-        "kind": policy.kind,
-        "queue": policy.queue,
         "priority": policy.priority if priority is None else priority,
-        "state": JobState.QUEUED if run_at <= now else JobState.SCHEDULED,
-        "args": args.to_row(),
+        # Whether a time has come is the database's clock to say: only what has no time of its own is queued here.
+        "state": JobState.QUEUED if run_at is None else JobState.SCHEDULED,
         "unique_key": args.unique_key(now),
         "unique_until_started": policy.unique_until == "started",
         "created_at": now,
-        "run_at": run_at,
-        "max_attempts": policy.max_attempts,
-        "time_limit": policy.time_limit.total_seconds(),
+        "run_at": now if run_at is None else run_at,
         "parent_id": parent_id,
         "trace": session.info.get("trace"),
-        "attempt": 0,
-        "children": 0,
-        "children_open": 0,
-        "children_failed": 0,
     }
+
+
+def declared(args: JobArgs) -> dict[str, Any]:
+    """Return the columns of a job that its arguments and their policy decide, as JSON values."""
+    policy = args.policy
+    return {
+        "kind": policy.kind,
+        "queue": policy.queue,
+        "priority": policy.priority,
+        "args": args.to_row(),
+        "max_attempts": policy.max_attempts,
+        "time_limit": policy.time_limit.total_seconds(),
+    }
+
+
+def enqueue_declared(session: Session, columns: dict[str, Any], *, now: datetime, parent_id: UUID) -> None:
+    """Write a job from what `declared` returned once; it runs as soon as possible, also when an equal one is there."""
+    row = {**STARTING, **columns, "id": uuid4(), "state": JobState.QUEUED, "created_at": now, "run_at": now, "parent_id": parent_id}
+    session.execute(insert(Job), row)
+    _collect(session, [row])
 
 
 def _collect(session: Session, rows: Iterable[dict[str, Any]]) -> None:

@@ -5,5 +5,5 @@ from datetime import timedelta
 from services.jobs.args import JobArgs
 
 
-class PruneJobs(JobArgs, kind="jobs.prune", unique_by=(), priority=9, time_limit=timedelta(minutes=10)):
+class PruneJobs(JobArgs, kind="jobs.prune", unique_by=(), time_limit=timedelta(minutes=10)):
     """Delete jobs that ended long ago."""

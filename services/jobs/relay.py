@@ -54,9 +54,11 @@ def unstamp(session: Session, messages: Iterable[Message]) -> None:
 
 def promote(session: Session) -> None:
     """Queue what was scheduled and is due now."""
+    # Chosen first, and without those that somebody else has locked: two bulk updates in two orders would wait for each other.
+    due_now = select(Job.id).where(Job.state == JobState.SCHEDULED, Job.run_at <= utc_now()).with_for_update(skip_locked=True)
     session.execute(
         update(Job)
-        .where(Job.state == JobState.SCHEDULED, Job.run_at <= utc_now())
+        .where(Job.id.in_(due_now), Job.state == JobState.SCHEDULED)
         .values(state=JobState.QUEUED, sent_at=None)
         .execution_options(synchronize_session=False)
     )
@@ -132,7 +134,7 @@ def lost(session: Session, *, ready: Callable[[str], int], after: timedelta) -> 
 def _stamp(session: Session, *which: ColumnElement[bool]) -> list[Message]:
     stamped = (
         update(Job)
-        .where(*which, Job.state == JobState.QUEUED, Job.run_at <= utc_now())
+        .where(*which, Job.state == JobState.QUEUED)
         .values(sent_at=utc_now())
         .returning(Job.id, Job.kind, Job.queue, Job.args, Job.priority, Job.run_at)
         .execution_options(synchronize_session=False)

@@ -54,7 +54,8 @@ class Run:
         self.now: datetime = claim.started_at
         self.unit_of_work = unit_of_work
         self.read_only = read_only
-        self.finished = False
+        # What `finish` has written, if it has.
+        self.state: JobState | None = None
         self.session: Session | None = None
         self._claim = claim
         self._notes = claims.Notes()
@@ -91,14 +92,13 @@ class Run:
         """Write the outcome in `session`'s transaction, which carries the effect too. Raises LostClaim when we no longer may."""
         match outcome:
             case Snooze(delay):
-                claims.snooze(session, self._claim, delay, self._notes)
+                self.state = claims.snooze(session, self._claim, delay, self._notes)
             case Discard(reason):
-                claims.end(session, self._claim, JobState.DISCARDED, self._notes, result=reason)
+                self.state = claims.end(session, self._claim, JobState.DISCARDED, self._notes, result=reason)
             case Cancel(reason):
-                claims.end(session, self._claim, JobState.CANCELLED, self._notes, result=reason)
+                self.state = claims.end(session, self._claim, JobState.CANCELLED, self._notes, result=reason)
             case _:
-                claims.succeed(session, self._claim, self._notes, result=outcome)
-        self.finished = True
+                self.state = claims.succeed(session, self._claim, self._notes, result=outcome)
 
     def fail(self, session: Session, error: BaseException, *, retry_after: timedelta | None) -> JobState:
         """Record a failed attempt: tried again after `retry_after` unless that is None or the attempts are used up."""

@@ -54,7 +54,8 @@ class Entry:
         """Return the next slot after an instant."""
         if isinstance(self.when, str):
             return next(CronSim(self.when, instant.astimezone(self.zone)))
-        return next(self.before(instant)) + self.when
+        seconds = self.when.total_seconds()
+        return datetime.fromtimestamp((instant.timestamp() // seconds + 1) * seconds, self.zone)
 
     def due(self, last: datetime, now: datetime) -> tuple[datetime | None, list[datetime]]:
         """Return the newest slot after `last` and up to `now`, and the slots to start a run for, oldest first."""

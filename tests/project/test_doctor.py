@@ -77,6 +77,10 @@ def test_every_check_has_a_name_of_its_own_and_a_remedy():
 
 
 def long_ago(session):
+    """The last slots were started, and nothing of it has succeeded for years."""
+    for entry in entries(make_settings()):
+        slot = next(entry.before(datetime.now().astimezone()))
+        session.execute(update(ScheduleEntry).where(ScheduleEntry.entry == entry.name).values(last_fire_at=slot))
     session.execute(update(Job).values(finished_at=datetime.fromisoformat("2020-01-01T00:00Z")))
 
 
@@ -112,6 +116,13 @@ def test_beat_is_missed_when_a_slot_has_passed(healthy):
     with healthy.unit_of_work() as session:
         session.execute(update(ScheduleEntry).values(last_fire_at=healthy.now() - timedelta(days=2)))
     assert statuses(healthy.settings)["beat"] == "fail"
+
+
+def test_recurring_job_that_was_never_due_need_not_have_succeeded(healthy):
+    with healthy.unit_of_work() as session:
+        session.execute(text("delete from job"))
+    one = found(healthy.settings)["recurring jobs"]
+    assert (one["status"], "last good run never" in one["detail"]) == ("ok", True)
 
 
 def test_paused_queue_is_not_overdue_too(healthy):
@@ -173,7 +184,7 @@ def test_flower_without_a_login(healthy, monkeypatch, login, status):
 def test_connections_cannot_write(engine):
     url = engine.url.render_as_string(hide_password=False)
     boot = Observer(make_settings(database_url=url))
-    with pytest.raises(SQLAlchemyError, match="read-?only"), boot.read_only() as session:
+    with pytest.raises(SQLAlchemyError, match=r"read-?only"), boot.read_only() as session:
         session.execute(text("delete from worker"))
     boot.engine.dispose()
 

@@ -78,7 +78,7 @@ def test_run_is_a_child_of_the_span_that_enqueued_it(job_boot, spans):
         "nightshift.job.kind": "probe.traced",
         "nightshift.job.queue": "default",
         "nightshift.job.attempt": 1,
-        "nightshift.job.outcome": "finished",
+        "nightshift.job.outcome": "succeeded",
     }
 
 

@@ -153,6 +153,12 @@ def test_cancel_of_a_waiting_parent_cancels_its_open_children_and_runs_no_follow
     assert session.execute(select(func.count()).where(Job.kind == "care.then", Job.parent_id == parent)).scalar_one() == 0
 
 
+def test_child_that_is_cancelled_with_its_parent_and_by_itself_is_counted_once(session):
+    parent, children = batch(session, 3)
+    assert len(care.cancel(session, [children[1], parent, children[1]])) == 4
+    assert numbers(session, parent) == (JobState.CANCELLED, 0, 3)
+
+
 def test_cancel_of_an_inner_batch_is_counted_by_the_outer_one(session):
     outer, children = batch(session, 1, then=False)
     claims_of_child = Run(take(session, children[0]), None, None)
@@ -465,7 +471,7 @@ def test_two_cancels_of_one_batch_count_each_child_once(committed):
         with committed() as session, session.begin():
             care.cancel(session, ids)
 
-    threads = [threading.Thread(target=cancel, args=(ids,)) for ids in (children[:20], children[10:], [*children[5:], parent])]
+    threads = [threading.Thread(target=cancel, args=(ids,)) for ids in (children[:20], children[10:], [parent])]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -473,3 +479,24 @@ def test_two_cancels_of_one_batch_count_each_child_once(committed):
     with committed() as session:
         left, open_, failed = numbers(session, parent)
         assert (left in {"cancelled", "failed"}, open_, failed) == (True, 0, 30)
+
+
+def test_clear_comes_back_for_what_somebody_just_holds(committed):
+    with committed() as session, session.begin():
+        job_id, other = put(session), put(session)
+    numbers = []
+
+    def clear():
+        for _ in range(3):
+            with committed() as session, session.begin():
+                numbers.append(care.clear(session, kind="care.plain"))
+
+    with committed() as session, session.begin():
+        session.execute(select(Job.id).where(Job.id == job_id).with_for_update())
+        thread = threading.Thread(target=clear)
+        thread.start()
+        thread.join(0.5)
+        assert numbers == [1]
+    thread.join(10)
+    with committed() as session:
+        assert (numbers, state(session, job_id), state(session, other)) == ([1, 1, 0], "cancelled", "cancelled")

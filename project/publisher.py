@@ -97,6 +97,10 @@ class Publisher:
     def _leave_alone(self, error: BaseException) -> None:
         logger.warning("the broker is away: %s; jobs wait in the ledger", error)
         self._down_until = monotonic() + LEFT_ALONE
+        self.close()
+
+    def close(self) -> None:
+        """Give the connection back; the next message opens another."""
         connection, self._connection, self._producer = self._connection, None, None
         if connection is not None:
             with suppress(Exception):  # It is broken already: that is why we are here.

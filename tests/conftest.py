@@ -22,6 +22,7 @@ from services.database import Base, Session
 
 # Where CI and a developer's machine have their servers; another address is given by the variable.
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
+RABBITMQ_URL = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
 REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

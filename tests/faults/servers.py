@@ -5,6 +5,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -64,17 +65,15 @@ class Redis:
 class Postgres:
     """A Postgres cluster in a folder, run by a user that may."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         self.port = free_port()
         self.url = f"postgresql+psycopg://nightshift@127.0.0.1:{self.port}/postgres"
-        self._data = folder / "postgres"
-        self._data.mkdir()
+        # Not below pytest's own folder, which only its owner may enter.
+        self._data = Path(tempfile.mkdtemp(prefix="nightshift-postgres-"))
         self._user: dict[str, object] = {}
         if os.getuid() == 0:
             owner = pwd.getpwnam("postgres")
             os.chown(self._data, owner.pw_uid, owner.pw_gid)
-            for parent in [folder, *list(folder.parents)[:-1]]:
-                parent.chmod(parent.stat().st_mode | 0o011)
             self._user = {"user": "postgres", "group": owner.pw_gid}
         initdb = [program("initdb"), "-D", self._data, "-U", "nightshift", "-A", "trust", "--no-sync"]
         subprocess.run(initdb, check=True, capture_output=True, **self._user)  # type: ignore[call-overload]
@@ -87,6 +86,10 @@ class Postgres:
 
     def stop(self, mode: str = "immediate") -> None:
         self._control("stop", "-m", mode)
+
+    def remove(self) -> None:
+        self.stop()
+        shutil.rmtree(self._data)
 
     def _control(self, *command: str) -> None:
         arguments = [program("pg_ctl"), "-D", str(self._data), "-w", *command]

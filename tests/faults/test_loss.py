@@ -22,7 +22,7 @@ MILLISECONDS = 4
 
 
 def test_nothing_is_lost_or_doubled(tmp_path):
-    postgres, broker = Postgres(tmp_path), Redis(tmp_path)
+    postgres, broker = Postgres(), Redis(tmp_path)
     bare_environment = {**os.environ, "DATABASE_URL": postgres.url, "BROKER_URL": broker.url}
     try:
         with installed(tmp_path, postgres.url, broker.url, **QUICK) as installation:
@@ -97,7 +97,7 @@ def test_nothing_is_lost_or_doubled(tmp_path):
             assert [tuple(row) for row in states] == [("succeeded", JOBS)]
     finally:
         broker.stop()
-        postgres.stop()
+        postgres.remove()
 
 
 def test_embedded_default_loses_and_doubles_nothing(tmp_path):

@@ -14,15 +14,16 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
+from kombu import Connection, pools
 from sqlalchemy import create_engine, make_url, select, text
 
 from project.bootstrap import Bootstrap, bootstrap
 from project.celery import app
-from project.celeryconfig import configuration
+from project.celeryconfig import QUEUES, configuration
 from project.publisher import publisher
 from services.jobs import rescue
 from services.jobs.models import ENDED, Job
-from tests.conftest import POSTGRES_URL, REDIS_URL, make_settings, require
+from tests.conftest import POSTGRES_URL, RABBITMQ_URL, REDIS_URL, make_settings, reachable, require
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -96,6 +97,15 @@ class Installation:
                 process.wait()
 
 
+def forget() -> None:
+    """Close what this process holds of an installation, so that the next one gets its own."""
+    publisher().close()
+    pools.reset()
+    app._pool = app.amqp._producer_pool = None
+    for cached in (bootstrap, publisher):
+        cached.cache_clear()
+
+
 @contextmanager
 def installed(folder: Path, database_url: str, broker_url: str, **settings: str) -> Iterator[Installation]:
     """Give an installation whose tables the migrations made."""
@@ -111,9 +121,7 @@ def installed(folder: Path, database_url: str, broker_url: str, **settings: str)
     # This process enqueues too: its app and its collaborators are those of the installation.
     configured = make_settings(**{name.lower(): value for name, value in environment.items()})
     app.conf.update({"broker_transport": None, **configuration(configured)})
-    app._pool = app.amqp._producer_pool = None
-    for cached in (bootstrap, publisher):
-        cached.cache_clear()
+    forget()
     subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT, check=True, capture_output=True)
     installation = Installation(environment, folder, bootstrap())
     with installation.boot.unit_of_work() as session:
@@ -125,8 +133,7 @@ def installed(folder: Path, database_url: str, broker_url: str, **settings: str)
         installation.boot.engine.dispose()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
-        for cached in (bootstrap, publisher):
-            cached.cache_clear()
+        forget()
 
 
 @contextmanager
@@ -161,11 +168,26 @@ def redis_database() -> Iterator[str]:
     pytest.fail("no Redis database is empty: tests that were killed may have left something; flush them")
 
 
+def rabbitmq() -> str:
+    """Return the URL of a RabbitMQ whose queues are empty. It is an extra: where it is not reachable its tests are skipped, loudly."""
+    if not reachable(RABBITMQ_URL):
+        pytest.skip(f"RABBITMQ IS NOT REACHABLE at {RABBITMQ_URL}: start it, or name another in TEST_RABBITMQ_URL")
+    with Connection(RABBITMQ_URL) as connection:
+        for queue in QUEUES:
+            # Queues of another type, from another time, would stand in the way too.
+            connection.default_channel.queue_delete(queue)
+    return RABBITMQ_URL
+
+
 @contextmanager
 def any_installation(kind: str, folder: Path, **settings: str) -> Iterator[Installation]:
-    """Give an installation by its kind: `embedded` (SQLite and files) or `servers` (Postgres and Redis)."""
+    """Give an installation by its kind: `embedded` (SQLite, files), `servers` (Postgres, Redis) or `rabbit` (Postgres, RabbitMQ)."""
     if kind == "embedded":
         with installed(folder, f"sqlite:///{folder}/nightshift.db", f"filesystem://{folder}/broker", **settings) as installation:
+            yield installation
+        return
+    if kind == "rabbit":
+        with postgres_database() as url, installed(folder, url, rabbitmq(), **settings) as installation:
             yield installation
         return
     with postgres_database() as url, redis_database() as broker, installed(folder, url, broker, **settings) as installation:
@@ -179,7 +201,7 @@ def installation(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ins
         yield installation
 
 
-@pytest.fixture(scope="module", params=["embedded", "servers"])
+@pytest.fixture(scope="module", params=["embedded", "servers", "rabbit"])
 def working(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
     """Give an installation of each kind with one worker, shared by the tests of a module."""
     quick = {"heartbeat_interval": "PT1S", "worker_silent_after": "PT5S", "relay_interval": "PT0.2S"}

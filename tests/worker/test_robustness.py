@@ -20,7 +20,8 @@ pytestmark = pytest.mark.worker
 QUICK = {"heartbeat_interval": "PT1S", "worker_silent_after": "PT5S", "relay_interval": "PT0.2S", "resend_after": "PT2S"}
 
 
-@pytest.fixture(params=["embedded", "servers"])
+# RabbitMQ in `make faults` only: two minutes more.
+@pytest.fixture(params=["embedded", "servers", pytest.param("rabbit", marks=pytest.mark.faults)])
 def quick(request, tmp_path):
     with any_installation(request.param, tmp_path, **QUICK) as installation:
         yield installation

@@ -42,7 +42,7 @@ faults: $(VENV)/.dev ## the long runs that kill processes
 
 lock: $(VENV)/.dev ## pin every dependency anew, with hashes
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --group build pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --constraint requirements.txt --group build --group dev pyproject.toml -o requirements-dev.txt
+	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --constraint requirements.txt --group build --group dev --extra telemetry pyproject.toml -o requirements-dev.txt
 
 clean: ## remove the environment and everything that was made
 	rm -rf $(VENV) var build *.egg-info

@@ -28,7 +28,8 @@ def test_env_example_and_settings_are_equal():
 
 @pytest.fixture(autouse=True)
 def only_the_file(monkeypatch):
-    monkeypatch.delenv("BROKER_URL", raising=False)
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
 
 
 def test_env_example_reads_as_the_defaults():

@@ -101,7 +101,9 @@ def forget() -> None:
     """Close what this process holds of an installation, so that the next one gets its own."""
     publisher().close()
     pools.reset()
-    app._pool = app.amqp._producer_pool = None
+    app._pool = None
+    # It keeps the queues, whose type is the broker's.
+    app.__dict__.pop("amqp", None)
     for cached in (bootstrap, publisher):
         cached.cache_clear()
 

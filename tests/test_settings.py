@@ -33,7 +33,11 @@ def only_the_file(monkeypatch):
 
 
 def test_env_example_reads_as_the_defaults():
-    assert Settings(_env_file=ROOT / ".env.example") == Settings(_env_file=None)
+    def values(settings):
+        # Zones are compared by identity, and a cache that was cleared makes new ones.
+        return settings.model_copy(update={"school_timezone": settings.school_timezone.key})
+
+    assert values(Settings(_env_file=ROOT / ".env.example")) == values(Settings(_env_file=None))
 
 
 @pytest.mark.parametrize("name", ["postgres_password", "flower_basic_auth"])

@@ -26,7 +26,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from services.calendars.models import EventRevision
 from services.calendars.window import Window
-from services.database import Session, plain
+from services.database import Reader, Session, plain, reader
 from services.school.models import (
     CLASS_GROUP_LENGTH,
     Audience,
@@ -194,9 +194,9 @@ class School:
 
     def _affecting_teacher(self, lessons: Sequence[LessonFacts]) -> Indexes:
         affecting: set[int] = set()
-        for lesson in lessons:
-            for class_id in lesson.class_ids:
-                affecting |= self._by_teaching(class_id, lesson.semester_id, class_teacher=lesson.is_class_teachers)
+        taught = {(class_id, lesson.semester_id, lesson.is_class_teachers) for lesson in lessons for class_id in lesson.class_ids}
+        for class_id, semester_id, class_teacher in taught:
+            affecting |= self._by_teaching(class_id, semester_id, class_teacher=class_teacher)
         for lesson in lessons:
             for class_id in lesson.class_ids:
                 for index, begins, ends in self._students_events(class_id).get((lesson.semester_id, lesson.weekday), ()):
@@ -275,13 +275,14 @@ def load(session: Session, window: Window, users: Collection[UserFacts], *, ever
 
     `everybody` says that `users` are all there are: then they are not named in the queries, which take so many parameters only.
     """
+    read = reader(session)
     columns = (Event.id, plain(Event.audience), Event.addressed, Event.starts_at, Event.ends_at, Event.starts_on, Event.ends_on)
     revision = (EventRevision.digest, EventRevision.sequence, EventRevision.modified_at)
-    rows = session.execute(
+    rows = read(
         select(*columns, *revision)
         .join(EventRevision, EventRevision.event_id == Event.id)
         .where(window.current(), EventRevision.error.is_(None))
-    ).all()
+    )
     events = [
         EventFacts(
             row.id,
@@ -294,21 +295,20 @@ def load(session: Session, window: Window, users: Collection[UserFacts], *, ever
         for row in rows
     ]
     events.sort(key=lambda event: (_moment(event.starts), event.id))
-    semesters = [SemesterFacts(*row) for row in session.execute(select(Semester.id, Semester.starts_on, Semester.ends_on))]
+    semesters = [SemesterFacts(*row) for row in read(select(Semester.id, Semester.starts_on, Semester.ends_on))]
     classes = {
-        row.id: (row.name, row.department_id)
-        for row in session.execute(select(SchoolClass.id, SchoolClass.name, SchoolClass.department_id))
+        row.id: (row.name, row.department_id) for row in read(select(SchoolClass.id, SchoolClass.name, SchoolClass.department_id))
     }
     school = School(events, semesters, classes, window.zone)
     index_of = {event.id: index for index, event in enumerate(events)}
     by_id = {user.id: user for user in users}
 
     def links(statement: Select[UUID, int]) -> Iterable[tuple[int, int]]:
-        return ((index_of[event_id], other) for event_id, other in session.execute(statement).all() if event_id in index_of)
+        return ((index_of[event_id], other) for event_id, other in read(statement) if event_id in index_of)
 
     for index, class_id in links(select(EventClass.event_id, EventClass.class_id)):
         school.name_class(index, class_id)
-    groups = session.execute(select(EventClassGroup.event_id, EventClassGroup.class_group))
+    groups = read(select(EventClassGroup.event_id, EventClassGroup.class_group))
     for event_id, group in groups:
         if event_id in index_of:
             school.name_group(index_of[event_id], group)
@@ -327,13 +327,14 @@ def load(session: Session, window: Window, users: Collection[UserFacts], *, ever
 
 def _complete(session: Session, users: dict[int, UserFacts], index_of: dict[UUID, int], *, everybody: bool) -> None:
     """Read subscriptions and lessons of `users`."""
+    read = reader(session)
 
     def theirs(column: InstrumentedAttribute[int]) -> ColumnElement[bool]:
         return true() if everybody else column.in_(users)
 
     def grouped(user: InstrumentedAttribute[int], value: InstrumentedAttribute[Any]) -> Iterable[tuple[UserFacts, list[Any]]]:
         values: dict[int, list[Any]] = defaultdict(list)
-        for user_id, one in session.execute(select(user, value).where(theirs(user))):
+        for user_id, one in read(select(user, value).where(theirs(user))):
             values[user_id].append(one)
         return ((users[user_id], values[user_id]) for user_id in values.keys() & users.keys())
 
@@ -341,26 +342,36 @@ def _complete(session: Session, users: dict[int, UserFacts], index_of: dict[UUID
         user.follows_me = follows_me
     for user, departments in grouped(SubscribedDepartment.user_id, SubscribedDepartment.department_id):
         user.departments = departments
-    for user, classes in grouped(SubscribedClass.user_id, SubscribedClass.class_id):
-        user.classes = classes
+    for user, subscribed in grouped(SubscribedClass.user_id, SubscribedClass.class_id):
+        user.classes = subscribed
     for user, ignored in grouped(IgnoredEvent.user_id, IgnoredEvent.event_id):
         user.ignored = [index_of[event_id] for event_id in ignored if event_id in index_of]
-    taught = select(LessonTeacher.lesson_id).where(theirs(LessonTeacher.user_id))
-    classes_taught: dict[int, list[int]] = defaultdict(list)
-    links = select(LessonClass.lesson_id, LessonClass.class_id).where(LessonClass.lesson_id.in_(taught))
-    for lesson_id, class_id in session.execute(links):
-        classes_taught[lesson_id].append(class_id)
-    columns = (Lesson.id, Lesson.semester_id, Lesson.weekday, Lesson.starts, Lesson.ends, Lesson.is_class_teachers)
-    lessons = {
-        lesson_id: LessonFacts(
-            semester_id, weekday, _minutes(starts), _minutes(ends), class_teachers, tuple(classes_taught[lesson_id])
-        )
-        for lesson_id, semester_id, weekday, starts, ends, class_teachers in session.execute(
-            select(*columns).where(Lesson.id.in_(taught))
-        )
-    }
-    for user, taught_by in grouped(LessonTeacher.user_id, LessonTeacher.lesson_id):
-        user.lessons = [lessons[lesson_id] for lesson_id in taught_by]
+    lessons = _lessons(read, theirs(LessonTeacher.user_id))
+    for user_id in lessons.keys() & users.keys():
+        users[user_id].lessons = lessons[user_id]
+
+
+def _lessons(read: Reader, theirs: ColumnElement[bool]) -> dict[int, list[LessonFacts]]:
+    """Read lessons by teacher."""
+    taught = select(LessonTeacher.lesson_id).where(theirs)
+    classes: dict[int, list[int]] = defaultdict(list)
+    for lesson_id, class_id in read(select(LessonClass.lesson_id, LessonClass.class_id).where(LessonClass.lesson_id.in_(taught))):
+        classes[lesson_id].append(class_id)
+    columns = (
+        LessonTeacher.user_id,
+        Lesson.id,
+        Lesson.semester_id,
+        Lesson.weekday,
+        Lesson.starts,
+        Lesson.ends,
+        Lesson.is_class_teachers,
+    )
+    lessons = select(*columns).join(Lesson, Lesson.id == LessonTeacher.lesson_id).where(theirs)
+    taught_by: dict[int, list[LessonFacts]] = defaultdict(list)
+    for user_id, lesson_id, semester_id, weekday, starts, ends, class_teachers in read(lessons):
+        facts = LessonFacts(semester_id, weekday, _minutes(starts), _minutes(ends), class_teachers, tuple(classes[lesson_id]))
+        taught_by[user_id].append(facts)
+    return taught_by
 
 
 @cache

@@ -3,9 +3,8 @@
 import hashlib
 import secrets
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -16,7 +15,7 @@ from services.calendars.audience import Indexes, School, UserFacts, load
 from services.calendars.models import EventRendering, Feed, FeedKind
 from services.calendars.store import FeedStore, Stamp
 from services.calendars.window import Window
-from services.database import Base, Session, insert_or, plain
+from services.database import Base, Session, insert_or, plain, reader
 from services.errors import NotFound, ServiceError, StoreUnavailable
 from services.school.models import Department, Locale, SchoolClass, Subscription, User
 
@@ -27,8 +26,7 @@ TOKEN_BYTES = 24
 LONGEST_LIST = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Calendar:
+class Calendar(NamedTuple):
     """A feed as it should be now: its owner's name and language, and what it holds."""
 
     feed: Row[Any]
@@ -71,20 +69,15 @@ def out_of_date(session: Session, window: Window, store: FeedStore, *, school_na
 
     A feed whose file is not the one that was recorded is out of date whatever it holds; only the others' calendars are worked out.
     """
-    owners = entitled().subquery()
-    shown = (owners.c.kind == Feed.kind) & (owners.c.owner_id == Feed.owner_id)
-    columns = (Feed.id, plain(Feed.kind), Feed.owner_id, Feed.size, Feed.mtime_ns, Feed.error)
     touched: list[int] = []
-    settled: list[int] = []
-    for row in session.execute(select(*columns).join(owners, shown).order_by(Feed.id)).all():
+    settled: list[Row[Any]] = []
+    for row in _feeds(session, entitled_only=True):
         recorded = row.error is None and store.stamp(row.kind, row.owner_id) == Stamp(row.size, row.mtime_ns)
-        (settled if recorded else touched).append(row.id)
+        (settled.append(row) if recorded else touched.append(row.id))
     if not settled:
         return touched, len(touched)
-    few = settled if len(settled) <= LONGEST_LIST else None
-    _, found = calendars(session, window, school_name=school_name, feed_ids=few)
-    checked = set(settled)
-    changed = [c.feed.id for c in found if c.feed.id in checked and c.feed.fingerprint != c.fingerprint]
+    _, found = _calendars(session, window, settled, school_name=school_name, everybody=len(settled) > LONGEST_LIST)
+    changed = [calendar.feed.id for calendar in found if calendar.feed.fingerprint != calendar.fingerprint]
     return sorted(touched + changed), len(touched) + len(settled)
 
 
@@ -96,26 +89,42 @@ def calendars(
     With `lock` their rows are locked first, in id order, and everything else is read after that: whoever builds the same feed waits,
     and then sees what we have seen or more.
     """
+    rows = _feeds(session, feed_ids=feed_ids, lock=lock)
+    return _calendars(session, window, rows, school_name=school_name, everybody=feed_ids is None)
+
+
+def _feeds(
+    session: Session, *, feed_ids: Collection[int] | None = None, lock: bool = False, entitled_only: bool = False
+) -> Sequence[Row[Any]]:
     columns = (Feed.id, plain(Feed.kind), Feed.owner_id, Feed.fingerprint, Feed.size, Feed.mtime_ns, Feed.error, Feed.built_by)
     query = select(*columns).order_by(Feed.id)
     if feed_ids is not None:
         query = query.where(Feed.id.in_(feed_ids))
-    rows = session.execute(query.with_for_update() if lock else query).all()
-    everybody = feed_ids is None
+    if entitled_only:
+        owners = entitled().subquery()
+        query = query.join(owners, (owners.c.kind == Feed.kind) & (owners.c.owner_id == Feed.owner_id))
+    return reader(session)(query.with_for_update() if lock else query)
+
+
+def _calendars(
+    session: Session, window: Window, rows: Sequence[Row[Any]], *, school_name: str, everybody: bool
+) -> tuple[School, list[Calendar]]:
+    read = reader(session)
     people = select(User.id, User.first_name, User.last_name, plain(User.locale), plain(User.role), User.class_id)
     if not everybody:
         people = people.where(User.id.in_([row.owner_id for row in rows if row.kind == FeedKind.USER]))
-    users = {row.id: (row, UserFacts(row.id, row.role, row.class_id)) for row in session.execute(people)}
-    departments = {row.id: row for row in session.execute(select(Department.id, Department.name, plain(Department.locale)))}
+    users = {row.id: (row, UserFacts(row.id, row.role, row.class_id)) for row in read(people)}
+    departments = {row.id: row for row in read(select(Department.id, Department.name, plain(Department.locale)))}
     classes = {
-        row.id: row
-        for row in session.execute(select(SchoolClass.id, SchoolClass.name, SchoolClass.display_name, SchoolClass.department_id))
+        row.id: row for row in read(select(SchoolClass.id, SchoolClass.name, SchoolClass.display_name, SchoolClass.department_id))
     }
     school = load(session, window, [facts for _, facts in users.values()], everybody=everybody)
+    # The head of a calendar without a name: what is the same in all of them.
+    common_head = ics.calendar_head("", window.zone)
 
     def wish(feed: Row[Any], name: str, locale: str, indexes: Indexes) -> Calendar:
         events, digest = school.listed(indexes)
-        head = hashlib.blake2b(ics.calendar_head("", window.zone), digest_size=16, key=locale.encode())
+        head = hashlib.blake2b(common_head, digest_size=16, key=locale.encode())
         head.update(digest)
         head.update(f"{school_name}: {name}".encode(errors="replace"))
         return Calendar(feed, f"{school_name}: {name}", Locale(locale), events, head.digest())

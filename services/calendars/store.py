@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 from services.calendars.models import FeedKind
@@ -13,8 +13,7 @@ from services.errors import StoreUnavailable
 FOLDERS = {FeedKind.USER: "users", FeedKind.CLASS: "classes", FeedKind.DEPARTMENT: "departments"}
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """How a file looked when it was written: a file that looks otherwise was touched by somebody else."""
 
     size: int
@@ -26,6 +25,7 @@ class FeedStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._folders = {kind: str(root / folder) for kind, folder in FOLDERS.items()}
 
     def path(self, kind: FeedKind, owner_id: int) -> Path:
         """Return where a feed is kept."""
@@ -63,7 +63,8 @@ class FeedStore:
     def stamp(self, kind: FeedKind, owner_id: int) -> Stamp | None:
         """Return how a feed's file looks now, or None when there is none."""
         try:
-            status = self.path(kind, owner_id).stat()
+            # Not by a Path: a run asks for thousands, and making one takes longer than asking the disk.
+            status = os.stat(f"{self._folders[kind]}/{owner_id}.ics")  # noqa: PTH116
         except OSError:
             return None
         return Stamp(status.st_size, status.st_mtime_ns)

@@ -38,6 +38,14 @@ class Bootstrap:
         return make_engine(self.settings)
 
     @cached_property
+    def _writing(self) -> Engine:
+        return self.engine.execution_options(sqlite_begin="IMMEDIATE")
+
+    @cached_property
+    def _reading(self) -> Engine:
+        return self.engine.execution_options(sqlite_begin="DEFERRED")
+
+    @cached_property
     def feed_store(self) -> FeedStore:
         """The place where calendar files are kept."""
         return FeedStore(self.settings.feed_store)
@@ -57,7 +65,7 @@ class Bootstrap:
     @contextmanager
     def unit_of_work(self) -> Iterator[Session]:
         """Give a transaction: committed at the end, rolled back on an exception. Jobs enqueued in it are sent after the commit."""
-        with Session(self.engine.execution_options(sqlite_begin="IMMEDIATE"), expire_on_commit=False) as session:
+        with Session(self._writing, expire_on_commit=False) as session:
             session.info["trace"] = telemetry.carrier()
             with session.begin():
                 yield session
@@ -68,7 +76,7 @@ class Bootstrap:
     @contextmanager
     def read_only(self) -> Iterator[Session]:
         """Give a transaction that only reads, and is rolled back at the end. On SQLite it neither waits for writers nor stops them."""
-        with Session(self.engine.execution_options(sqlite_begin="DEFERRED")) as session:
+        with Session(self._reading) as session:
             yield session
 
     def now(self) -> datetime:

@@ -8,12 +8,14 @@ from uuid import UUID, uuid4
 
 from sqlalchemy import case, insert, null, select, update
 
-from services.database import Session, utc_now
+from services.database import Base, Session, utc_now
 from services.errors import PermanentError
 from services.jobs import batches
 from services.jobs.models import Job, JobLog, JobState, PausedQueue
 
 LONGEST_TRACEBACK = 10_000
+
+TABLE = Base.metadata.tables[Job.__tablename__]
 
 
 class LostClaim(PermanentError):
@@ -66,26 +68,39 @@ class Notes:
 def claim(session: Session, job_id: UUID, *, worker_id: UUID, pid: int) -> Claim | None:
     """Take a job that is queued, or return None: then the message was early, doubled or stale, and there is nothing to do."""
     claim_id = uuid4()
-    row = session.execute(
-        update(Job)
-        .where(
-            Job.id == job_id,
-            Job.state == JobState.QUEUED,
-            Job.queue.not_in(select(PausedQueue.queue)),
+    # Two statements a job, thousands of jobs: past the ORM, which would look for objects to bring up to date.
+    row = (
+        session.connection()
+        .execute(
+            update(TABLE)
+            .where(
+                Job.id == job_id,
+                Job.state == JobState.QUEUED,
+                Job.queue.not_in(select(PausedQueue.queue)),
+            )
+            .values(
+                state=JobState.RUNNING,
+                attempt=Job.attempt + 1,
+                claim_id=claim_id,
+                worker_id=worker_id,
+                pid=pid,
+                started_at=utc_now(),
+                unique_key=case((Job.unique_until_started, null()), else_=Job.unique_key),
+            )
+            .returning(
+                Job.kind,
+                Job.args,
+                Job.attempt,
+                Job.max_attempts,
+                Job.started_at,
+                Job.run_at,
+                Job.parent_id,
+                Job.counted_at,
+                Job.trace,
+            )
         )
-        .values(
-            state=JobState.RUNNING,
-            attempt=Job.attempt + 1,
-            claim_id=claim_id,
-            worker_id=worker_id,
-            pid=pid,
-            started_at=utc_now(),
-            unique_key=case((Job.unique_until_started, null()), else_=Job.unique_key),
-        )
-        .returning(
-            Job.kind, Job.args, Job.attempt, Job.max_attempts, Job.started_at, Job.run_at, Job.parent_id, Job.counted_at, Job.trace
-        )
-    ).one_or_none()
+        .one_or_none()
+    )
     if row is None:
         return None
     return Claim.of(row, job_id=job_id, claim_id=claim_id)
@@ -163,10 +178,10 @@ def fail(
 def _write(session: Session, claim: Claim, notes: Notes, values: dict[str, Any]) -> None:
     if notes.done is not None:
         values = {"progress_done": notes.done, "progress_total": notes.total, **values}
-    ours = update(Job).where(Job.id == claim.job_id, Job.claim_id == claim.claim_id, Job.state == JobState.RUNNING)
+    ours = update(TABLE).where(Job.id == claim.job_id, Job.claim_id == claim.claim_id, Job.state == JobState.RUNNING)
     # A write that sets nothing still has to show that the claim is held.
-    written = session.execute(ours.values(values or {"claim_id": claim.claim_id}))
-    if written.rowcount == 0:  # type: ignore[attr-defined]
+    written = session.connection().execute(ours.values(values or {"claim_id": claim.claim_id}))
+    if written.rowcount == 0:
         raise LostClaim(f"job {claim.job_id} was cancelled or given to another worker")
     if notes.lines:
         lines = [{"job_id": claim.job_id, "attempt": claim.attempt, "at": at, "line": line} for at, line in notes.lines]

@@ -71,7 +71,7 @@ class Feed(Base):
 
 
 class SyncRun(Base):
-    """The record of one `calendars.sync`; its id is the job's."""
+    """The record of one `calendars.sync`; its id is the job's. `inputs` is a digest of what the calendars were made from."""
 
     __tablename__ = "sync_run"
 
@@ -83,3 +83,4 @@ class SyncRun(Base):
     failed: Mapped[int] = mapped_column(default=0)
     removed: Mapped[int] = mapped_column(default=0)
     errors: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    inputs: Mapped[bytes | None] = mapped_column(LargeBinary)

@@ -484,3 +484,53 @@ def test_bytes_are_the_same_on_sqlite_and_postgres(
 
     assert len(of_sqlite) == FEEDS
     assert of_sqlite == of_postgres
+
+
+# --- what a run knows of the one before ---
+
+
+def inputs_of(house: House, run_id: UUID) -> bytes | None:
+    with house.boot.read_only() as session:
+        return session.execute(select(SyncRun.inputs).where(SyncRun.id == run_id)).scalar_one()
+
+
+def test_run_after_an_unchanged_one_still_sees_every_change(house: House) -> None:
+    house.sync()
+    assert summary(house.sync()) == counts(unchanged=FEEDS)
+    house.change(update(SchoolClass).where(SchoolClass.name == "27Ga").values(display_name="Umbenannt"))
+
+    changed = house.sync()
+
+    assert (changed["built"], changed["built"] + changed["unchanged"]) == (changed["built"], FEEDS)
+    assert changed["built"] > 0
+    assert any("Umbenannt" in content.decode() for content in house.files().values())
+
+
+def test_change_that_is_taken_back_during_a_run_is_not_forgotten(house: House) -> None:
+    """The chunks saw the change; the tables look as they did before it."""
+    house.sync()
+    run_id = house.enqueue()
+    house.change(update(Event).values(title="Kurz anders"))
+    house.step(run_id)
+    house.change(update(Event).values(title="Wie vorher"))
+    house.work_off(run_id)
+    if house.boot.engine.dialect.name == "postgresql":
+        assert inputs_of(house, run_id) is None
+
+    house.sync()
+
+    assert "Kurz anders" not in "".join(content.decode() for content in house.files().values())
+    assert house.sync()["built"] == 0
+
+
+def test_bad_event_is_told_by_every_run(house: House) -> None:
+    house.sync()
+    with house.boot.read_only() as session:
+        event_id = session.execute(
+            select(Event.id).where(Event.state == EventState.PUBLISHED, Event.ends_at.is_not(None)).limit(1)
+        ).scalar()
+    house.change(update(Event).where(Event.id == event_id).values(ends_at=LONG_AGO))
+
+    runs = [house.sync(), house.sync(), house.sync()]
+
+    assert [(run["state"], [error["event"] for error in run["errors"]]) for run in runs] == [("partial", [str(event_id)])] * 3

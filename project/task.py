@@ -16,7 +16,6 @@ from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
 from celery import Task
-from celery.exceptions import SoftTimeLimitExceeded
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -200,4 +199,4 @@ def working_here(boot: Bootstrap) -> Iterator[None]:
             rescue.stopped(session, _HERE)
 
 
-__all__ = ["LedgerTask", "SoftTimeLimitExceeded", "job", "run_here", "working_here"]
+__all__ = ["LedgerTask", "job", "run_here", "working_here"]

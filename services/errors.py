@@ -2,8 +2,7 @@
 
     ServiceError
     ├── TransientError            may pass by itself: the job is retried with backoff
-    │   ├── StoreUnavailable      the feed store is full, read-only or gone
-    │   └── Outpaced              the rows changed while we worked on them: do it again
+    │   └── StoreUnavailable      the feed store is full, read-only or gone
     └── PermanentError            will not pass by itself: the job fails at once
         ├── InvalidInput          what somebody gave us is wrong; says where and how to mend it
         ├── NotFound              what was named does not exist
@@ -24,10 +23,6 @@ class TransientError(ServiceError):
 
 class StoreUnavailable(TransientError):
     """The feed store cannot be written: full, read-only, or gone."""
-
-
-class Outpaced(TransientError):
-    """The rows changed while we worked on them."""
 
 
 class PermanentError(ServiceError):

@@ -12,9 +12,8 @@ from typing import Any, cast
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Table, and_, bindparam, delete, exists, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
-from services.database import Base, Session
+from services.database import Base, Session, insert_or
 from services.school.models import (
     Department,
     Event,
@@ -242,15 +241,11 @@ def _values(sheet: Sheet, ids: Ids, now: datetime) -> list[dict[str, Any]]:
     return sorted(result, key=lambda values: values.get("version_of_id") is not None)
 
 
-def _insert(session: Session, table: Table) -> sqlite.Insert | postgresql.Insert:
-    return sqlite.insert(table) if session.get_bind().dialect.name == "sqlite" else postgresql.insert(table)
-
-
 def _upsert(session: Session, target: Target, rows: Sequence[dict[str, Any]]) -> None:
     if not rows:
         return
     table = target.table
-    insert = _insert(session, table)
+    insert = insert_or(session, target.model)
     stated = [name for name in rows[0] if name not in (target.key, "created_at")]
     if stated:
         changes = or_(*(table.c[name].is_distinct_from(insert.excluded[name]) for name in stated))
@@ -285,7 +280,7 @@ def _link(session: Session, sheet: Sheet, ids: Ids) -> None:
         queries = (select(owner, other).where(owner.in_(chunk)) for chunk in _chunks(owners))
         present = {pair for query in queries for pair in session.execute(query)}
         if missing := [{link.owner: one, link.other: two} for one, two in sorted(wanted - present)]:
-            session.execute(_insert(session, table).on_conflict_do_nothing(), missing)
+            session.execute(insert_or(session, link.model).on_conflict_do_nothing(), missing)
         if surplus := [{"one": one, "two": two} for one, two in sorted(present - wanted)]:
             session.execute(delete(table).where(and_(owner == bindparam("one"), other == bindparam("two"))), surplus)
 

@@ -1,15 +1,19 @@
 """Settings become objects. One `Bootstrap` a process; after a fork the child makes its own connections."""
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+import psycopg
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event, make_url
+from sqlalchemy.exc import DisconnectionError
 
 from project import telemetry
 from project.settings import Settings
@@ -21,6 +25,9 @@ from services.jobs.enqueue import ENQUEUED
 # Below every time limit of a job, so that a query ends before the worker kills the process that waits for it.
 STATEMENT_TIMEOUT = 30
 SQLITE_BUSY_TIMEOUT = 20
+
+# Seconds after which an idle connection is asked whether it still is one.
+PING_AFTER_IDLE = 1.0
 
 # Above so many, nothing is sent by the caller: the relay feeds them to the broker as it drains.
 SENT_BY_THE_CALLER = 200
@@ -40,6 +47,13 @@ class Bootstrap:
     @cached_property
     def _writing(self) -> Engine:
         return self.engine.execution_options(sqlite_begin="IMMEDIATE")
+
+    @cached_property
+    def _at_once(self) -> Engine:
+        # On Postgres a single statement needs no BEGIN and no COMMIT, each a round trip of its own.
+        return (
+            self._writing if self.engine.dialect.name == "sqlite" else self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        )
 
     @cached_property
     def _reading(self) -> Engine:
@@ -66,12 +80,18 @@ class Bootstrap:
     def unit_of_work(self) -> Iterator[Session]:
         """Give a transaction: committed at the end, rolled back on an exception. Jobs enqueued in it are sent after the commit."""
         with Session(self._writing, expire_on_commit=False) as session:
-            session.info["trace"] = telemetry.carrier()
-            with session.begin():
-                yield session
+            session.info["trace"] = telemetry.carrier
+            yield session
+            session.commit()
             enqueued = session.info.pop(ENQUEUED, [])
         if enqueued:
             self._send(enqueued)
+
+    @contextmanager
+    def at_once(self) -> Iterator[Connection]:
+        """Give a connection for a single statement, which is committed by itself."""
+        with self._at_once.begin() as connection:
+            yield connection
 
     @contextmanager
     def read_only(self) -> Iterator[Session]:
@@ -115,8 +135,24 @@ def make_engine(settings: Settings) -> Engine:
         url = url.set(password=settings.postgres_password.get_secret_value())
     options = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c timezone=UTC -c client_encoding=UTF8"
     connect = {"options": options, "connect_timeout": 5, "application_name": "nightshift"}
-    # pre_ping: a database that was restarted is noticed when a connection is taken, not in the middle of a job.
-    return create_engine(url, connect_args=connect, pool_pre_ping=True, pool_size=2)
+    engine = create_engine(url, connect_args=connect, pool_size=2)
+    event.listen(engine, "checkin", _given_back)
+    event.listen(engine, "checkout", partial(_ping_after_idleness, engine.dialect))
+    return engine
+
+
+def _given_back(_connection: Any, record: Any) -> None:
+    record.info["given_back"] = time.monotonic()
+
+
+def _ping_after_idleness(dialect: Dialect, connection: Any, record: Any, _proxy: Any) -> None:
+    # A database that was restarted is noticed when a connection is taken, not in the middle of a job. SQLAlchemy's own pre-ping asks
+    # each time, twice a job.
+    if time.monotonic() - record.info.get("given_back", math.inf) > PING_AFTER_IDLE:
+        try:
+            dialect.do_ping(connection)
+        except psycopg.Error as error:
+            raise DisconnectionError from error
 
 
 def _open_sqlite(connection: Any, _record: Any) -> None:

@@ -28,7 +28,7 @@ from services.jobs import relay, rescue
 logger = logging.getLogger("project.keeper")
 
 # While there is something to send it is looked this often: the broker's buffer is small, and must not run dry.
-BUSY_INTERVAL = 0.05
+BUSY_INTERVAL = 0.1
 
 # A worker that was killed is noticed after this.
 LONGEST_WAIT = 0.25

@@ -125,7 +125,7 @@ def _unknown(name: str, id: str, **_: Any) -> None:  # noqa: A002 - the signal's
     boot = Bootstrap(Settings())
     try:
         with boot.unit_of_work() as session:
-            claim = claims.claim(session, UUID(id), worker_id=_worker_id, pid=os.getpid())
+            claim = claims.claim(session.connection(), UUID(id), worker_id=_worker_id, pid=os.getpid())
             if claim is not None:
                 error = {"type": "UnknownJob", "message": f"no task is called {name!r}", "traceback": ""}
                 state = claims.fail(session, claim, error, retry_after=UNKNOWN.delay(claim.attempt), at_last=JobState.DISCARDED)

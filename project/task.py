@@ -52,8 +52,8 @@ class LedgerTask(Task):
 
         Raises what the body raised, after the ledger has it.
         """
-        with boot.unit_of_work() as session:
-            claim = claims.claim(session, job_id, worker_id=worker, pid=os.getpid())
+        with boot.at_once() as connection:
+            claim = claims.claim(connection, job_id, worker_id=worker, pid=os.getpid())
         if claim is None:
             logger.debug("nothing to claim")
             return None
@@ -90,11 +90,11 @@ class LedgerTask(Task):
             outcome = self.body(args, run)
             if run.state is None:
                 with boot.unit_of_work() as session:
-                    run.finish(session, outcome)
+                    run.finish(session, outcome, last=True)
             return
         with boot.unit_of_work() as session:
             run.session = session
-            run.finish(session, self.body(session, args, run))
+            run.finish(session, self.body(session, args, run), last=True)
 
     def _retry_after(self, error: Exception, attempt: int) -> timedelta | None:
         return None if isinstance(error, PermanentError) else self.args_type.policy.backoff.delay(attempt)

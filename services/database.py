@@ -11,7 +11,19 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
-__all__ = ["Base", "Reader", "Session", "UtcDateTime", "ago", "insert_or", "plain", "reader", "utc_now"]
+__all__ = [
+    "Base",
+    "Reader",
+    "Session",
+    "UtcDateTime",
+    "ago",
+    "committed_lazily",
+    "insert_or",
+    "plain",
+    "reader",
+    "single_statement",
+    "utc_now",
+]
 
 
 class Base(DeclarativeBase):
@@ -90,11 +102,34 @@ def _sqlite_ago(element: ago, compiler: Any, **options: Any) -> str:
     return f"(strftime('%Y-%m-%d %H:%M:%f', 'now', '-' || {span} || ' seconds') || '000')"
 
 
+class committed_lazily(FunctionElement[str]):  # noqa: N801 - as above
+    """Let this transaction's commit not wait for the disk: after a crash of the server it may not have been, and nothing else is harmed."""
+
+    type = String()
+    inherit_cache = True
+
+
+@compiles(committed_lazily, "postgresql")
+def _postgres_lazily(element: committed_lazily, compiler: Any, **options: Any) -> str:
+    return "set_config('synchronous_commit', 'off', true)"
+
+
+@compiles(committed_lazily, "sqlite")
+def _sqlite_lazily(element: committed_lazily, compiler: Any, **options: Any) -> str:
+    return "null"  # In its WAL mode it does not wait anyway.
+
+
 def insert_or(session: Session, model: type[Base]) -> Any:
     """Return an INSERT of the session's dialect, which knows `on_conflict_do_nothing` and `on_conflict_do_update`."""
     if session.get_bind().dialect.name == "postgresql":
         return postgresql.insert(model)
     return sqlite.insert(model)
+
+
+def single_statement(session: Session) -> None:
+    """Let the one statement that this session will execute commit itself: on Postgres BEGIN and COMMIT are round trips of their own."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
 
 
 def plain(column: Any) -> ColumnElement[Any]:

@@ -81,7 +81,7 @@ def test_statements_of_a_job_are_constant(engine, session):
         enqueued = len(statements)
         relay.stamp(session, [job_id], buffer=100)
         sent = len(statements) - enqueued
-        claim = claims.claim(session, job_id, worker_id=job_id, pid=1)
+        claim = claims.claim(session.connection(), job_id, worker_id=job_id, pid=1)
         claimed = len(statements) - enqueued - sent
         Run(claim, None, None).finish(session)
         finished = len(statements) - enqueued - sent - claimed

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import case, func, select, update
+from sqlalchemy import BindParameter, case, func, select, update
 
 from services.database import Session, utc_now
 from services.jobs.args import JobArgs
@@ -31,7 +31,7 @@ def spawned(session: Session, job_id: UUID) -> dict[str, Any] | None:
     return {"state": JobState.WAITING, "children_open": batch["children"], "children_failed": 0, **batch}
 
 
-def ended(state: JobState) -> dict[str, Any]:
+def ended(state: JobState | BindParameter[JobState]) -> dict[str, Any]:
     """Return the columns of a job that ended: it no longer keeps others of its unique key away, and counts as counted."""
     return {"state": state, "finished_at": utc_now(), "unique_key": None, "counted_at": func.coalesce(Job.counted_at, utc_now())}
 

@@ -6,16 +6,16 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import case, insert, null, select, update
+from sqlalchemy import Connection, Integer, Update, bindparam, case, func, insert, null, select, update
 
-from services.database import Base, Session, utc_now
+from services.database import Session, committed_lazily, single_statement, utc_now
 from services.errors import PermanentError
 from services.jobs import batches
-from services.jobs.models import Job, JobLog, JobState, PausedQueue
+from services.jobs.models import TABLE, Job, JobLog, JobState, PausedQueue
 
 LONGEST_TRACEBACK = 10_000
 
-TABLE = Base.metadata.tables[Job.__tablename__]
+_READ = ("kind", "args", "attempt", "max_attempts", "started_at", "run_at", "parent_id", "counted_at", "trace")
 
 
 class LostClaim(PermanentError):
@@ -65,42 +65,43 @@ class Notes:
     lines: list[tuple[datetime, str]] = field(default_factory=list)
 
 
-def claim(session: Session, job_id: UUID, *, worker_id: UUID, pid: int) -> Claim | None:
+# Built once: putting a statement together takes longer than running it.
+_CLAIM = (
+    update(TABLE)
+    .where(TABLE.c.id == bindparam("job_id"), TABLE.c.state == JobState.QUEUED, TABLE.c.queue.not_in(select(PausedQueue.queue)))
+    .values(
+        state=JobState.RUNNING,
+        attempt=TABLE.c.attempt + 1,
+        claim_id=bindparam("claim"),
+        worker_id=bindparam("worker"),
+        pid=bindparam("process"),
+        started_at=utc_now(),
+        unique_key=case((TABLE.c.unique_until_started, null()), else_=TABLE.c.unique_key),
+    )
+    # A claim need not survive a crash of the database: the run that took it does not either, and the row is as it was, queued.
+    .returning(*(TABLE.c[name] for name in _READ), committed_lazily())
+)
+_HELD = (
+    TABLE.c.id == bindparam("held_job"),
+    TABLE.c.claim_id == bindparam("held_claim"),
+    TABLE.c.state == JobState.RUNNING,
+)
+_END = (
+    update(TABLE)
+    .where(*_HELD)
+    .values(
+        **batches.ended(bindparam("end_state", type_=TABLE.c.state.type)),
+        result=bindparam("outcome", type_=TABLE.c.result.type),
+        progress_done=func.coalesce(bindparam("done", type_=Integer), TABLE.c.progress_done),
+        progress_total=func.coalesce(bindparam("total", type_=Integer), TABLE.c.progress_total),
+    )
+)
+
+
+def claim(connection: Connection, job_id: UUID, *, worker_id: UUID, pid: int) -> Claim | None:
     """Take a job that is queued, or return None: then the message was early, doubled or stale, and there is nothing to do."""
     claim_id = uuid4()
-    # Two statements a job, thousands of jobs: past the ORM, which would look for objects to bring up to date.
-    row = (
-        session.connection()
-        .execute(
-            update(TABLE)
-            .where(
-                Job.id == job_id,
-                Job.state == JobState.QUEUED,
-                Job.queue.not_in(select(PausedQueue.queue)),
-            )
-            .values(
-                state=JobState.RUNNING,
-                attempt=Job.attempt + 1,
-                claim_id=claim_id,
-                worker_id=worker_id,
-                pid=pid,
-                started_at=utc_now(),
-                unique_key=case((Job.unique_until_started, null()), else_=Job.unique_key),
-            )
-            .returning(
-                Job.kind,
-                Job.args,
-                Job.attempt,
-                Job.max_attempts,
-                Job.started_at,
-                Job.run_at,
-                Job.parent_id,
-                Job.counted_at,
-                Job.trace,
-            )
-        )
-        .one_or_none()
-    )
+    row = connection.execute(_CLAIM, {"job_id": job_id, "claim": claim_id, "worker": worker_id, "process": pid}).one_or_none()
     if row is None:
         return None
     return Claim.of(row, job_id=job_id, claim_id=claim_id)
@@ -118,20 +119,24 @@ def note(session: Session, claim: Claim, notes: Notes) -> None:
     _write(session, claim, notes, {})
 
 
-def succeed(session: Session, claim: Claim, notes: Notes, *, result: Any) -> JobState:
-    """End well and return the new state; a job that spawned children waits for them instead."""
+def succeed(session: Session, claim: Claim, notes: Notes, *, result: Any, alone: bool = False) -> JobState:
+    """End well and return the new state; a job that spawned children waits for them instead. See `end` for `alone`."""
     waiting = batches.spawned(session, claim.job_id)
     if waiting is None:
-        return end(session, claim, JobState.SUCCEEDED, notes, result=result)
+        return end(session, claim, JobState.SUCCEEDED, notes, result=result, alone=alone)
     _write(session, claim, notes, {**waiting, "result": result})
     if waiting["children_open"] == 0:
         batches.close(session, claim.job_id)
     return JobState.WAITING
 
 
-def end(session: Session, claim: Claim, state: JobState, notes: Notes, *, result: Any = None) -> JobState:
-    """End for good, tell the parent, and return the state."""
-    _write(session, claim, notes, {**batches.ended(state), "result": result})
+def end(session: Session, claim: Claim, state: JobState, notes: Notes, *, result: Any = None, alone: bool = False) -> JobState:
+    """End for good, tell the parent, and return the state. `alone` promises that nothing else is done in `session`, before or after."""
+    if alone and claim.parent_id is None and not notes.lines:
+        # The first to ask for the session's connection decides how it commits.
+        single_statement(session)
+    values = {"end_state": state, "outcome": result, "done": notes.done, "total": notes.total}
+    _executed(session, claim, _END, notes, values)
     if claim.parent_id is not None and not claim.counted:
         batches.count(session, claim.parent_id, failed=state != JobState.SUCCEEDED)
     return state
@@ -178,9 +183,13 @@ def fail(
 def _write(session: Session, claim: Claim, notes: Notes, values: dict[str, Any]) -> None:
     if notes.done is not None:
         values = {"progress_done": notes.done, "progress_total": notes.total, **values}
-    ours = update(TABLE).where(Job.id == claim.job_id, Job.claim_id == claim.claim_id, Job.state == JobState.RUNNING)
     # A write that sets nothing still has to show that the claim is held.
-    written = session.connection().execute(ours.values(values or {"claim_id": claim.claim_id}))
+    _executed(session, claim, update(TABLE).where(*_HELD).values(values or {"claim_id": claim.claim_id}), notes, {})
+
+
+def _executed(session: Session, claim: Claim, statement: Update, notes: Notes, values: dict[str, Any]) -> None:
+    # Past the ORM, which would look for objects to bring up to date.
+    written = session.connection().execute(statement, {"held_job": claim.job_id, "held_claim": claim.claim_id, **values})
     if written.rowcount == 0:
         raise LostClaim(f"job {claim.job_id} was cancelled or given to another worker")
     if notes.lines:

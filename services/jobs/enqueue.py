@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import case, insert, select
+from sqlalchemy import JSON, bindparam, case, column, func, insert, select
 
 from services.database import Session, insert_or
 from services.jobs.args import JobArgs
-from services.jobs.models import Job, JobState
+from services.jobs.models import TABLE, Job, JobState
 
 ENQUEUED = "enqueued"
 
@@ -47,7 +47,8 @@ def enqueue(
     if delay is not None and run_at is not None:
         raise ValueError("give delay or run_at, not both")
     later = delay if delay is not None else debounce
-    row = _row(session, args, now=now, run_at=run_at if later is None else now + later, priority=priority, parent_id=parent_id)
+    due_at = run_at if later is None else now + later
+    row = _row(args, now=now, run_at=due_at, priority=priority, parent_id=parent_id, trace=_trace(session))
     if debounce is not None:
         row["push_until"] = now + LONGEST_DEBOUNCE * debounce
     if row["unique_key"] is None:
@@ -96,23 +97,50 @@ def enqueue_many(
     parent_id: UUID | None = None,
 ) -> list[UUID]:
     """Write many jobs at once and return the ids of those written; a unique one that is already there is left out."""
-    rows = [_row(session, args, now=now, run_at=run_at, priority=priority, parent_id=parent_id) for args in jobs]
+    trace = _trace(session)
+    rows = [_row(args, now=now, run_at=run_at, priority=priority, parent_id=parent_id, trace=trace) for args in jobs]
     if not rows:
         return []
+    # In one order, or two callers with the same keys could wait for each other.
+    rows.sort(key=lambda row: row["unique_key"] or "")
+    statement, parameters = _insert_of(session, rows)
     if all(row["unique_key"] is None for row in rows):
-        session.execute(insert(Job), rows)
+        session.connection().execute(statement, parameters)
     else:
-        # In one order, or two callers with the same keys could wait for each other.
-        rows.sort(key=lambda row: row["unique_key"] or "")
-        statement = insert_or(session, Job).on_conflict_do_nothing(index_elements=[Job.unique_key]).returning(Job.id)
-        written = set(session.execute(statement, rows).scalars())
+        statement = statement.on_conflict_do_nothing(index_elements=[Job.unique_key]).returning(Job.id)
+        written = set(session.connection().execute(statement, parameters).scalars())
         rows = [row for row in rows if row["id"] in written]
     _collect(session, rows)
     return [row["id"] for row in rows]
 
 
+def _insert_of(session: Session, rows: list[dict[str, Any]]) -> tuple[Any, Any]:
+    """Return an INSERT of many rows, and what to execute it with. Past the ORM, which would look at each."""
+    statement = insert_or(session, Job)
+    if session.get_bind().dialect.name != "postgresql":
+        return statement, rows
+    # All of them as one document: row by row the server would take four times as long.
+    names = list(rows[0])
+    documents = func.json_to_recordset(bindparam("rows", type_=JSON)).table_valued(
+        *(column(name, TABLE.c[name].type) for name in names)
+    )
+    values = [{name: str(value) if isinstance(value, UUID | datetime) else value for name, value in row.items()} for row in rows]
+    return statement.from_select(names, select(*documents.render_derived(with_types=True).c)), {"rows": values}
+
+
+def _trace(session: Session) -> dict[str, str] | None:
+    """Return the trace that the session's owner says it is in."""
+    return session.info["trace"]() if "trace" in session.info else None
+
+
 def _row(
-    session: Session, args: JobArgs, *, now: datetime, run_at: datetime | None, priority: int | None, parent_id: UUID | None
+    args: JobArgs,
+    *,
+    now: datetime,
+    run_at: datetime | None,
+    priority: int | None,
+    parent_id: UUID | None,
+    trace: dict[str, str] | None,
 ) -> dict[str, Any]:
     policy = args.policy
     return {
@@ -127,7 +155,7 @@ def _row(
         "created_at": now,
         "run_at": now if run_at is None else run_at,
         "parent_id": parent_id,
-        "trace": session.info.get("trace"),
+        "trace": trace,
     }
 
 

@@ -83,6 +83,10 @@ class Job(Base):
     follow_up: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
 
+# For statements that go past the ORM: thousands of them.
+TABLE = Base.metadata.tables[Job.__tablename__]
+
+
 class JobLog(Base):
     """A line that a job's body wrote with `run.log`."""
 

@@ -88,8 +88,11 @@ class Run:
         """
         batches.spawn(session, self.id, children, then=then, now=self.now)
 
-    def finish(self, session: Session, outcome: Outcome = None) -> None:
-        """Write the outcome in `session`'s transaction, which carries the effect too. Raises LostClaim when we no longer may."""
+    def finish(self, session: Session, outcome: Outcome = None, *, last: bool = False) -> None:
+        """Write the outcome in `session`'s transaction, which carries the effect too. Raises LostClaim when we no longer may.
+
+        `last` promises that nothing more is done in `session`: then a finish that is all there is needs no transaction around it.
+        """
         match outcome:
             case Snooze(delay):
                 self.state = claims.snooze(session, self._claim, delay, self._notes)
@@ -98,7 +101,9 @@ class Run:
             case Cancel(reason):
                 self.state = claims.end(session, self._claim, JobState.CANCELLED, self._notes, result=reason)
             case _:
-                self.state = claims.succeed(session, self._claim, self._notes, result=outcome)
+                self.state = claims.succeed(
+                    session, self._claim, self._notes, result=outcome, alone=last and not session.in_transaction()
+                )
 
     def fail(self, session: Session, error: BaseException, *, retry_after: timedelta | None) -> JobState:
         """Record a failed attempt: tried again after `retry_after` unless that is None or the attempts are used up."""

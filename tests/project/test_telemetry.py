@@ -117,7 +117,7 @@ assert not telemetry.AVAILABLE and telemetry.carrier() is None
 with telemetry.run_span(None, queue="default") as ended:
     ended("finished")
 with bootstrap().unit_of_work() as session:
-    assert session.info["trace"] is None
+    assert session.info["trace"]() is None
 """
     environment = {**os.environ, "DATABASE_URL": "sqlite://"}
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, check=True, timeout=30)

@@ -250,7 +250,7 @@ def test_run_is_the_only_one_until_its_record_is_written(house: House) -> None:
 
 def claim(house: House, job_id: UUID, worker: UUID) -> claims.Claim:
     with house.boot.unit_of_work() as session:
-        taken = claims.claim(session, job_id, worker_id=worker, pid=1)
+        taken = claims.claim(session.connection(), job_id, worker_id=worker, pid=1)
     assert taken is not None
     return taken
 

@@ -55,7 +55,7 @@ def take(session, job_id):
     # The clock of the claim is the database's, and NOW is a literal.
     session.execute(update(Job).where(Job.id == job_id).values(run_at=LONG_AGO))
     relay.promote(session)
-    claim = claims.claim(session, job_id, worker_id=uuid4(), pid=1)
+    claim = claims.claim(session.connection(), job_id, worker_id=uuid4(), pid=1)
     assert claim is not None
     return claim
 
@@ -299,7 +299,7 @@ def test_held_job_is_not_claimed_and_is_released_by_its_time(session):
     session.execute(update(Job).where(Job.id == now_due).values(run_at=LONG_AGO))
     assert set(care.hold(session, [now_due, later])) == {now_due, later}
     relay.promote(session)
-    assert claims.claim(session, now_due, worker_id=uuid4(), pid=1) is None
+    assert claims.claim(session.connection(), now_due, worker_id=uuid4(), pid=1) is None
     assert care.hold(session, [now_due]) == []
     assert set(care.release(session, [now_due, later], now=NOW)) == {now_due, later}
     assert (state(session, now_due), state(session, later)) == ("queued", "scheduled")
@@ -310,7 +310,7 @@ def test_paused_queue_starts_nothing_and_what_was_sent_is_sent_again(session):
     job_id = put(session, Mail())
     session.execute(update(Job).where(Job.id == job_id).values(run_at=LONG_AGO, sent_at=LONG_AGO))
     assert [care.pause(session, "mail", now=NOW), care.pause(session, "mail", now=NOW)] == [True, False]
-    assert claims.claim(session, job_id, worker_id=uuid4(), pid=1) is None
+    assert claims.claim(session.connection(), job_id, worker_id=uuid4(), pid=1) is None
     assert [care.resume(session, "mail"), care.resume(session, "mail")] == [True, False]
     assert job_id in [message.job_id for message in relay.due(session, buffer=10_000)]
     assert session.execute(select(func.count()).select_from(PausedQueue)).scalar_one() == 0

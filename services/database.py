@@ -3,13 +3,16 @@
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, DateTime, Dialect, Float, MetaData, String, literal, type_coerce
+from sqlalchemy import ColumnElement, DateTime, Dialect, Float, MetaData, String, inspect, literal, select, type_coerce
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.types import TypeDecorator
+
+from services.errors import Conflict, NotFound
 
 __all__ = [
     "Base",
@@ -21,6 +24,7 @@ __all__ = [
     "insert_or",
     "plain",
     "reader",
+    "resolve",
     "single_statement",
     "utc_now",
 ]
@@ -130,6 +134,22 @@ def single_statement(session: Session) -> None:
     """Let the one statement that this session will execute commit itself: on Postgres BEGIN and COMMIT are round trips of their own."""
     if session.get_bind().dialect.name == "postgresql":
         session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+
+
+def resolve(session: Session, model: type[Base], prefix: str, *, digits: int = 1) -> UUID:
+    """Return the id of a row by its beginning, at least `digits` long. Raises NotFound for none, Conflict for several."""
+    noun, beginning = model.__tablename__, prefix.lower().replace("-", "")
+    if not digits <= len(beginning) <= 32 or not set(beginning) <= set("0123456789abcdef"):  # noqa: PLR2004 - of a UUID
+        raise NotFound(f"{prefix!r} is no {noun}'s id: ids are hexadecimal, and their first digits will do, at least {digits}")
+    first, last = UUID(beginning.ljust(32, "0")), UUID(beginning.ljust(32, "f"))
+    # A range, because the primary key's index serves it on both databases.
+    key = inspect(model).primary_key[0]
+    ids: Sequence[UUID] = session.scalars(select(key).where(key.between(first, last)).order_by(key).limit(2)).all()
+    if not ids:
+        raise NotFound(f"no {noun}'s id begins with {prefix}")
+    if len(ids) > 1:
+        raise Conflict(f"several {noun}s' ids begin with {prefix}: give more digits")
+    return ids[0]
 
 
 def plain(column: Any) -> ColumnElement[Any]:

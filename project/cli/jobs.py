@@ -18,7 +18,7 @@ from sqlalchemy.exc import OperationalError
 
 from project.bootstrap import bootstrap
 from project.cli import job_tables
-from services.database import Session, utc_now
+from services.database import Session, resolve, utc_now
 from services.errors import Conflict, ServiceError
 from services.jobs import care, insight, relay
 from services.jobs.args import KINDS
@@ -71,7 +71,7 @@ def show(job_id: str, as_json: bool) -> None:
     """Show everything about one job: times, attempts, progress, log, parent and children."""
 
     def read(session: Session) -> Any:
-        details = insight.show(session, insight.resolve(session, job_id))
+        details = insight.show(session, resolve(session, Job, job_id))
         return {
             **_columns(details.job),
             "log": [_columns(line) for line in details.lines],
@@ -260,7 +260,7 @@ def _change_each(ids: Iterable[str], done: str, change: Callable[[Session, UUID]
     """Change one job after the other, each in its own transaction: one that is refused does not stop the others."""
 
     def one(session: Session, prefix: str) -> str:
-        job_id = insight.resolve(session, prefix)
+        job_id = resolve(session, Job, prefix)
         changed = change(session, job_id)
         if job_id not in changed:
             raise Conflict(f"job {job_id} is {session.execute(select(Job.state).where(Job.id == job_id)).scalar()}: not {done}")

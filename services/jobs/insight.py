@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 
 from services.database import Session, plain
-from services.errors import Conflict, NotFound
+from services.errors import NotFound
 from services.jobs import metrics
 from services.jobs.models import Job, JobLog, JobState
 
@@ -24,21 +24,6 @@ class Details:
     parent: Job | None
     children: list[Job]
     children_by_state: dict[str, int]
-
-
-def resolve(session: Session, prefix: str) -> UUID:
-    """Return the id that begins so. Raises NotFound for none, Conflict for several."""
-    digits = prefix.lower().replace("-", "")
-    if not digits or len(digits) > 32 or not set(digits) <= set("0123456789abcdef"):  # noqa: PLR2004 - of a UUID
-        raise NotFound(f"{prefix!r} is no id of a job: ids are hexadecimal, and their first digits will do")
-    first, last = UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f"))
-    # A range, because the primary key's index serves it on both databases.
-    ids = session.execute(select(Job.id).where(Job.id.between(first, last)).order_by(Job.id).limit(2)).scalars().all()
-    if not ids:
-        raise NotFound(f"no job's id begins with {prefix}")
-    if len(ids) > 1:
-        raise Conflict(f"several jobs' ids begin with {prefix}: give more digits")
-    return ids[0]
 
 
 def find(

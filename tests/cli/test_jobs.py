@@ -106,7 +106,7 @@ def test_show_by_the_first_digits(boot):
     ("arguments", "message"),
     [
         (["show", "ffff"], "no job's id begins with ffff"),
-        (["show", "xyz"], "'xyz' is no id of a job"),
+        (["show", "xyz"], "'xyz' is no job's id"),
         (["cancel", "ffff"], "no job's id begins with ffff"),
         (["list", "--kind", "jobs.prnue"], "there is no kind 'jobs.prnue'"),
         (["pause", "mial"], "there is no queue 'mial'; there are: default, calendars, mail"),

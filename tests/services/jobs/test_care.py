@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import delete, func, select, update
 
 from project.bootstrap import make_engine
-from services.database import Base, Session
+from services.database import Base, Session, resolve
 from services.errors import Conflict, InvalidInput, NotFound
 from services.jobs import JobArgs, care, claims, enqueue, enqueue_many, insight, relay
 from services.jobs.models import Job, JobLog, JobState, PausedQueue
@@ -383,14 +383,14 @@ def test_show_tells_everything(session):
 
 def test_resolve_takes_a_unique_beginning(session):
     ids = enqueue_many(session, [Plain() for _ in range(40)], now=NOW)  # more than there are first digits
-    assert insight.resolve(session, str(ids[0])) == ids[0]
-    assert insight.resolve(session, ids[0].hex[:20]) == ids[0]
+    assert resolve(session, Job, str(ids[0])) == ids[0]
+    assert resolve(session, Job, ids[0].hex[:20]) == ids[0]
     digit = next(digit for digit in "0123456789abcdef" if sum(job_id.hex.startswith(digit) for job_id in ids) > 1)
     with pytest.raises(Conflict, match="several"):
-        insight.resolve(session, digit)
+        resolve(session, Job, digit)
     for unknown in ("", "xyz", "0" * 31, "1" * 40):
         with pytest.raises(NotFound):
-            insight.resolve(session, unknown)
+            resolve(session, Job, unknown)
 
 
 def test_stats_count_and_time(session):

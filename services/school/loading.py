@@ -35,7 +35,7 @@ from services.school.models import (
 from services.school.rows import ROW_OF, EventRow, Row, RowKey, split
 from services.school.sheets import InvalidRows, Problem, Sheet, read_folder
 
-__all__ = ["InvalidRows", "Problem", "load"]
+__all__ = ["TARGETS", "InvalidRows", "Problem", "ids_of", "linked", "load", "relink"]
 
 # SQLite before 3.32 takes 999 variables in a statement.
 CHUNK = 900
@@ -50,6 +50,10 @@ class Link:
     model: type[Base]
     owner: str
     other: str
+
+    @property
+    def table(self) -> Table:
+        return cast("Table", self.model.__table__)
 
 
 @dataclass(frozen=True)
@@ -127,7 +131,7 @@ def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> di
     for file, target in TARGETS.items():
         if file in sheets:
             _upsert(session, target, _values(sheets[file], ids, now))
-        ids[file] = ids["users.csv"] if target.model is Subscription else _ids(session, target, named[file])
+        ids[file] = ids["users.csv"] if target.model is Subscription else ids_of(session, target, named[file])
         if file in sheets:
             _link(session, sheets[file], ids)
             if target.model is Event:
@@ -161,7 +165,7 @@ def _unknown_references(session: Session, sheets: dict[str, Sheet], named: dict[
     for file, target in TARGETS.items():
         own = {entry.key for entry in sheets[file].entries} if file in sheets else set()
         elsewhere = named[file] - own if target.model is not Subscription else set()
-        known[file] = own | _ids(session, target, elsewhere).keys()
+        known[file] = own | ids_of(session, target, elsewhere).keys()
     # Of a file whose header was refused nothing is known: its own problem is the one to mend first.
     unread = {file for file, sheet in sheets.items() if not sheet.columns}
     for file, sheet in sheets.items():
@@ -255,7 +259,7 @@ def _upsert(session: Session, target: Target, rows: Sequence[dict[str, Any]]) ->
         session.execute(insert.on_conflict_do_nothing(index_elements=[target.key]), rows)
 
 
-def _ids(session: Session, target: Target, keys: Collection[RowKey]) -> dict[RowKey, Any]:
+def ids_of(session: Session, target: Target, keys: Collection[RowKey]) -> dict[RowKey, Any]:
     """Give the ids of those keys that the database holds."""
     key = target.table.c[target.key]
     queries = (select(key, target.table.c.id).where(key.in_(chunk)) for chunk in _chunks(keys))
@@ -263,32 +267,41 @@ def _ids(session: Session, target: Target, keys: Collection[RowKey]) -> dict[Row
 
 
 def _link(session: Session, sheet: Sheet, ids: Ids) -> None:
-    """Bring the link tables of a sheet's rows to what its list cells say: missing links are inserted, surplus ones deleted."""
+    """Bring the link tables of a sheet's rows to what its list cells say."""
     kind, target, fields = sheet.kind, TARGETS[sheet.kind.file], sheet.kind.columns()
     owners = [ids[kind.file][entry.key] for entry in sheet.entries]
     for column in sheet.columns:
         if not (link := target.links.get(column)):
             continue
-        table = cast("Table", link.model.__table__)
-        owner, other = table.c[link.owner], table.c[link.other]
         wanted: set[tuple[Any, Any]] = set()
         for owner_id, entry in zip(owners, sheet.entries, strict=True):
             names = getattr(entry.row, fields[column])
             if file := kind.references.get(column):
                 names = [ids[file][ROW_OF[file].identify(name)] for name in names]
             wanted.update((owner_id, name) for name in names)
-        queries = (select(owner, other).where(owner.in_(chunk)) for chunk in _chunks(owners))
-        present = {pair for query in queries for pair in session.execute(query)}
-        if missing := [{link.owner: one, link.other: two} for one, two in sorted(wanted - present)]:
-            session.execute(insert_or(session, link.model).on_conflict_do_nothing(), missing)
-        if surplus := [{"one": one, "two": two} for one, two in sorted(present - wanted)]:
-            session.execute(delete(table).where(and_(owner == bindparam("one"), other == bindparam("two"))), surplus)
+        relink(session, link, owners, wanted)
+
+
+def linked(session: Session, link: Link, owners: Iterable[Any]) -> set[tuple[Any, Any]]:
+    """Give the pairs of a link table that belong to some owners."""
+    owner, other = link.table.c[link.owner], link.table.c[link.other]
+    queries = (select(owner, other).where(owner.in_(chunk)) for chunk in _chunks(owners))
+    return {(one, two) for query in queries for one, two in session.execute(query)}
+
+
+def relink(session: Session, link: Link, owners: Iterable[Any], wanted: set[tuple[Any, Any]]) -> None:
+    """Make these pairs all that a link table has of some owners: missing ones are inserted, surplus ones deleted."""
+    owner, other = link.table.c[link.owner], link.table.c[link.other]
+    present = linked(session, link, owners)
+    if missing := [{link.owner: one, link.other: two} for one, two in sorted(wanted - present)]:
+        session.execute(insert_or(session, link.model).on_conflict_do_nothing(), missing)
+    if surplus := [{"one": one, "two": two} for one, two in sorted(present - wanted)]:
+        session.execute(delete(link.table).where(and_(owner == bindparam("one"), other == bindparam("two"))), surplus)
 
 
 def _address(session: Session, sheet: Sheet, ids: Ids) -> None:
     """Note which events were written for somebody: those with links, and not those whose row says that there are none."""
-    links = [cast("Table", link.model.__table__) for link in TARGETS["events.csv"].links.values()]
-    named = or_(*(exists().where(link.c.event_id == Event.id) for link in links))
+    named = or_(*(exists().where(link.table.c.event_id == Event.id) for link in TARGETS["events.csv"].links.values()))
     says_all = set(TARGETS["events.csv"].links) <= set(sheet.columns)
     for chunk in _chunks(ids[sheet.kind.file][entry.key] for entry in sheet.entries):
         ours = update(Event).where(Event.id.in_(chunk)).execution_options(synchronize_session=False)

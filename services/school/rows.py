@@ -1,6 +1,7 @@
 """What a row of each of a school's CSV files may hold. docs/school-csv.md is the user's side of it."""
 
 import re
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
 from typing import Annotated, ClassVar, cast
 from uuid import UUID, uuid5
@@ -28,9 +29,10 @@ def event_id(key: str) -> UUID:
     return given if str(given) == key.lower() else uuid5(EVENT_NAMESPACE, key)
 
 
-def split(cell: str) -> tuple[str, ...]:
+def split(cell: str | Iterable[str]) -> tuple[str, ...]:
     """Split a list cell at its semicolons; empty and repeated members are dropped."""
-    return tuple(dict.fromkeys(filter(None, (member.strip() for member in cell.split(SEPARATOR)))))
+    members = cell.split(SEPARATOR) if isinstance(cell, str) else cell
+    return tuple(dict.fromkeys(filter(None, (member.strip() for member in members))))
 
 
 def _key(cell: str) -> str:
@@ -45,7 +47,7 @@ def _email(cell: str) -> str:
     return cell.lower()
 
 
-def _class_groups(cell: str) -> tuple[str, ...]:
+def _class_groups(cell: str | Iterable[str]) -> tuple[str, ...]:
     groups = split(cell)
     for group in groups:
         if len(group) != CLASS_GROUP_LENGTH:
@@ -114,8 +116,12 @@ def _zone(info: ValidationInfo) -> ZoneInfo:
     return cast("ZoneInfo", info.context)
 
 
-def _date_or_instant(cell: str, info: ValidationInfo) -> date | datetime:
-    return _instant(cell, info) if ":" in cell else _day(cell)
+def _date_or_instant(cell: str | date | datetime, info: ValidationInfo) -> date | datetime:
+    if isinstance(cell, str):
+        return _instant(cell, info) if ":" in cell else _day(cell)
+    if isinstance(cell, datetime) and cell.tzinfo is None:
+        raise ValueError(f"{cell.isoformat()} needs a time zone")
+    return cell
 
 
 Key = Annotated[str, PlainValidator(_key)]
@@ -239,19 +245,11 @@ class LessonRow(Row):
         return ends
 
 
-class EventRow(Row):
-    file, noun, key_column = "events.csv", "event", "id"
-    references: ClassVar = {
-        "author": "users.csv",
-        "classes": "classes.csv",
-        "departments": "departments.csv",
-        "users": "users.csv",
-        "version_of": "events.csv",
-    }
+class EventDetails(BaseModel):
+    """What an event says, whoever writes it: a row of events.csv, or services/school/events.py. Dates mean all day, both included."""
 
-    id: Key
-    author: str | None = None
-    state: EventState
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
     title: str
     description: str = ""
     location: str = ""
@@ -263,13 +261,6 @@ class EventRow(Row):
     class_groups: Annotated[tuple[str, ...], PlainValidator(_class_groups)] = ()
     departments: List = ()
     users: List = ()
-    version_of: str | None = None
-    refusal: str = ""
-    cancelled: Instant | None = None
-
-    @classmethod
-    def identify(cls, cell: str) -> UUID:
-        return event_id(cell)
 
     @field_validator("ends")
     @classmethod
@@ -282,6 +273,28 @@ class EventRow(Row):
         if ends < starts:
             raise ValueError(f"is before starts ({_shown(ends, _zone(info))} < {_shown(starts, _zone(info))})")
         return ends
+
+
+class EventRow(EventDetails, Row):
+    file, noun, key_column = "events.csv", "event", "id"
+    references: ClassVar = {
+        "author": "users.csv",
+        "classes": "classes.csv",
+        "departments": "departments.csv",
+        "users": "users.csv",
+        "version_of": "events.csv",
+    }
+
+    id: Key
+    author: str | None = None
+    state: EventState
+    version_of: str | None = None
+    refusal: str = ""
+    cancelled: Instant | None = None
+
+    @classmethod
+    def identify(cls, cell: str) -> UUID:
+        return event_id(cell)
 
 
 class SubscriptionRow(Row):

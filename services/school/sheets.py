@@ -3,14 +3,14 @@
 import csv
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from services.errors import InvalidInput
@@ -18,6 +18,8 @@ from services.school.rows import ROW_OF, ROWS, Row, RowKey
 
 # Control characters except line break and tab, and the bytes that were not UTF-8 (decoded with `surrogateescape`).
 _UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+Fields = TypeVar("Fields", bound=BaseModel)
 
 
 class Problem(NamedTuple):
@@ -133,8 +135,8 @@ def _header_is_sound(sheet: Sheet, line: int, header: list[str]) -> bool:
         sheet.refuse(line, "", "the cells are not separated by commas; save the file as comma-separated")
         return False
     for name in dict.fromkeys(header):
-        if unwanted := _unwanted(name):
-            sheet.refuse(line, "", f"a column's name {unwanted}")
+        if reason := unwanted(name):
+            sheet.refuse(line, "", f"a column's name {reason}")
         elif name not in columns:
             sheet.refuse(line, name, f"unknown column; the columns are {', '.join(columns)}")
         elif header.count(name) > 1:
@@ -148,20 +150,14 @@ def _header_is_sound(sheet: Sheet, line: int, header: list[str]) -> bool:
 def _add(sheet: Sheet, line: int, record: list[str], zone: ZoneInfo, first: dict[tuple[str, RowKey], int]) -> None:
     """Validate one row and add it, refused or not, so that references to a refused row are not reported as well."""
     kind, earlier = sheet.kind, len(sheet.problems)
-    cells = {column: clean for column, cell in zip(sheet.columns, record, strict=False) if (clean := _clean(cell))}
+    cells = {column: text for column, cell in zip(sheet.columns, record, strict=False) if (text := clean(cell))}
     row: Row | None = None
     if len(record) != len(sheet.columns):
         sheet.refuse(line, "", f"has {len(record)} cells, the header {len(sheet.columns)}; quote a cell that contains a comma")
     else:
-        spoilt = {column: reason for column, cell in cells.items() if (reason := _unwanted(cell))}
-        for column, reason in spoilt.items():
+        row, wrong = validate(kind, cells, zone)
+        for column, reason in wrong:
             sheet.refuse(line, column, reason)
-        try:
-            row = kind.model_validate(cells, context=zone)
-        except ValidationError as invalid:
-            for error in invalid.errors(include_url=False):
-                if (column := str(error["loc"][0])) not in spoilt:
-                    sheet.refuse(line, column, _reason(error))
     key = kind.identify(cells.get(kind.key_column, ""))
     uniques: list[tuple[str, RowKey]] = [(kind.key_column, key), *((column, cells.get(column, "")) for column in kind.unique)]
     for column, value in uniques:
@@ -170,13 +166,28 @@ def _add(sheet: Sheet, line: int, record: list[str], zone: ZoneInfo, first: dict
     sheet.entries.append(Entry(line, key, cells, row if len(sheet.problems) == earlier else None))
 
 
-def _clean(cell: str) -> str:
+def validate(kind: type[Fields], cells: Mapping[str, Any], zone: ZoneInfo) -> tuple[Fields | None, list[tuple[str, str]]]:
+    """Give what clean cells say, and each column that is wrong with what is wrong about it."""
+    wrong = [(column, reason) for column, cell in cells.items() if isinstance(cell, str) and (reason := unwanted(cell))]
+    spoilt = [column for column, _ in wrong]
+    fields: Fields | None = None
+    try:
+        fields = kind.model_validate(cells, context=zone)
+    except ValidationError as invalid:
+        errors = ((str(error["loc"][0]), _reason(error)) for error in invalid.errors(include_url=False))
+        wrong += [(column, reason) for column, reason in errors if column not in spoilt]
+    return fields, wrong
+
+
+def clean(cell: str) -> str:
+    """Remove white space around a cell; bring its line ends and its letters to their usual form."""
     # str.strip() would also remove some control characters, which are to be refused, and keep others.
     cell = cell.replace("\r\n", "\n").replace("\r", "\n")
     return unicodedata.normalize("NFC", re.sub(r"\A[^\S\x0b-\x1f\x85]+|[^\S\x0b-\x1f\x85]+\Z", "", cell))
 
 
-def _unwanted(text: str) -> str:
+def unwanted(text: str) -> str:
+    """Say what is wrong about a text's characters, if anything is."""
     if not (found := _UNWANTED.search(text)):
         return ""
     if found[0] >= "\ud800":

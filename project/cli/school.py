@@ -1,21 +1,22 @@
-"""`celery -A project school`: bring a school into the database, from CSV files or made up."""
+"""`celery -A project school`: bring a school into the database, from CSV files or made up, and look after its events."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
 from project.bootstrap import bootstrap
-from services.errors import ServiceError
+from project.cli.events import event
+from project.cli.refusals import refusals
 from services.school import demo as school_demo
 from services.school import loading
 
 
 @click.group()
 def school() -> None:
-    """Bring a school into the database."""
+    """Bring a school into the database, and look after its events."""
+
+
+school.add_command(event)
 
 
 @school.command()
@@ -23,7 +24,7 @@ def school() -> None:
 def load(folder: Path) -> None:
     """Load the CSV files of FOLDER; docs/school-csv.md describes them. A second load writes only what has changed."""
     boot = bootstrap()
-    with _refusals(), boot.unit_of_work() as session:
+    with refusals(), boot.unit_of_work() as session:
         counts = loading.load(session, folder, zone=boot.settings.school_timezone, now=boot.now())
     _print(counts)
 
@@ -38,7 +39,7 @@ def demo(users: int, classes: int, departments: int, events: int, seed: int) -> 
     """Fill an empty database with a made-up school around today."""
     boot = bootstrap()
     zone, now = boot.settings.school_timezone, boot.now()
-    with _refusals(), boot.unit_of_work() as session:
+    with refusals(), boot.unit_of_work() as session:
         counts = school_demo.generate(
             session,
             users=users,
@@ -51,21 +52,6 @@ def demo(users: int, classes: int, departments: int, events: int, seed: int) -> 
             today=now.astimezone(zone).date(),
         )
     _print(counts)
-
-
-@contextmanager
-def _refusals() -> Iterator[None]:
-    """End with exit code 1 and what was wrong on stderr; bad input is no reason for a traceback."""
-    try:
-        yield
-    except loading.InvalidRows as invalid:
-        for problem in invalid.problems:
-            click.echo(str(problem), err=True)
-        click.echo(f"nothing was loaded: {len(invalid.problems)} problems in {invalid.row_count} rows", err=True)
-        sys.exit(1)
-    except ServiceError as error:
-        click.echo(str(error), err=True)
-        sys.exit(1)
 
 
 def _print(counts: dict[str, int]) -> None:

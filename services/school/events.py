@@ -1,0 +1,318 @@
+"""An event's life: what may be done with it in which state.
+
+    draft       edit, submit, delete             on delete the row is removed; there is nothing to restore
+    review      publish, refuse, delete
+    refused     edit, submit, delete
+    published   edit, cancel, delete             edit makes a version, a draft of its own, and leaves the event as it is
+    cancelled   restore, delete
+    deleted     restore                          as it was before, cancelled or not
+    past        -                                a former version of a published event
+
+Each function is the one place of its transition, in the caller's transaction and with the event's row locked: what follows from it is
+enqueued there. Feeds need nothing, the database's triggers note what was touched.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import date, datetime, time, timedelta
+from difflib import get_close_matches
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import Select, and_, case, or_, select
+
+from services.database import Session, plain
+from services.errors import Conflict, InvalidInput, NotFound
+from services.school.loading import TARGETS, ids_of, linked, relink
+from services.school.models import Event, EventState, User
+from services.school.rows import ROW_OF, SEPARATOR, EventDetails, EventRow
+from services.school.sheets import clean, unwanted, validate
+
+__all__ = [
+    "EventDetails",
+    "Standing",
+    "cancel",
+    "create",
+    "delete",
+    "details",
+    "edit",
+    "listed",
+    "publish",
+    "refuse",
+    "restore",
+    "submit",
+]
+
+
+class Standing(StrEnum):
+    """Where an event stands: its state, and whether that still counts."""
+
+    DRAFT = "draft"
+    REVIEW = "review"
+    REFUSED = "refused"
+    PUBLISHED = "published"
+    CANCELLED = "cancelled"
+    DELETED = "deleted"
+    PAST = "past"
+
+
+ALLOWED = {
+    Standing.DRAFT: ("edit", "submit", "delete"),
+    Standing.REVIEW: ("publish", "refuse", "delete"),
+    Standing.REFUSED: ("edit", "submit", "delete"),
+    Standing.PUBLISHED: ("edit", "cancel", "delete"),
+    Standing.CANCELLED: ("restore", "delete"),
+    Standing.DELETED: ("restore",),
+    Standing.PAST: (),
+}
+
+stands = case(
+    (Event.deleted_at.is_not(None), Standing.DELETED),
+    (and_(Event.state == EventState.PUBLISHED, Event.version_of_id.is_not(None)), Standing.PAST),
+    (Event.cancelled_at.is_not(None), Standing.CANCELLED),
+    else_=plain(Event.state),
+)
+
+LINKS = TARGETS[EventRow.file].links
+
+# What publishing a version swaps, beside the links: everything but what makes a row this event or that version.
+CONTENT = [column.key for column in Event.__table__.columns if column.key not in ("id", "version_of_id", "created_at")]
+
+
+def details(values: Mapping[str, Any], *, zone: ZoneInfo) -> EventDetails:
+    """Read what an event is to say, by the rules of events.csv: text, or values of EventDetails' types. What is empty takes its default.
+
+    Raises:
+        InvalidInput: Something is wrong; the message names each field and how to mend it.
+    """
+    # A list becomes a cell again, so that its members are looked at as every other text is.
+    texts = {name: SEPARATOR.join(value) if isinstance(value, list | tuple) else value for name, value in values.items()}
+    cells = {name: clean(value) if isinstance(value, str) else value for name, value in texts.items()}
+    read, wrong = validate(EventDetails, {name: cell for name, cell in cells.items() if cell}, zone)
+    if read is None or wrong:
+        raise InvalidInput("\n".join(f"{name}: {reason}" for name, reason in wrong))
+    return read
+
+
+def create(session: Session, new: EventDetails, *, author: str | None, now: datetime) -> Event:
+    """Create a draft. `author` is the address of who wrote it.
+
+    Raises:
+        InvalidInput: A name is not known.
+    """
+    return _write(session, Event(state=EventState.DRAFT, created_at=now), new, author=author, addressed=False)
+
+
+def edit(
+    session: Session, event_id: UUID, changes: Mapping[str, Any], *, author: str | None = None, zone: ZoneInfo, now: datetime
+) -> Event:
+    """Change some fields of an event (those of EventDetails) and return what was written: a published event's new version, else itself.
+
+    An event that is left naming nobody, by a change of whom it names, is for the whole school.
+
+    Raises:
+        NotFound, Conflict: There is no such event, or it is in a state in which it cannot be edited.
+        InvalidInput: The event would be wrong, or a name is not known.
+    """
+    event = _take(session, event_id, "edit")
+    said = _said(event, _names(session, select(Event.id).where(Event.id == event_id))[event_id])
+    new = details(said | dict(changes), zone=zone)
+    # Whom it was addressed to may be gone since; only who is asked to name others, or nobody, has a say in that.
+    addressed = event.addressed and not changes.keys() & LINKS.keys()
+    if event.state == EventState.PUBLISHED:
+        event = Event(state=EventState.DRAFT, version_of_id=event.id, author_id=event.author_id, created_at=now)
+    return _write(session, event, new, author=author, addressed=addressed)
+
+
+def submit(session: Session, event_id: UUID, *, now: datetime) -> Event:
+    """Ask for a draft, or what was refused and mended, to be reviewed. Raises NotFound or Conflict."""
+    event = _take(session, event_id, "submit")
+    event.state, event.refusal = EventState.REVIEW, ""
+    session.flush()
+    return event
+
+
+def publish(session: Session, event_id: UUID, *, now: datetime) -> Event:
+    """Publish what was reviewed, and return the published event; a version's row keeps, as a past version, what it replaced.
+
+    A version is published as it was reviewed, also when another one was published since it was begun: the last one counts. To merge them
+    would publish what nobody has reviewed. Two that are published at the same time wait for each other, so nothing of them mixes.
+
+    Raises:
+        NotFound, Conflict: There is no such event, it is not in review, or it is a version of one that was cancelled or deleted.
+    """
+    event = _take(session, event_id, "publish")
+    event.state = EventState.PUBLISHED
+    if event.version_of_id is not None:
+        # Everybody locks a version before its event, so that nobody waits in a circle.
+        current = _take(session, event.version_of_id, "edit")
+        _swap(session, event, current)
+        event = current
+    session.flush()
+    return event
+
+
+def refuse(session: Session, event_id: UUID, reason: str, *, now: datetime) -> Event:
+    """Refuse what was to be reviewed, and tell its author why. Raises NotFound, Conflict, or InvalidInput without a reason."""
+    reason = clean(reason)
+    if wrong := unwanted(reason) if reason else "is empty; say why, for its author":
+        raise InvalidInput(f"reason: {wrong}")
+    event = _take(session, event_id, "refuse")
+    event.state, event.refusal = EventState.REFUSED, reason
+    session.flush()
+    return event
+
+
+def cancel(session: Session, event_id: UUID, *, now: datetime) -> Event:
+    """Cancel a published event: subscribers see it as cancelled until it has passed. Raises NotFound or Conflict."""
+    event = _take(session, event_id, "cancel")
+    event.cancelled_at = now
+    session.flush()
+    return event
+
+
+def delete(session: Session, event_id: UUID, *, now: datetime) -> Event | None:
+    """Delete an event, a published one with the effect of cancelling it, and return it; None when it was a draft, which is gone for good.
+
+    Raises NotFound or Conflict.
+    """
+    event = _take(session, event_id, "delete")
+    if event.state == EventState.DRAFT:
+        session.delete(event)
+        session.flush()
+        return None
+    event.deleted_at = now
+    session.flush()
+    return event
+
+
+def restore(session: Session, event_id: UUID, *, now: datetime) -> Event:
+    """Undo the deletion or else the cancellation: a cancelled event that was deleted is cancelled again. Raises NotFound or Conflict."""
+    event = _take(session, event_id, "restore")
+    if event.deleted_at is not None:
+        event.deleted_at = None
+    else:
+        event.cancelled_at = None
+    session.flush()
+    return event
+
+
+def listed(
+    session: Session, *, zone: ZoneInfo, standing: Standing | None = None, first: date | None = None, last: date | None = None
+) -> list[dict[str, Any]]:
+    """Return events by their start, with the names of what they name: only those of a standing, and on days from `first` to `last`."""
+    chosen = select(Event.id)
+    if standing is not None:
+        chosen = chosen.where(stands == standing)
+    if first is not None:
+        chosen = chosen.where(or_(Event.ends_at >= _instant(first, zone), Event.ends_on >= first))
+    if last is not None:
+        chosen = chosen.where(or_(Event.starts_at < _instant(last + timedelta(days=1), zone), Event.starts_on <= last))
+    names = _names(session, chosen)
+    rows = session.execute(
+        select(Event, stands, User.email).outerjoin(User, User.id == Event.author_id).where(Event.id.in_(chosen))
+    )
+    found = [
+        {"id": event.id, "state": now_is, "version_of": event.version_of_id, "author": author}
+        | {
+            name: value.astimezone(zone) if isinstance(value, datetime) else value
+            for name, value in _said(event, names[event.id]).items()
+        }
+        | {"addressed": event.addressed, "refusal": event.refusal}
+        for event, now_is, author in rows
+    ]
+    return sorted(found, key=lambda row: (_instant(row["starts"], zone), row["id"]))
+
+
+# --- Rows and what they say ---
+
+
+def _take(session: Session, event_id: UUID, action: str) -> Event:
+    """Lock an event's row and return it as it now is. Raises Conflict where it stands so that this cannot be done."""
+    query = select(Event, stands).where(Event.id == event_id).with_for_update(of=Event).execution_options(populate_existing=True)
+    row = session.execute(query).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no event {event_id}")
+    event: Event = row[0]
+    standing: Standing = row[1]
+    if action not in ALLOWED[standing]:
+        allowed = ", ".join(ALLOWED[standing]) or "nothing"
+        raise Conflict(f"cannot {action} event {event_id}: its state is {standing}, which allows {allowed}")
+    return event
+
+
+def _write(session: Session, event: Event, new: EventDetails, *, author: str | None, addressed: bool) -> Event:
+    named = {column: _ids(session, column, getattr(new, column)) for column in LINKS}
+    if author is not None:
+        (event.author_id,) = _ids(session, "author", (author,))
+    for name in ("title", "description", "location", "audience", "teaching_affected"):
+        setattr(event, name, getattr(new, name))
+    for name, moment in (("starts", new.starts), ("ends", new.ends)):
+        timed = isinstance(moment, datetime)
+        setattr(event, f"{name}_at", moment if timed else None)
+        setattr(event, f"{name}_on", None if timed else moment)
+    event.addressed = addressed or any(named.values())
+    session.add(event)
+    session.flush()
+    for column, link in LINKS.items():
+        relink(session, link, [event.id], {(event.id, other) for other in named[column]})
+    return event
+
+
+def _ids(session: Session, column: str, names: tuple[str, ...]) -> set[Any]:
+    """Return what a link table holds for these names."""
+    if (file := EventRow.references.get(column)) is None:
+        return set(names)
+    kind, target = ROW_OF[file], TARGETS[file]
+    ids = ids_of(session, target, {kind.identify(name) for name in names})
+    for name in names:
+        if kind.identify(name) not in ids:
+            # Addresses are not for everybody who can mistype one.
+            known = [] if target.model is User else session.scalars(select(target.table.c[target.key])).all()
+            near = ", ".join(get_close_matches(name, known))
+            fix = f"did you mean {near}?" if near else "correct the name, or add it first"
+            raise InvalidInput(f"{column}: there is no {kind.noun} {name!r}; {fix}")
+    return set(ids.values())
+
+
+def _swap(session: Session, one: Event, two: Event) -> None:
+    for name in CONTENT:
+        mine, yours = getattr(one, name), getattr(two, name)
+        setattr(one, name, yours)
+        setattr(two, name, mine)
+    for link in LINKS.values():
+        swapped = {(two.id if owner == one.id else one.id, other) for owner, other in linked(session, link, [one.id, two.id])}
+        relink(session, link, [one.id, two.id], swapped)
+
+
+def _said(event: Event, names: Mapping[str, list[str]]) -> dict[str, Any]:
+    """Return what an event says, by the names of EventDetails' fields."""
+    return {
+        "title": event.title,
+        "description": event.description,
+        "location": event.location,
+        "starts": event.starts_at or event.starts_on,
+        "ends": event.ends_at or event.ends_on,
+        "audience": event.audience,
+        "teaching_affected": event.teaching_affected,
+    } | {column: sorted(names[column]) for column in LINKS}
+
+
+def _names(session: Session, events: Select[UUID]) -> defaultdict[UUID, defaultdict[str, list[str]]]:
+    """Return the names of what some events name, by event and field."""
+    names: defaultdict[UUID, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for column, link in LINKS.items():
+        owner, other = link.table.c[link.owner], link.table.c[link.other]
+        query = select(owner, other)
+        if file := EventRow.references.get(column):
+            target = TARGETS[file]
+            query = select(owner, target.table.c[target.key]).join(target.table, target.table.c.id == other)
+        for event_id, name in session.execute(query.where(owner.in_(events))):
+            names[event_id][column].append(name)
+    return names
+
+
+def _instant(moment: date, zone: ZoneInfo) -> datetime:
+    return moment if isinstance(moment, datetime) else datetime.combine(moment, time(), zone)

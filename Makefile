@@ -4,7 +4,7 @@ BIN = $(VENV)/bin
 COMPOSE = docker compose
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check format bench faults up down logs lock clean
+.PHONY: help demo dev test check format bench faults oracles messages up down logs lock clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,14 @@ bench: $(VENV)/.dev ## the figures of the README, as ratios in one run
 
 faults: $(VENV)/.dev ## the long runs that kill processes
 	@$(BIN)/python -m pytest -m faults -s
+
+messages: $(VENV)/.dev ## bring the catalogues up to date with the texts in code and templates
+	@mkdir -p build
+	@$(BIN)/pybabel -q extract --mapping-file pyproject.toml --sort-output --no-location --omit-header --output-file build/nightshift.pot services project
+	@for language in $$(ls services/locales); do \
+		$(BIN)/pybabel -q update --omit-header --no-wrap --no-fuzzy-matching --ignore-obsolete --init-missing \
+			--input-file build/nightshift.pot --locale $$language --output-file services/locales/$$language/nightshift.po || exit 1; \
+	done
 
 lock: $(VENV)/.dev ## pin every dependency anew, with hashes
 	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --group build pyproject.toml -o requirements.txt

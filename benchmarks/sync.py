@@ -109,13 +109,11 @@ def by_icalendar(boot: Any, now: datetime) -> float:
 
 def vevent(content: Any, now: datetime) -> icalendar.Event:
     """Return an event with the properties that ours have."""
-    from services.calendars.labels import LABELS
+    from services.calendars.ics import words
     from services.school.models import Locale
 
-    labels = LABELS[Locale.GERMAN]
-    facts = (
-        f"{labels.teaching_affected}: {labels.affected[content.teaching_affected]}\n{labels.classes}: {', '.join(content.classes)}"
-    )
+    german = words(Locale.GERMAN)
+    facts = german.affected[content.teaching_affected] + "\n" + german.classes % {"names": ", ".join(content.classes)}
     event = icalendar.Event()
     event.add("dtstamp", now)
     event.add("last-modified", now)

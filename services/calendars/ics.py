@@ -17,10 +17,10 @@ import icalendar
 from icalendar import vDDDTypes, vText
 from icalendar.parser import Contentline
 
-from services.calendars.labels import LABELS, Labels
 from services.calendars.vtimezone import vtimezone
 from services.errors import InvalidInput
 from services.school.models import Locale, TeachingAffected
+from services.translation import translations
 
 __all__ = [
     "CALENDAR_FOOT",
@@ -32,6 +32,7 @@ __all__ = [
     "render",
     "source_digest",
     "stamp",
+    "words",
 ]
 
 # Raised whenever `render` writes something else for the same content: then every stored event is rendered again.
@@ -90,13 +91,43 @@ class Rendering:
     digest: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What a calendar adds to people's own words, in one language. Whole sentences: each language orders and punctuates its own."""
+
+    untitled: str
+    cancelled: str
+    affected: Mapping[TeachingAffected, str]
+    classes: str
+
+
+@cache
+def words(locale: Locale) -> Words:
+    """Return the words of a language."""
+    texts = translations(locale)
+    return Words(
+        untitled=texts.gettext("(untitled)"),
+        cancelled=texts.gettext("Cancelled: %(title)s"),
+        affected={
+            TeachingAffected.YES: texts.gettext("Teaching affected: yes"),
+            TeachingAffected.PARTIAL: texts.gettext("Teaching affected: partly"),
+            TeachingAffected.NO: texts.gettext("Teaching affected: no"),
+        },
+        classes=texts.gettext("Classes: %(names)s"),
+    )
+
+
 _values = attrgetter(*(field.name for field in fields(EventContent)))
-_RENDERER = blake2b(repr((RENDERER_VERSION, icalendar.__version__, LABELS)).encode(), digest_size=16)
+
+
+@cache
+def _renderer() -> blake2b:
+    return blake2b(repr((RENDERER_VERSION, icalendar.__version__, *map(words, Locale))).encode(), digest_size=16)
 
 
 def source_digest(content: EventContent) -> bytes:
-    """Return 16 bytes that stay the same while `render` would give the same: content, labels, this renderer and icalendar."""
-    digest = _RENDERER.copy()
+    """Return 16 bytes that stay the same while `render` would give the same: content, words, this renderer and icalendar."""
+    digest = _renderer().copy()
     # repr keeps the fields apart and writes a lone surrogate in ASCII.
     digest.update(repr(_values(content)).encode())
     return digest.digest()
@@ -133,9 +164,12 @@ def render(content: EventContent) -> Rendering:
     closing += b"TRANSP:OPAQUE\r\n" if is_busy else b"TRANSP:TRANSPARENT\r\n"
 
     bodies = {}
-    for locale, labels in LABELS.items():
-        summary = (labels.cancelled if content.cancelled else "") + (title or labels.untitled)
-        facts = _facts(labels, content.teaching_affected, classes, description)
+    for locale in Locale:
+        said = words(locale)
+        summary = title or said.untitled
+        if content.cancelled:
+            summary = said.cancelled % {"title": summary}
+        facts = _facts(said, content.teaching_affected, classes, description)
         bodies[locale] = opening + _line("SUMMARY", _text(summary)) + _line("DESCRIPTION", _text(facts)) + closing
     return Rendering(bodies, blake2b(b"".join(bodies.values()), digest_size=16).digest())
 
@@ -160,11 +194,11 @@ def _zone_lines(zone: ZoneInfo) -> bytes:
     return _line("X-WR-TIMEZONE", _text(zone.key)) + lines
 
 
-def _facts(labels: Labels, affected: TeachingAffected, classes: list[str], description: str) -> str:
+def _facts(said: Words, affected: TeachingAffected, classes: list[str], description: str) -> str:
     # The facts come first: a client that cuts a long description off still shows them.
-    lines = [labels.teaching_affected + labels.affected[affected]]
+    lines = [said.affected[affected]]
     if classes:
-        lines.append(labels.classes + ", ".join(classes))
+        lines.append(said.classes % {"names": ", ".join(classes)})
     if description:
         lines += ["", description]
     return "\n".join(lines)

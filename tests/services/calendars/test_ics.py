@@ -22,8 +22,8 @@ from services.calendars.ics import (
     render,
     source_digest,
     stamp,
+    words,
 )
-from services.calendars.labels import LABELS
 from services.calendars.lint import lint
 from services.calendars.vtimezone import vtimezone
 from services.school.models import Locale, TeachingAffected
@@ -113,14 +113,14 @@ def feed(*events: EventContent, locale: Locale = Locale.GERMAN, name: str = "Fee
 
 def expected_texts(content: EventContent, locale: Locale) -> dict[str, str]:
     """Say what a subscriber is to read."""
-    labels = LABELS[locale]
-    title = " ".join(clean(content.title).split()) or labels.untitled
+    said = words(locale)
+    title = " ".join(clean(content.title).split()) or said.untitled
     classes = [name for each in content.classes if (name := " ".join(clean(each).split()))]
-    lines = [labels.teaching_affected + labels.affected[content.teaching_affected]]
-    lines += [labels.classes + ", ".join(classes)] if classes else []
+    lines = [said.affected[content.teaching_affected]]
+    lines += [said.classes % {"names": ", ".join(classes)}] if classes else []
     lines += ["", description] if (description := clean(content.description).strip()) else []
     return {
-        "SUMMARY": (labels.cancelled if content.cancelled else "") + title,
+        "SUMMARY": said.cancelled % {"title": title} if content.cancelled else title,
         "DESCRIPTION": "\n".join(lines),
         "LOCATION": clean(content.location).strip(),
         "CATEGORIES": ",".join(classes),
@@ -374,8 +374,3 @@ def test_an_empty_feed_is_valid() -> None:
 
 def test_a_feed_tells_nothing_of_icalendar() -> None:
     assert icalendar.__version__.encode() not in feed(LESSON)
-
-
-def test_labels_speak_every_language() -> None:
-    assert set(LABELS) == set(Locale)
-    assert all(set(labels.affected) == set(TeachingAffected) for labels in LABELS.values())

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, date, datetime
@@ -26,6 +29,7 @@ from services.school import demo
 from services.school.loading import load
 from services.school.models import Audience, Event, EventState, SchoolClass, User
 
+ROOT = Path(__file__).parents[3]
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -160,6 +164,33 @@ def test_run_builds_every_feed(house: House) -> None:
     assert (run["run"], run["errors"]) == (str(run_id), [])
     assert run["seconds"] > 0
     assert [lint(content) for content in house.files().values()] == [[]] * FEEDS
+
+
+def test_edited_translation_renders_every_event_anew(house: House, tmp_path: Path) -> None:
+    house.sync()
+    before = house.files()
+    release = tmp_path / "release"
+    for package in ("project", "services", "tasks"):
+        shutil.copytree(ROOT / package, release / package, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def sync() -> dict[str, Any]:
+        command = [sys.executable, "-m", "celery", "-A", "project", "feeds", "sync", "--inline", "--json"]
+        run = subprocess.run(command, cwd=release, capture_output=True, check=True, text=True, timeout=60)
+        result: dict[str, Any] = json.loads(run.stdout)
+        return result
+
+    assert summary(sync()) == counts(unchanged=FEEDS)
+    german = release / "services" / "locales" / "de" / "nightshift.po"
+    german.write_text(german.read_text(encoding="utf-8").replace("Unterricht betroffen", "Lektionen betroffen"), encoding="utf-8")
+
+    # One calendar holds no event. French ones hold the same events with a new number: a revision is one in all languages.
+    assert summary(sync()) == counts(built=FEEDS - 1, unchanged=1)
+    after = house.files()
+    assert b"SEQUENCE:1" not in b"".join(before.values())
+    assert b"SEQUENCE:0" not in b"".join(after.values())
+    assert {name: b"Unterricht betroffen" in content for name, content in before.items()} == {
+        name: b"Lektionen betroffen" in content for name, content in after.items()
+    }
 
 
 def test_second_run_writes_nothing(house: House) -> None:

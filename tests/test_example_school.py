@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 from datetime import UTC, date, datetime, time
-from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -184,25 +183,19 @@ console.log(JSON.stringify(found));
 """
 
 
-@cache
-def node_with_ical_js() -> dict[str, str] | None:
-    """Give the environment in which Node finds ical.js: in NODE_PATH, ./node_modules, or where `npm install --global` puts it."""
-    if shutil.which("node") is None:
-        return None
-    folders = [os.environ.get("NODE_PATH", ""), str(Path(__file__).parent.parent / "node_modules")]
-    if shutil.which("npm") is not None:
-        folders.append(
-            subprocess.run(["npm", "root", "--global"], capture_output=True, text=True, check=True, timeout=60).stdout.strip()
-        )
-    environment = {**os.environ, "NODE_PATH": os.pathsep.join(filter(None, folders))}
-    there = subprocess.run(["node", "-e", "require('ical.js')"], env=environment, capture_output=True, check=False, timeout=60)
-    return environment if there.returncode == 0 else None
+def node_with_ical_js() -> dict[str, str]:
+    """Give the environment in which Node finds ical.js, or skip the test loudly."""
+    modules = Path(__file__).parent.parent / "var" / "oracles" / "node_modules"
+    environment = {**os.environ, "NODE_PATH": os.pathsep.join([os.environ.get("NODE_PATH", ""), str(modules)])}
+    if shutil.which("node") is not None:
+        ask = ["node", "-e", "require('ical.js')"]
+        if subprocess.run(ask, env=environment, capture_output=True, check=False, timeout=60).returncode == 0:
+            return environment
+    pytest.skip("ICAL.JS IS NOT INSTALLED, and Thunderbird's parser is not asked: install npm, then `make oracles` fetches it")
 
 
 def test_ical_js_reads_every_feed(calendars: dict[str, Path]) -> None:
     environment = node_with_ical_js()
-    if environment is None:
-        pytest.skip("ICAL.JS IS NOT INSTALLED, and Thunderbird's parser is not asked: npm install --global ical.js@2.2.1")
     paths = json.dumps({name: str(path) for name, path in calendars.items()})
 
     run = subprocess.run(

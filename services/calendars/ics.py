@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 # Raised whenever `render` writes something else for the same content: then every stored event is rendered again.
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 
 CALENDAR_FOOT = b"END:VCALENDAR\r\n"
 # Fixed: icalendar's own PRODID names its version, and an upgrade would change every feed. No METHOD and no UID either: some clients
@@ -212,7 +212,8 @@ def _times(starts: datetime | date, ends: datetime | date) -> bytes:
             if end < begin:
                 raise InvalidEvent(f"the event ends at {end.isoformat()}, before it starts at {begin.isoformat()}")
             lines = _line("DTSTART", _value(begin))
-            return lines + _line("DTEND", _value(end)) if end > begin else lines
+            # Clients that count in minutes (calcurse) refuse an event that ends in the one in which it starts.
+            return lines + _line("DTEND", _value(end)) if end.replace(second=0) > begin.replace(second=0) else lines
         if isinstance(starts, datetime) or isinstance(ends, datetime):
             raise InvalidEvent("the event has an instant at one end and a date at the other: give two instants or two dates")
         if ends < starts:

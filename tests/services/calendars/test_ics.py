@@ -130,7 +130,8 @@ def expected_texts(content: EventContent, locale: Locale) -> dict[str, str]:
 def expected_times(content: EventContent) -> tuple[date, date]:
     if not isinstance(content.starts, datetime) or not isinstance(content.ends, datetime):
         return content.starts, content.ends + timedelta(days=1)
-    return content.starts.astimezone(UTC).replace(microsecond=0), content.ends.astimezone(UTC).replace(microsecond=0)
+    starts, ends = (moment.astimezone(UTC).replace(microsecond=0) for moment in (content.starts, content.ends))
+    return starts, starts if ends.replace(second=0) == starts.replace(second=0) else ends
 
 
 def by_icalendar(content: EventContent, locale: Locale) -> Event:
@@ -317,10 +318,15 @@ def test_render_compares_instants_not_wall_clocks() -> None:
     assert b"DTSTART:20251026T003000Z\r\nDTEND:20251026T011500Z\r\n" in body
 
 
-def test_render_leaves_dtend_out_of_an_event_within_one_second() -> None:
-    ends = LESSON.starts + timedelta(milliseconds=900)
+@pytest.mark.parametrize(
+    ("starts", "seconds", "has_end"), [(0, 0.9, False), (0, 1, False), (0, 59.9, False), (0, 60, True), (59, 1, True)]
+)
+def test_render_leaves_dtend_out_of_an_event_within_one_minute(starts: int, seconds: float, has_end: bool) -> None:
+    begin = LESSON.starts + timedelta(seconds=starts)
 
-    assert b"DTEND" not in render(replace(LESSON, ends=ends)).bodies[Locale.GERMAN]
+    body = render(replace(LESSON, starts=begin, ends=begin + timedelta(seconds=seconds))).bodies[Locale.GERMAN]
+
+    assert (b"DTEND" in body) == has_end
 
 
 def test_render_digests_every_locale() -> None:

@@ -24,7 +24,7 @@ TABLE = pytest.StashKey[list[tuple[str, str, str]]]()
 def demo_school(session: Session) -> None:
     now = datetime.now(UTC)
     today = now.astimezone(ZONE).date()
-    demo.generate(session, users=500, classes=20, departments=4, events=200, seed=1, zone=ZONE, now=now, today=today)
+    demo.generate(session, users=500, classes=20, departments=4, events=100, seed=1, zone=ZONE, now=now, today=today)
 
 
 def example_school(session: Session) -> None:

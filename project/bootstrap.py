@@ -29,6 +29,9 @@ SQLITE_BUSY_TIMEOUT = 20
 # Seconds after which an idle connection is asked whether it still is one.
 PING_AFTER_IDLE = 1.0
 
+# A pool keeps what was in use at once: a worker's process needs one or two connections, the feed server one for each thread.
+POOL_SIZE = 4
+
 # Above so many, nothing is sent by the caller: the relay feeds them to the broker as it drains.
 SENT_BY_THE_CALLER = 200
 
@@ -127,7 +130,7 @@ def make_engine(settings: Settings) -> Engine:
     if url.get_backend_name() == "sqlite":
         if url.database:
             Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_engine(url, connect_args={"timeout": SQLITE_BUSY_TIMEOUT, "check_same_thread": False})
+        engine = create_engine(url, hide_parameters=True, connect_args={"timeout": SQLITE_BUSY_TIMEOUT, "check_same_thread": False})
         event.listen(engine, "connect", _open_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -135,7 +138,8 @@ def make_engine(settings: Settings) -> Engine:
         url = url.set(password=settings.postgres_password.get_secret_value())
     options = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c timezone=UTC -c client_encoding=UTF8"
     connect = {"options": options, "connect_timeout": 5, "application_name": "nightshift"}
-    engine = create_engine(url, connect_args=connect, pool_size=2)
+    # hide_parameters: they hold tokens and addresses, and exceptions are logged and kept in the ledger.
+    engine = create_engine(url, hide_parameters=True, connect_args=connect, pool_size=POOL_SIZE)
     event.listen(engine, "checkin", _given_back)
     event.listen(engine, "checkout", partial(_ping_after_idleness, engine.dialect))
     return engine

@@ -37,6 +37,13 @@ class Settings(BaseSettings):
     feed_days_past: int = Field(31, ge=0, description="how many days an event stays in a feed after its end")
     feed_days_ahead: int = Field(465, ge=1, description="how many days before its start an event enters a feed")
     sync_every: timedelta = Field(timedelta(hours=6), gt=timedelta(), description="how often all feeds are brought up to date")
+    public_url: str = Field(
+        "http://127.0.0.1:8000", pattern=r"^https?://\S{1,180}$", description="where subscribers reach the feed server"
+    )
+    web_bind: str = Field("127.0.0.1:8000", pattern=r"^\S+:\d{1,5}$", description="ADDRESS:PORT that the feed server listens at")
+    metrics_token: SecretStr = Field(
+        SecretStr(""), description="what a scrape of /metrics carries as its bearer token; without one the page is off"
+    )
     flower_basic_auth: SecretStr = Field(SecretStr("admin:" + PLACEHOLDER), description="NAME:PASSWORD of Flower's login")
     log_format: Literal["console", "json"] = Field("console", description="console for people, json for machines")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="the lowest level that is logged")

@@ -3,8 +3,8 @@
 import json
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -17,9 +17,11 @@ from sqlalchemy import select
 
 from project.bootstrap import Bootstrap, bootstrap
 from services.calendars import feeds as feeds_service
+from services.calendars import serving
 from services.calendars import sync as sync_service
 from services.calendars.jobs import SyncCalendars
 from services.calendars.models import Feed, FeedKind, SyncRun
+from services.errors import ServiceError
 from services.jobs import batches, enqueue, rescue
 from services.jobs.models import ENDED, Job, JobState
 
@@ -141,17 +143,65 @@ def _work_off(boot: Bootstrap, run_id: UUID) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON array.")
 @click.option("--kind", type=click.Choice([kind.value for kind in FeedKind]), help="Only feeds of this kind.")
 def list_feeds(as_json: bool, kind: str | None) -> None:
-    """List the feeds: kind, owner, path, events, bytes, etag, built_at, error."""
+    """List the feeds: kind, owner, path, events, bytes, etag, built_at, revoked_at, error."""
     boot = bootstrap()
     with boot.read_only() as session:
         rows = feeds_service.listed(session, boot.feed_store, kind=None if kind is None else FeedKind(kind))
     if as_json:
         click.echo(json.dumps(rows, indent=1))
         return
-    table = Table("kind", "owner", "path", "events", "bytes", "etag", "built_at", "error")
+    table = Table("kind", "owner", "path", "events", "bytes", "etag", "built_at", "revoked_at", "error")
     for row in rows:
         table.add_row(*["" if row[column.header] is None else str(row[column.header]) for column in table.columns])  # type: ignore[index]
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+kind_argument = click.argument("kind", type=click.Choice([kind.value for kind in FeedKind]))
+
+
+@feeds.command()
+@kind_argument
+@click.argument("owner")
+def url(kind: str, owner: str) -> None:
+    """Print a feed's secret address. OWNER: a user's email, a class's name, a department's name."""
+    boot = bootstrap()
+    with _refusals(), boot.read_only() as session:
+        token = serving.token_of(session, FeedKind(kind), owner)
+    click.echo(_address(boot, token))
+
+
+@feeds.command()
+@kind_argument
+@click.argument("owner")
+def rotate(kind: str, owner: str) -> None:
+    """Give a feed a new secret address and print it; the old one is dead at once. Also for one that was revoked."""
+    boot = bootstrap()
+    with _refusals(), boot.unit_of_work() as session:
+        token = serving.rotate(session, FeedKind(kind), owner)
+    click.echo(_address(boot, token))
+
+
+@feeds.command()
+@kind_argument
+@click.argument("owner")
+def revoke(kind: str, owner: str) -> None:
+    """Take a feed's address away; `rotate` gives it another."""
+    boot = bootstrap()
+    with _refusals(), boot.unit_of_work() as session:
+        serving.revoke(session, FeedKind(kind), owner, now=boot.now())
+    click.echo(f"the feed of {kind} {owner} has no address any more")
+
+
+def _address(boot: Bootstrap, token: str) -> str:
+    return f"{boot.settings.public_url.rstrip('/')}/f/{token}.ics"
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    try:
+        yield
+    except ServiceError as error:
+        raise click.ClickException(str(error)) from error
 
 
 @feeds.command()

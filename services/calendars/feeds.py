@@ -3,12 +3,12 @@
 import hashlib
 import secrets
 from collections.abc import Collection, Iterator, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import CompoundSelect, Row, bindparam, delete, exists, literal, or_, select, union_all, update
+from sqlalchemy import CompoundSelect, Row, bindparam, delete, exists, func, literal, or_, select, union_all, update
 
 from services.calendars import ics
 from services.calendars.audience import Indexes, School, UserFacts, load
@@ -100,7 +100,7 @@ def _feeds(
     session: Session, *, feed_ids: Collection[int] | None = None, lock: bool = False, entitled_only: bool = False
 ) -> Sequence[Row[Any]]:
     columns = (Feed.id, plain(Feed.kind), Feed.owner_id, Feed.fingerprint, Feed.size, Feed.mtime_ns, Feed.error, Feed.built_by)
-    query = select(*columns).order_by(Feed.id)
+    query = select(*columns, Feed.modified_at).order_by(Feed.id)
     if feed_ids is not None:
         query = query.where(Feed.id.in_(feed_ids))
     if entitled_only:
@@ -173,10 +173,11 @@ def build(
             {
                 "feed_id": calendar.feed.id,
                 "new_fingerprint": calendar.fingerprint,
-                "new_etag": hashlib.sha256(content).hexdigest()[:32],
+                "new_etag": etag(content),
                 "events": len(calendar.events),
                 "new_size": written.size,
                 "new_mtime": written.mtime_ns,
+                "new_modified": _later(calendar.feed.modified_at, written.modified_at),
             }
         )
     _record(session, built, failed, run_id=run_id, now=now)
@@ -184,6 +185,16 @@ def build(
     before = sum(calendar.feed.built_by == run_id for calendar in wanted) - sum(c.feed.built_by == run_id for c in stale)
     unchanged = len(wanted) - len(stale) - before
     return {"built": len(built) + before, "unchanged": unchanged, "failed": len(failed), "errors": errors[:20]}
+
+
+def etag(content: bytes) -> str:
+    """Return the entity tag of a feed's bytes: other bytes, another tag."""
+    return hashlib.sha256(content).hexdigest()[:32]
+
+
+def _later(last: datetime | None, written: datetime) -> datetime:
+    # HTTP counts whole seconds, clocks are set back, and two machines' clocks differ.
+    return written if last is None else max(written, last + timedelta(seconds=1))
 
 
 def _record(session: Session, built: list[dict[str, Any]], failed: list[dict[str, Any]], *, run_id: UUID, now: datetime) -> None:
@@ -196,6 +207,7 @@ def _record(session: Session, built: list[dict[str, Any]], failed: list[dict[str
             "event_count": bindparam("events"),
             "size": bindparam("new_size"),
             "mtime_ns": bindparam("new_mtime"),
+            "modified_at": bindparam("new_modified"),
             "built_at": now,
             "built_by": run_id,
             "error": None,
@@ -285,7 +297,14 @@ def listed(session: Session, store: FeedStore, *, kind: FeedKind | None = None) 
             "bytes": feed.size,
             "etag": feed.etag,
             "built_at": None if feed.built_at is None else feed.built_at.isoformat(),
+            "revoked_at": None if feed.revoked_at is None else feed.revoked_at.isoformat(),
             "error": feed.error,
         }
         for feed, name in rows
     ]
+
+
+def counts(session: Session) -> dict[str, tuple[int, int]]:
+    """Return, by kind, how many feeds there are, and how many of them could not be built last time."""
+    rows = session.execute(select(Feed.kind, func.count(), func.count(Feed.error)).group_by(Feed.kind).order_by(Feed.kind))
+    return {kind.value: (number, failing) for kind, number, failing in rows}

@@ -50,7 +50,8 @@ class Feed(Base):
     """One calendar file. `token` is its secret address; files are named by kind and owner, never by the token.
 
     `fingerprint`, `size` and `mtime_ns` say what was written and how the file looked then: a file that looks otherwise was touched by
-    somebody else and is written again. `error` is why the last build failed; the last good file stays.
+    somebody else and is written again. `error` is why the last build failed; the last good file stays. `modified_at` is what subscribers
+    are told of the file's age: it rises by a second at least whenever a file is written. A feed with `revoked_at` has no address.
     """
 
     __tablename__ = "feed"
@@ -68,6 +69,8 @@ class Feed(Base):
     built_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     built_by: Mapped[UUID | None]
     error: Mapped[str | None] = mapped_column(Text)
+    modified_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class SyncRun(Base):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -18,6 +19,11 @@ class Stamp(NamedTuple):
 
     size: int
     mtime_ns: int
+
+    @property
+    def modified_at(self) -> datetime:
+        """Return when the file was written, by its disk's clock."""
+        return datetime.fromtimestamp(self.mtime_ns / 1e9, UTC)
 
 
 class FeedStore:
@@ -75,6 +81,17 @@ class FeedStore:
             return self.path(kind, owner_id).read_bytes()
         except OSError:
             return None
+
+    def read_stamped(self, kind: FeedKind, owner_id: int) -> tuple[bytes, Stamp] | None:
+        """Return a feed's bytes and how their file looked, or None when there is none: both of one file, also while it is replaced."""
+        try:
+            with self.path(kind, owner_id).open("rb") as file:
+                content = file.read()
+                # After the bytes: what somebody writes into the file meanwhile shows.
+                status = os.fstat(file.fileno())
+        except OSError:
+            return None
+        return content, Stamp(status.st_size, status.st_mtime_ns)
 
     def remove(self, kind: FeedKind, owner_id: int) -> None:
         """Remove a feed's file, if it is there. Raises StoreUnavailable when it cannot be removed."""

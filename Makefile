@@ -14,7 +14,7 @@ help: ## show this
 demo: $(VENV)/.run ## load the example school and build its calendars: SQLite, file broker, a real worker
 	@$(BIN)/python -m project.local demo
 
-dev: $(VENV)/.run ## worker, beat and Flower until Ctrl-C
+dev: $(VENV)/.run ## worker, beat, feed server and Flower until Ctrl-C
 	@$(BIN)/python -m project.local dev
 
 # --- for developers ---
@@ -64,6 +64,7 @@ clean: ## remove the environment and everything that was made
 up: .env ## start everything in containers and wait until all is healthy
 	@$(COMPOSE) up --detach --build --wait --wait-timeout 300 || { $(COMPOSE) ps --all; echo "not all is healthy: make logs"; exit 1; }
 	@echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)"
+	@echo "Feed server: http://$$($(COMPOSE) port web 8000); an address: $(COMPOSE) exec worker celery -A project feeds url class NAME"
 	@echo "The calendars: in the volume nightshift_feeds, /app/var/feeds in the worker"
 	@echo "A first school: $(COMPOSE) exec worker celery -A project school demo; then: $(COMPOSE) exec worker celery -A project feeds sync"
 

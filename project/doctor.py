@@ -28,6 +28,7 @@ from project.celery import app
 from project.celeryconfig import QUEUES, TIME_LIMIT
 from project.schedule import entries
 from project.settings import PLACEHOLDER, Settings
+from services.calendars import feeds
 from services.database import Session, utc_now
 from services.jobs import metrics, schedule
 from services.jobs.args import KINDS
@@ -226,6 +227,10 @@ def _overdue(session: Session) -> dict[str, timedelta]:
     return {queue: age for queue, age in metrics.oldest_due(session).items() if age > OVERDUE_AFTER and queue not in paused}
 
 
+def _failed_feeds(session: Session) -> dict[str, int]:
+    return {kind: failed for kind, (_, failed) in feeds.counts(session).items() if failed}
+
+
 def _should_be_empty(status: str, find: Callable[[Session], Mapping[str, Any]], _boot: Observer, session: Session) -> Answer:
     found = [f"{name}: {str(what).partition('.')[0]}" for name, what in find(session).items()]
     return status if found else OK, ", ".join(found) or "none"
@@ -235,6 +240,7 @@ for _name, _status, _find, _remedy in (
     ("stuck jobs", FAIL, partial(metrics.stuck, slack=STUCK_AFTER), "only a worker's keeper frees them: start one, or see its log"),
     ("overdue jobs", WARN, _overdue, "start more workers, or look at what they do"),
     ("failed in a day", WARN, partial(metrics.failed, over=timedelta(days=1)), "`celery -A project jobs` shows why, and retries"),
+    ("failed feeds", WARN, _failed_feeds, "`celery -A project feeds list` says why; each keeps its last good file"),
     ("paused queues", WARN, metrics.paused, "celery -A project jobs resume QUEUE"),
 ):
     check(_name, _remedy, ledger=True)(partial(_should_be_empty, _status, _find))

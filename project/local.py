@@ -94,18 +94,23 @@ def _show_feeds(seconds: float) -> None:
 
 
 def dev() -> int:
-    """Run worker, beat and Flower with the settings of the environment until Ctrl-C, or until one of them ends."""
+    """Run worker, beat, feed server and Flower with the settings of the environment until Ctrl-C, or until one of them ends."""
     migrate()
+    settings = Settings()
     worker = [*CELERY, "worker", "--task-events"]
     # kwargs: a job's arguments travel by name.
     columns = "--tasks-columns=name,uuid,state,kwargs,received,started,runtime,worker"
     flower = [*CELERY, "flower", "--address=127.0.0.1", "--port=5555", columns]
     # Flower reads its login from the environment only.
-    os.environ.setdefault("FLOWER_BASIC_AUTH", Settings().flower_basic_auth.get_secret_value())
+    os.environ.setdefault("FLOWER_BASIC_AUTH", settings.flower_basic_auth.get_secret_value())
     # `make dev` ends like its processes do: with TERM as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with running(worker, [*CELERY, "beat"], flower) as processes:
+    web = [sys.executable, "-m", "project.web"]
+    with running(worker, [*CELERY, "beat"], web, flower) as processes:
         Console().print("Flower: http://127.0.0.1:5555 (login: FLOWER_BASIC_AUTH). Ctrl-C stops everything.")
+        Console().print(
+            f"Calendars: {settings.public_url}; `celery -A project feeds url class NAME` prints an address.", soft_wrap=True
+        )
         try:
             while all(process.poll() is None for process in processes):
                 time.sleep(0.5)

@@ -13,6 +13,8 @@ from project.bootstrap import Bootstrap
 from project.celery import app
 from project.celeryconfig import QUEUES
 from project.schedule import entries
+from services.calendars import feeds
+from services.calendars.models import FeedKind
 from services.jobs import metrics
 from services.jobs.args import KINDS
 from services.jobs.models import JobState
@@ -42,6 +44,7 @@ class LedgerCollector(Collector):
             timings = metrics.timings(session, over=LATELY)
             oldest = {queue: age.total_seconds() for queue, age in metrics.oldest_due(session).items()}
             successes = metrics.last_successes(session, self._recurring)
+            calendars = dict.fromkeys(FeedKind, (0, 0)) | feeds.counts(session)
             workers = metrics.workers(session, silent_after=self._boot.settings.worker_silent_after)
         nothing_due = dict.fromkeys(QUEUES, 0.0)
         times = {kind: moment.timestamp() for kind, moment in successes.items() if moment is not None}
@@ -49,6 +52,8 @@ class LedgerCollector(Collector):
         yield _gauge("nightshift_oldest_due_job_seconds", "Since when the oldest due job waits.", ("queue",), nothing_due | oldest)
         yield _gauge("nightshift_workers", "Living workers.", ("queue",), dict.fromkeys(QUEUES, 0) | workers)
         yield _gauge("nightshift_last_success_timestamp_seconds", "When a recurring job last succeeded.", ("kind",), times)
+        for at, name, text in ((0, "feeds", "Calendar feeds."), (1, "failed_feeds", "Those whose last build failed.")):
+            yield _gauge(f"nightshift_{name}", text, ("kind",), {kind: found[at] for kind, found in calendars.items()})
         waits = {kind: wait for kind, (wait, _) in timings.items()}
         runs = {kind: run for kind, (_, run) in timings.items()}
         yield _histogram("nightshift_job_wait_seconds", "From due to started, of jobs that ended in the last 5 minutes.", waits)

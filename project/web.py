@@ -85,7 +85,7 @@ def _has(request: Request, served: serving.Served, now: datetime) -> bool:
         return False
     try:
         at = parsedate_to_datetime(since[0])
-    except ValueError:
+    except (ValueError, OverflowError):
         return False
     return served.modified_at <= (at if at.tzinfo else at.replace(tzinfo=UTC))
 

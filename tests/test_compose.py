@@ -15,7 +15,7 @@ from project.settings import Settings
 ROOT = Path(__file__).parents[1]
 COMPOSE: dict[str, Any] = YAML(typ="safe").load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ("migrate", "worker", "beat", "flower")
+OURS = ("migrate", "worker", "beat", "web", "flower")
 
 every_service = pytest.mark.parametrize("name", SERVICES)
 
@@ -62,6 +62,10 @@ def test_a_service_waits_for_what_it_needs(name: str) -> None:
 @every_service
 def test_ports_are_for_this_machine_only(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
+
+
+def test_feed_server_only_reads_the_calendars() -> None:
+    assert SERVICES["web"]["volumes"] == [f"{SERVICES['worker']['volumes'][0]}:ro"]
 
 
 def test_images_are_releases() -> None:

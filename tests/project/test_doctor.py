@@ -24,6 +24,7 @@ from project.cli.doctor import doctor
 from project.doctor import CHECKS, Observer, examine
 from project.schedule import entries
 from project.testing import _configured
+from services.calendars.models import Feed
 from services.database import Base
 from services.jobs import rescue, schedule
 from services.jobs.models import Job, JobState, PausedQueue, ScheduleEntry
@@ -90,6 +91,10 @@ TROUBLES = {
     "migrations": (lambda session: session.execute(text("update alembic_version set version_num = '0000'")), "fail"),
     "recurring jobs": (long_ago, "warn"),
     "failed in a day": (lambda session: session.add(ended("a", JobState.FAILED, datetime.now().astimezone())), "warn"),
+    "failed feeds": (
+        lambda session: session.add(Feed(kind="user", owner_id=1, token="t" * 32, error="the disk is full")),
+        "warn",
+    ),
     "paused queues": (lambda session: session.add(PausedQueue(queue="mail", paused_at=datetime.now().astimezone())), "warn"),
     "stuck jobs": (
         lambda session: session.add(ended("a", JobState.RUNNING, datetime.now().astimezone() - timedelta(minutes=9))),

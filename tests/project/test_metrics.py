@@ -9,6 +9,7 @@ from project.cli.metrics import metrics as command
 from project.metrics import exposition
 from project.testing import run_due
 from services.calendars.jobs import SyncCalendars
+from services.calendars.models import Feed
 from services.jobs import enqueue, rescue
 
 DOCS = Path(__file__).parent.parent.parent / "docs" / "metrics.md"
@@ -29,6 +30,9 @@ def test_exposition_holds_what_the_ledger_holds(job_boot):
     run_due(job_boot)
     sync(job_boot)
     with job_boot.unit_of_work() as session:
+        session.add_all(
+            Feed(kind="class", owner_id=n, token=str(n), error=error) for n, error in ((1, None), (2, "the disk is full"))
+        )
         rescue.heartbeat(session, uuid4(), name="one", queues="default,mail", pid=1)
     found = samples(exposition(job_boot).decode())
     job = (("kind", "calendars.sync"), ("queue", "calendars"))
@@ -37,6 +41,11 @@ def test_exposition_holds_what_the_ledger_holds(job_boot):
     assert found["nightshift_jobs", *job, ("state", "failed")] == 0
     assert found["nightshift_workers", ("queue", "mail")] == 1
     assert found["nightshift_workers", ("queue", "calendars")] == 0
+    assert {name: found[f"nightshift_{name}", ("kind", "class")] for name in ("feeds", "failed_feeds")} == {
+        "feeds": 2,
+        "failed_feeds": 1,
+    }
+    assert found["nightshift_failed_feeds", ("kind", "user")] == 0
     assert found["nightshift_oldest_due_job_seconds", ("queue", "mail")] == 0
     assert abs(found["nightshift_last_success_timestamp_seconds", ("kind", "calendars.sync")] - job_boot.now().timestamp()) < 60
     for name in ("wait", "run"):

@@ -938,6 +938,7 @@ def test_listed_tells_everything_but_the_token(session: Session, school: SimpleN
         "bytes": len(data),
         "etag": hashlib.sha256(data).hexdigest()[:32],
         "built_at": "2026-11-21T12:00:00+00:00",
+        "revoked_at": None,
         "error": None,
     }
     assert len(of_class) == 2

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-ALL = ("sync", "jobs")
+ALL = ("sync", "jobs", "web")
 
 
 def main() -> None:

@@ -12,12 +12,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
+from typing import Any
 
 import anyio.to_thread
 import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -66,6 +68,7 @@ def feed(request: Request) -> Response:
     now = boot.now()
     served = serving.served(boot.feed_store, found, now=now)
     if served is None:
+        logger.warning("feed %s/%s has no whole file: the next sync makes one", found.kind, found.owner_id)
         return UNAVAILABLE
     validators = {"etag": f'"{served.etag}"', "last-modified": format_datetime(served.modified_at, usegmt=True)}
     if _has(request, served, now):
@@ -167,8 +170,15 @@ async def _bounded(_app: Starlette) -> AsyncIterator[None]:
     bootstrap().engine.dispose()
 
 
-async def _answer(_request: Request, error: Exception) -> Response:
-    return {404: NOT_FOUND, 405: NOT_ALLOWED}.get(getattr(error, "status_code", 503), UNAVAILABLE)
+async def _refuse(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return NOT_FOUND if error.status_code == 404 else NOT_ALLOWED  # noqa: PLR2004 - that is its name
+
+
+async def _without_database(_request: Request, error: Exception) -> Response:
+    # The first line: the statement is in the next.
+    logger.warning("the database does not answer: %s", str(error).partition("\n")[0])
+    return UNAVAILABLE
 
 
 def make_app() -> Starlette:
@@ -178,7 +188,7 @@ def make_app() -> Starlette:
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False
-    handlers = {404: _answer, 405: _answer, SQLAlchemyError: _answer}
+    handlers: dict[Any, Any] = {404: _refuse, 405: _refuse, SQLAlchemyError: _without_database}
     app = Starlette(routes=ROUTES, middleware=[Middleware(AccessLog)], exception_handlers=handlers, lifespan=_bounded)
     app.router.redirect_slashes = False
     return app

@@ -1,8 +1,9 @@
-"""Beside every worker: heartbeat, relay and rescue. Started by the worker (project/steps.py), so there is nothing more to deploy.
+"""Beside every worker: heartbeat, relay, rescue, and an eye on the change log.
 
-It ends with its worker. When its input ends, the worker is stopping: it keeps the heartbeat until the worker's last job has ended. When
-its parent is gone, the worker was killed: it frees the worker's jobs at once. When it is killed itself, the worker starts it again; when
-both are gone (a lost machine), the other keepers see the silence.
+Started by the worker (project/steps.py), so there is nothing more to deploy. It ends with its worker. When its input ends, the worker is
+stopping: it keeps the heartbeat until the worker's last job has ended. When its parent is gone, the worker was killed: it frees the
+worker's jobs at once. When it is killed itself, the worker starts it again; when both are gone (a lost machine), the other keepers see
+the silence.
 """
 
 import json
@@ -23,7 +24,9 @@ from project.celery import app
 from project.logs import setup
 from project.publisher import Publisher
 from project.settings import Settings
-from services.jobs import relay, rescue
+from services.calendars import changes
+from services.calendars.jobs import RefreshFeeds
+from services.jobs import enqueue, relay, rescue
 
 logger = logging.getLogger("project.keeper")
 
@@ -69,6 +72,14 @@ class Keeper:
         # The next look comes soon while there is something to send, and later and later when there was nothing.
         longest = self.settings.relay_interval.total_seconds()
         self.pause = BUSY_INTERVAL if messages else min(2 * self.pause, longest)
+
+    def notice_changes(self) -> None:
+        """Have the feeds refreshed that changes in the database lead to. Any number of keepers make it one job."""
+        with self.boot.read_only() as session:
+            if not changes.pending(session):
+                return
+        with self.boot.unit_of_work() as session:
+            enqueue(session, RefreshFeeds(), now=self.boot.now(), delay=changes.COLLECT_FOR)
 
     def resend(self) -> None:
         """Tell the broker again of what it lost."""
@@ -191,6 +202,7 @@ def main() -> None:
                 return
         else:
             clock.tick(keeper.send_due, every=keeper.pause)
+            clock.tick(keeper.notice_changes, every=settings.relay_interval.total_seconds())
             clock.tick(keeper.free_dead_children, every=heartbeat / 2)
             clock.tick(keeper.judge, every=heartbeat)
             clock.tick(keeper.resend, every=heartbeat)

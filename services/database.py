@@ -15,6 +15,7 @@ from sqlalchemy.types import TypeDecorator
 from services.errors import Conflict, NotFound
 
 __all__ = [
+    "LONGEST_LIST",
     "Base",
     "Reader",
     "Session",
@@ -28,6 +29,9 @@ __all__ = [
     "single_statement",
     "utc_now",
 ]
+
+# Longer lists of ids are cut, or left out: a database takes so many parameters only.
+LONGEST_LIST = 5_000
 
 
 class Base(DeclarativeBase):

@@ -2,8 +2,8 @@
 
 from project.bootstrap import bootstrap
 from project.task import job
-from services.calendars import sync
-from services.calendars.jobs import BuildFeeds, FinishSync, SyncCalendars
+from services.calendars import changes, sync
+from services.calendars.jobs import BuildFeeds, FinishSync, RefreshFeeds, SyncCalendars
 from services.database import Session
 from services.jobs import Outcome, Run
 
@@ -24,3 +24,9 @@ def build_feeds(session: Session, args: BuildFeeds, run: Run) -> Outcome:
 def finish_sync(session: Session, args: FinishSync, run: Run) -> Outcome:
     """Remove orphans and write the run's record. A second run writes the same record again."""
     return sync.finish(session, args, run, bootstrap().feed_store, bootstrap().rules)
+
+
+@job(RefreshFeeds, own_transactions=True)
+def refresh_feeds(args: RefreshFeeds, run: Run) -> Outcome:
+    """Refresh what the change log leads to. A second run reads the same rows, or none, and writes only what is still out of date."""
+    return changes.refresh(run, bootstrap().feed_store, bootstrap().rules)

@@ -2,6 +2,8 @@
 
 import os
 import socket
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -18,13 +20,14 @@ import services.jobs.models
 import services.school.models  # noqa: F401 - imported so that their tables are known
 from project.bootstrap import make_engine
 from project.settings import Settings
-from services.database import Base, Session
+from services.database import Session
 
 # Where CI and a developer's machine have their servers; another address is given by the variable.
 POSTGRES_URL = os.environ.get("TEST_POSTGRES_URL", "postgresql+psycopg://postgres@127.0.0.1:5432/postgres")
 RABBITMQ_URL = os.environ.get("TEST_RABBITMQ_URL", "amqp://guest:guest@127.0.0.1:5672//")
 REDIS_URL = os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:6379/0")
 
+ROOT = Path(__file__).parent.parent
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 ZONE = ZoneInfo("Europe/Zurich")
 
@@ -59,15 +62,22 @@ def make_settings(**values: object) -> Settings:
     return Settings(_env_file=None, **values)  # type: ignore[call-arg, arg-type]
 
 
+def migrated(url: str) -> str:
+    """Bring a database's tables up to date and return its URL. Not by `create_all`: triggers are no part of the models."""
+    environment = os.environ | {"DATABASE_URL": url}
+    subprocess.run([sys.executable, "-m", "alembic", "upgrade", "head"], cwd=ROOT, env=environment, check=True, capture_output=True)
+    return url
+
+
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """Give the URL of an empty Postgres database that lives for the test session."""
+    """Give the URL of an empty, migrated Postgres database that lives for the test session."""
     require(POSTGRES_URL, "postgres")
     name = f"nightshift_test_{uuid4().hex[:12]}"
     server = create_engine(POSTGRES_URL, isolation_level="AUTOCOMMIT")
     with server.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}"))
-    yield make_url(POSTGRES_URL).set(database=name).render_as_string(hide_password=False)
+    yield migrated(make_url(POSTGRES_URL).set(database=name).render_as_string(hide_password=False))
     with server.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
     server.dispose()
@@ -75,8 +85,8 @@ def postgres_url() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Give the URL of an empty SQLite database that lives for the test session."""
-    return f"sqlite:///{tmp_path_factory.mktemp('database')}/test.db"
+    """Give the URL of an empty, migrated SQLite database that lives for the test session."""
+    return migrated(f"sqlite:///{tmp_path_factory.mktemp('database')}/test.db")
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
@@ -84,7 +94,6 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     """Give an engine, as the application makes it, of a database that has all tables: SQLite always, Postgres where it is reachable."""
     url = request.getfixturevalue(f"{request.param}_url")
     engine = make_engine(make_settings(database_url=url)).execution_options(sqlite_begin="IMMEDIATE")
-    Base.metadata.create_all(engine)
     yield engine
     engine.dispose()
 
@@ -102,4 +111,4 @@ def session(engine: Engine) -> Iterator[Session]:
 @pytest.fixture
 def example_school() -> Path:
     """Give the folder of the example school."""
-    return Path(__file__).parent.parent / "examples" / "school"
+    return ROOT / "examples" / "school"

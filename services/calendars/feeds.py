@@ -2,28 +2,43 @@
 
 import hashlib
 import secrets
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import CompoundSelect, Row, bindparam, delete, exists, func, literal, or_, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Row,
+    SQLColumnExpression,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    union_all,
+    update,
+)
 
 from services.calendars import ics
 from services.calendars.audience import Indexes, School, UserFacts, load
 from services.calendars.models import EventRendering, Feed, FeedKind
 from services.calendars.store import FeedStore, Stamp
 from services.calendars.window import Window
-from services.database import Base, Session, insert_or, plain, reader
+from services.database import LONGEST_LIST, Base, Session, insert_or, plain, reader
 from services.errors import NotFound, ServiceError, StoreUnavailable
 from services.school.models import Department, Locale, SchoolClass, Subscription, User
 
 # A token has 192 bits: it cannot be guessed, and makes a URL well below 256 characters.
 TOKEN_BYTES = 24
 
-# Longer lists of ids are cut, or left out: a database takes so many parameters only.
-LONGEST_LIST = 5_000
+Owners = Mapping[FeedKind, Collection[int]]
 
 
 class Calendar(NamedTuple):
@@ -51,11 +66,16 @@ def entitled() -> CompoundSelect[Any]:
     )
 
 
-def ensure(session: Session) -> int:
-    """Give everybody who is entitled to a feed the row of one, and return how many were missing."""
+def _among(some: Owners | None, kind: SQLColumnExpression[Any], owner_id: SQLColumnExpression[int]) -> ColumnElement[bool]:
+    return true() if some is None else or_(*(and_(kind == of, owner_id.in_(ids)) for of, ids in some.items()))
+
+
+def ensure(session: Session, some: Owners | None = None) -> int:
+    """Give everybody (of `some`, when given) who is entitled to a feed the row of one, and return how many were missing."""
     owners = entitled().subquery()
     having = exists().where(Feed.kind == owners.c.kind, Feed.owner_id == owners.c.owner_id)
-    missing = session.execute(select(owners.c.kind, owners.c.owner_id).where(~having)).all()
+    entitled_now = select(owners.c.kind, owners.c.owner_id).where(_among(some, owners.c.kind, owners.c.owner_id))
+    missing = session.execute(entitled_now.where(~having)).all()
     rows = [
         {"kind": FeedKind(kind), "owner_id": owner_id, "token": secrets.token_urlsafe(TOKEN_BYTES)} for kind, owner_id in missing
     ]
@@ -253,11 +273,15 @@ def contents(session: Session, window: Window, *, school_name: str, feed_ids: Se
         yield calendar.feed, _content(calendar, bodies, window.zone)
 
 
-def remove_orphans(session: Session, store: FeedStore) -> tuple[int, list[dict[str, str]]]:
-    """Remove the feeds that nobody is entitled to any more, files and rows. Return how many, and those whose file would not go."""
+def remove_orphans(session: Session, store: FeedStore, some: Owners | None = None) -> tuple[int, list[dict[str, str]]]:
+    """Remove the feeds (of `some`, when given) that nobody is entitled to any more, files and rows.
+
+    Return how many, and those whose file would not go.
+    """
     owners = entitled().subquery()
     having = exists().where(owners.c.kind == Feed.kind, owners.c.owner_id == Feed.owner_id)
-    orphans = session.execute(select(Feed.id, Feed.kind, Feed.owner_id).where(~having).order_by(Feed.id).with_for_update()).all()
+    orphaned = select(Feed.id, Feed.kind, Feed.owner_id).where(_among(some, Feed.kind, Feed.owner_id), ~having)
+    orphans = session.execute(orphaned.order_by(Feed.id).with_for_update()).all()
     removed, errors = [], []
     for orphan in orphans:
         try:

@@ -73,6 +73,23 @@ class Feed(Base):
     revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
+class ChangeLog(Base):
+    """Something that calendars depend on was touched. Triggers write it (migration 0002), so it holds whoever made the change.
+
+    `kind` and `key` name what has to be looked at: a class, a class group, a department (or only its own calendar), a lesson, a user, an
+    event, or all. `event_id` is the event that named it, or no longer names it.
+    """
+
+    __tablename__ = "change_log"
+    # Rows are deleted by id, so that an id must not come back.
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[str] = mapped_column(String(20))
+    key: Mapped[str | None] = mapped_column(String(50))
+    event_id: Mapped[UUID | None]
+
+
 class SyncRun(Base):
     """The record of one `calendars.sync`; its id is the job's. `inputs` is a digest of what the calendars were made from."""
 

@@ -5,23 +5,27 @@ like a change. So the three rise exactly when the rendered bytes change, in any 
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, union_all
+from sqlalchemy import and_, func, select, true, union_all
 
 from services.calendars import ics
 from services.calendars.models import EventRendering, EventRevision
 from services.calendars.window import Window
-from services.database import Session, insert_or
+from services.database import LONGEST_LIST, Session, insert_or
 from services.errors import InvalidInput
 from services.school.models import Department, Event, EventClass, EventClassGroup, EventDepartment, SchoolClass
 
 # Rows a statement: a rendered event is a kilobyte, and a database takes so many parameters only.
 ROWS_A_STATEMENT = 500
+
+# On Postgres, who holds this lock is the only one that revises events; SQLite has one writer anyway.
+LOCK = 0x6E69676874
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,36 +41,45 @@ class Change:
     error: str | None
 
 
-def changes(session: Session, window: Window, *, domain: str) -> Iterator[Change]:
-    """Render the events of the window whose sources changed; the others are only compared. Reads, and writes nothing.
+def changes(
+    session: Session,
+    window: Window,
+    *,
+    domain: str,
+    event_ids: Collection[UUID] | None = None,
+    rendered: Mapping[bytes, Change] = MappingProxyType({}),
+) -> Iterator[Change]:
+    """Render the window's events whose sources changed; the others are only compared. Reads, and writes nothing.
 
-    One event that cannot be rendered is a Change with an error, and spoils no other.
+    With `event_ids` only these are looked at. What `rendered` holds by its source is not rendered again. One event that cannot be
+    rendered is a Change with an error, and spoils no other.
     """
-    known = {
-        row.event_id: row
-        for row in session.execute(
-            select(
-                EventRevision.event_id,
-                EventRevision.sequence,
-                EventRevision.source,
-                EventRevision.digest,
-                EventRevision.modified_at,
-                EventRevision.error,
-            )
-        )
-    }
-    for event_id, content in contents(session, window, domain):
+    if event_ids is not None and len(event_ids) > LONGEST_LIST:
+        event_ids = None  # More than there have to be, but no list.
+    columns = (
+        EventRevision.event_id,
+        EventRevision.sequence,
+        EventRevision.source,
+        EventRevision.digest,
+        EventRevision.modified_at,
+    )
+    ours = true() if event_ids is None else EventRevision.event_id.in_(event_ids)
+    known = {row.event_id: row for row in session.execute(select(*columns).where(ours))}
+    for event_id, content in contents(session, window, domain, event_ids=event_ids):
         source = ics.source_digest(content)
         last = known.get(event_id)
         if last is not None and last.source == source:
             continue
         rendering, error = None, None
-        try:
-            rendering = ics.render(content)
-        except InvalidInput as refusal:
-            error = str(refusal)
-        except Exception as fault:  # noqa: BLE001 - whatever a value does to the renderer, it is this event's fault alone
-            error = f"{type(fault).__name__}: {fault}"
+        if source in rendered:
+            rendering, error = rendered[source].rendering, rendered[source].error
+        else:
+            try:
+                rendering = ics.render(content)
+            except InvalidInput as refusal:
+                error = str(refusal)
+            except Exception as fault:  # noqa: BLE001 - whatever a value does to the renderer, it is this event's fault alone
+                error = f"{type(fault).__name__}: {fault}"
         yield Change(
             event_id,
             None if last is None else last.sequence,
@@ -78,34 +91,29 @@ def changes(session: Session, window: Window, *, domain: str) -> Iterator[Change
         )
 
 
-def record(session: Session, found: list[Change], *, now: datetime) -> int:
-    """Write the changes and return how many; one whose event was revised or removed by somebody else meanwhile is left to the next."""
-    now = now.replace(microsecond=0)
-    written = 0
-    for some in batched_changes(found):
-        ids = [change.event_id for change in some]
-        # Locked in id order, and compared again: two who revise the same event must not both raise it.
-        sequences: dict[UUID, int] = dict(
-            session.execute(
-                select(EventRevision.event_id, EventRevision.sequence)
-                .where(EventRevision.event_id.in_(ids))
-                .order_by(EventRevision.event_id)
-                .with_for_update()
-            ).all()
-        )
-        living = set(session.execute(select(Event.id).where(Event.id.in_(ids))).scalars())
-        fresh = [c for c in some if c.event_id in living and sequences.get(c.event_id) == c.sequence]
-        if fresh:
-            _write(session, fresh, now)
-        written += len(fresh)
-    return written
+def record(
+    session: Session,
+    window: Window,
+    found: Collection[Change],
+    *,
+    domain: str,
+    now: datetime,
+    event_ids: Collection[UUID] | None = None,
+) -> int:
+    """Bring the revisions of these events (all when None) up to date and return how many changed.
 
-
-def batched_changes(found: list[Change]) -> Iterator[list[Change]]:
-    """Cut a list of changes into statements' sizes, in id order."""
-    ordered = sorted(found, key=lambda change: change.event_id)
-    for start in range(0, len(ordered), ROWS_A_STATEMENT):
-        yield ordered[start : start + ROWS_A_STATEMENT]
+    `found` was rendered before, outside any transaction that writes: on SQLite everybody else would wait for it. Who comes here is
+    alone, and compares with the events as they are now: a rendering that was overtaken meanwhile is not written.
+    """
+    if event_ids is not None and not event_ids:
+        return 0
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(LOCK)))
+    rendered = {change.source: change for change in found}
+    fresh = list(changes(session, window, domain=domain, event_ids=event_ids, rendered=rendered))
+    for start in range(0, len(fresh), ROWS_A_STATEMENT):
+        _write(session, fresh[start : start + ROWS_A_STATEMENT], now.replace(microsecond=0))
+    return len(fresh)
 
 
 def _write(session: Session, found: list[Change], now: datetime) -> None:
@@ -152,9 +160,12 @@ def errors(session: Session, window: Window) -> list[dict[str, str]]:
     return [{"event": str(row.id), "title": ics.clean(row.title)[:80], "error": row.error} for row in rows]
 
 
-def contents(session: Session, window: Window, domain: str) -> Iterator[tuple[UUID, ics.EventContent]]:
-    """Give what is rendered of every event of the window."""
-    current = select(Event.id).where(window.current())
+def contents(
+    session: Session, window: Window, domain: str, *, event_ids: Collection[UUID] | None = None
+) -> Iterator[tuple[UUID, ics.EventContent]]:
+    """Give what is rendered of every event of the window, or of those of them that are given."""
+    wanted = window.current() if event_ids is None else and_(window.current(), Event.id.in_(event_ids))
+    current = select(Event.id).where(wanted)
     names: dict[UUID, set[str]] = defaultdict(set)
     named = union_all(
         select(EventClass.event_id, SchoolClass.name)
@@ -180,7 +191,7 @@ def contents(session: Session, window: Window, domain: str) -> Iterator[tuple[UU
         Event.cancelled_at,
         Event.deleted_at,
     )
-    for row in session.execute(select(*columns).where(window.current())).all():
+    for row in session.execute(select(*columns).where(wanted)).all():
         content = ics.EventContent(
             uid=f"{row.id}@{domain}",
             title=row.title,

@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
+from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import func, select, update
@@ -59,17 +60,21 @@ def plan(run: Run, store: FeedStore, rules: Rules) -> None:
         same = now_inputs is not None and now_inputs == _inputs_of_last_good_run(session)
         found = [] if same else list(revisions.changes(session, window, domain=rules.domain))
     with run.unit_of_work() as session:
-        revisions.record(session, found, now=run.now)
+        changed = [change.event_id for change in found]
+        revisions.record(session, window, found, domain=rules.domain, now=run.now, event_ids=changed)
         feeds.ensure(session)
     with run.read_only() as session:
         stale, total = feeds.out_of_date(session, window, store, school_name=rules.school_name, same_inputs=same)
-    chunks = [
-        BuildFeeds(run_id=run.id, feed_ids=tuple(stale[at : at + FEEDS_A_CHUNK])) for at in range(0, len(stale), FEEDS_A_CHUNK)
-    ]
     with run.unit_of_work() as session:
         session.execute(update(SyncRun).where(SyncRun.id == run.id).values(unchanged=total - len(stale), inputs=now_inputs))
-        run.spawn(session, chunks, then=FinishSync(run_id=run.id))
+        run.spawn(session, chunks(run.id, stale), then=FinishSync(run_id=run.id))
         run.finish(session)
+
+
+def chunks(run_id: UUID, feed_ids: list[int]) -> list[BuildFeeds]:
+    """Return the jobs that build these feeds."""
+    cut = (tuple(feed_ids[at : at + FEEDS_A_CHUNK]) for at in range(0, len(feed_ids), FEEDS_A_CHUNK))
+    return [BuildFeeds(run_id=run_id, feed_ids=some) for some in cut]
 
 
 def _inputs_of_last_good_run(session: Session) -> bytes | None:

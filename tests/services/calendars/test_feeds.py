@@ -96,7 +96,12 @@ def timed(number: int, **values: Any) -> Event:
 
 def revise(session: Session, now: datetime = NOW) -> int:
     session.flush()
-    return revisions.record(session, list(revisions.changes(session, WINDOW, domain=DOMAIN)), now=now)
+    return record(session, list(revisions.changes(session, WINDOW, domain=DOMAIN)), now)
+
+
+def record(session: Session, found: list[revisions.Change], now: datetime) -> int:
+    ids = [change.event_id for change in found]
+    return revisions.record(session, WINDOW, found, domain=DOMAIN, now=now, event_ids=ids)
 
 
 def build(
@@ -691,7 +696,7 @@ def test_revision_that_two_found_is_raised_once(session: Session, school: Simple
     session.flush()
     first, second = (list(revisions.changes(session, WINDOW, domain=DOMAIN)) for _ in range(2))
 
-    written = [revisions.record(session, found, now=LATER) for found in (first, second)]
+    written = [record(session, found, LATER) for found in (first, second)]
 
     assert written == [1, 0]
     assert told(session, school.trip.id) == (1, LATER)
@@ -701,7 +706,7 @@ def test_revision_of_a_new_event_that_two_found_is_written_once(session: Session
     session.flush()
     first, second = (list(revisions.changes(session, WINDOW, domain=DOMAIN)) for _ in range(2))
 
-    written = [revisions.record(session, found, now=now) for found, now in ((first, NOW), (second, LATER))]
+    written = [record(session, found, now) for found, now in ((first, NOW), (second, LATER))]
 
     assert written == [2, 0]
     assert told(session, school.trip.id) == (0, NOW)
@@ -712,7 +717,7 @@ def test_revision_of_an_event_that_was_removed_meanwhile_is_left(session: Sessio
     found = list(revisions.changes(session, WINDOW, domain=DOMAIN))
     session.execute(delete(Event).where(Event.id == school.trip.id))
 
-    assert revisions.record(session, found, now=NOW) == 1
+    assert record(session, found, NOW) == 1
 
 
 def test_revision_of_an_event_that_was_mended_goes_on_where_it_was(session: Session, school: SimpleNamespace) -> None:

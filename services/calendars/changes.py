@@ -105,18 +105,21 @@ def read(session: Session) -> Touched:
     keys: dict[str, set[Any]] = defaultdict(set)
     if len(notes) > LONGEST_LIST:
         return Touched(log_ids, keys, None, everybody=True)
-    unseen, never_open = _untold(session, {event_id for _, _, event_id in notes if event_id})
+    known = _known(session, {event_id for _, _, event_id in notes if event_id})
     events: set[UUID] = set()
     everybody = all_events = False
     renamed: dict[str, set[int]] = defaultdict(set)
     for kind, key, event_id in notes:
-        if event_id in unseen or (kind == "all" and event_id in never_open):
-            continue
+        event = known.get(event_id)
+        if event is not None and not (event.is_current or event.revised):
+            continue  # A draft, which nobody has seen.
         if event_id is not None:
             events.add(event_id)
         elif kind in NAMED:
             renamed[kind].add(int(key))
-        everybody |= kind == "all"
+        # An event that was for all until it was addressed concerns all, unless no calendar has shown it yet.
+        everybody |= kind == "all" if event is None or event.revised else False
+        everybody |= event is not None and event.is_current and not event.addressed
         all_events |= kind == "all" and event_id is None
         keys[kind].add(key if kind == "group" else key and int(key))
     # What names a class or a department shows its name, to everybody who sees it.
@@ -130,17 +133,14 @@ def read(session: Session) -> Touched:
     return Touched(log_ids, keys, events, everybody)
 
 
-def _untold(session: Session, ids: Iterable[UUID]) -> tuple[set[UUID], set[UUID]]:
-    """Return which of these events no calendar shows or has shown, and which it has not shown to everybody."""
-    current = and_(Event.state == EventState.PUBLISHED, Event.version_of_id.is_(None))
-    revised = EventRevision.event_id.is_not(None)
-    rows = session.execute(
-        select(Event.id, Event.addressed, current.label("current"), revised.label("revised"))
-        .join(EventRevision, EventRevision.event_id == Event.id, isouter=True)
-        .where(Event.id.in_(ids))
-    ).all()
-    never_revised = [row for row in rows if not row.revised]
-    return {row.id for row in never_revised if not row.current}, {row.id for row in never_revised if row.addressed}
+def _known(session: Session, ids: Iterable[UUID]) -> dict[UUID, Any]:
+    """Return what the refresh has to know of those of these events that there are."""
+    current = and_(Event.state == EventState.PUBLISHED, Event.version_of_id.is_(None)).label("is_current")
+    revised = EventRevision.event_id.is_not(None).label("revised")
+    query = select(Event.id, Event.addressed, current, revised).join(
+        EventRevision, EventRevision.event_id == Event.id, isouter=True
+    )
+    return {row.id: row for row in session.execute(query.where(Event.id.in_(ids)))}
 
 
 def concerned(session: Session, touched: Touched) -> list[int]:

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-ALL = ("sync", "jobs", "web")
+ALL = ("sync", "freshness", "jobs", "web")
 
 
 def main() -> None:

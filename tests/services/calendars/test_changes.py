@@ -423,11 +423,11 @@ def mutate(connection: Connection, rng: random.Random, number: int) -> None:
             connection.execute(delete(table).where(key_of(table, row)))
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_any_changes_lead_to_what_a_full_sync_would_write(fresh: House, seed: int) -> None:
     rng = random.Random(seed)
     done = 0
-    for number in range(40):
+    for number in range(30):
         before = fresh.files()
         with fresh.boot.unit_of_work() as session:
             for step in range(rng.choice([1, 1, 2, 5])):
@@ -438,4 +438,4 @@ def test_any_changes_lead_to_what_a_full_sync_would_write(fresh: House, seed: in
         after = fresh.files()
         assert written >= {name for name in before | after if before.get(name) != after.get(name)}, number
         assert right(fresh), number
-    assert done > 60
+    assert done > 40

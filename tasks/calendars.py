@@ -27,6 +27,6 @@ def finish_sync(session: Session, args: FinishSync, run: Run) -> Outcome:
 
 
 @job(RefreshFeeds, own_transactions=True)
-def refresh_feeds(args: RefreshFeeds, run: Run) -> Outcome:
+def refresh_feeds(args: RefreshFeeds, run: Run) -> None:
     """Refresh what the change log leads to. A second run reads the same rows, or none, and writes only what is still out of date."""
-    return changes.refresh(run, bootstrap().feed_store, bootstrap().rules)
+    changes.refresh(run, bootstrap().feed_store, bootstrap().rules)

@@ -19,7 +19,7 @@ from services.calendars.models import ChangeLog, EventRevision, Feed, FeedKind
 from services.calendars.store import FeedStore
 from services.calendars.sync import FEEDS_A_CHUNK, Rules, chunks
 from services.database import LONGEST_LIST, Session, reader
-from services.jobs import Outcome, Run, enqueue_many
+from services.jobs import Run, enqueue_many
 from services.school.models import (
     CLASS_GROUP_LENGTH,
     Event,
@@ -69,7 +69,7 @@ def pending(session: Session) -> bool:
     return session.execute(select(ChangeLog.id).order_by(ChangeLog.id).limit(1)).one_or_none() is not None
 
 
-def refresh(run: Run, store: FeedStore, rules: Rules) -> Outcome:
+def refresh(run: Run, store: FeedStore, rules: Rules) -> None:
     """Bring the events and the feeds that the log's rows lead to up to date, and delete just these rows in the last transaction.
 
     Rows are read first and everything else after them, so what they tell of is seen; one that is written meanwhile stays for the next
@@ -78,6 +78,8 @@ def refresh(run: Run, store: FeedStore, rules: Rules) -> Outcome:
     window = rules.window(run.now)
     with run.read_only() as session:
         touched = read(session)
+        if not touched.log_ids:
+            return
         found = list(revisions.changes(session, window, domain=rules.domain, event_ids=touched.events))
     with run.unit_of_work() as session:
         revisions.record(session, window, found, domain=rules.domain, now=run.now, event_ids=touched.events)
@@ -85,16 +87,15 @@ def refresh(run: Run, store: FeedStore, rules: Rules) -> Outcome:
         removed, errors = feeds.remove_orphans(session, store, touched.owners)
     with run.unit_of_work() as session:
         ids = concerned(session, touched)
+        outcome: dict[str, Any] = {"feeds": len(ids), "removed": removed, "errors": errors}
         if len(ids) > FEEDS_A_CHUNK:
             enqueue_many(session, chunks(run.id, ids), now=run.now)
-            outcome: dict[str, Any] = {"errors": []}
-        else:
-            outcome = feeds.build(session, window, store, school_name=rules.school_name, feed_ids=ids, run_id=run.id, now=run.now)
+        elif ids:
+            built = feeds.build(session, window, store, school_name=rules.school_name, feed_ids=ids, run_id=run.id, now=run.now)
+            outcome |= built | {"errors": [*errors, *built["errors"]]}
         for at in range(0, len(touched.log_ids), LONGEST_LIST):
             session.execute(delete(ChangeLog).where(ChangeLog.id.in_(touched.log_ids[at : at + LONGEST_LIST])))
-        outcome |= {"feeds": len(ids), "removed": removed, "errors": [*outcome["errors"], *errors]}
         run.finish(session, outcome)
-    return outcome
 
 
 def read(session: Session) -> Touched:

@@ -34,9 +34,18 @@ class FinishSync(JobArgs, kind="calendars.finish_sync", queue="calendars", backo
     run_id: UUID
 
 
-class RefreshFeeds(JobArgs, kind="calendars.refresh", queue="default", priority=3, unique_by=(), backoff=QUICK, max_attempts=10):
+class RefreshFeeds(
+    JobArgs,
+    kind="calendars.refresh",
+    # Not behind the chunks of a sync: what is in the broker's queue cannot be overtaken, but queues are served in turn.
+    queue="default",
+    priority=3,
+    unique_by=(),
+    backoff=QUICK,
+    max_attempts=10,
+):
     """Refresh the feeds that the change log leads to.
 
-    There is one at a time, also while it waits to be tried again: what changes meanwhile stays in the log, where the next one is seen to
-    be needed.
+    There is one at a time, also while it waits to be tried again: what changes meanwhile stays in the log, where the next one is seen
+    to be needed.
     """

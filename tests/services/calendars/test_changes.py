@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from itertools import count
 from typing import Any
 from uuid import UUID, uuid4
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import Connection, String, Table, and_, delete, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
+from project.keeper import Keeper
 from project.testing import run_due
 from services.calendars import changes, feeds, sync
 from services.calendars.jobs import BuildFeeds, RefreshFeeds
@@ -95,13 +97,14 @@ def event(title: str) -> str:
     return f"(SELECT id FROM event WHERE title LIKE '{title}%' AND version_of_id IS NULL)"
 
 
+MATHS_EDITED = f"UPDATE event SET title = 'Neu' WHERE id = {event('Prüfung Mathematik')}"
 GA = {"27Ga", "Gymnasium", "Anna", "Beat", "Cem", "Peter"}
 MATHS = GA | {"Jürg"}
 BILINGUE = {"28Ba", "Filière bilingue", "Léa", "Maëlle", "Noé", "Peter", "François"}
 WMS = {"27Wa", "28Wb", "Wirtschaftsmittelschule", "Hanna", "Ivo", "Jana"}
 
 CHANGES = {
-    "event edited": ([f"UPDATE event SET title = 'Neu' WHERE id = {event('Prüfung Mathematik')}"], MATHS),
+    "event edited": ([MATHS_EDITED], MATHS),
     "event edited as it was": ([f"UPDATE event SET title = title WHERE id = {event('Prüfung Mathematik')}"], set()),
     "event's author": ([f"UPDATE event SET author_id = {user('Käthi')}"], set()),
     "draft edited": (["UPDATE event SET title = 'Neu' WHERE state = 'draft'"], set()),
@@ -255,7 +258,7 @@ def test_feed_that_cannot_be_written_keeps_its_file_and_says_why(fresh: House) -
     before = path.read_bytes()
     path.unlink()
     path.mkdir()
-    sql(fresh, f"UPDATE event SET title = 'Neu' WHERE id = {event('Prüfung Mathematik')}")
+    sql(fresh, MATHS_EDITED)
     start(fresh)
 
     [job] = run_due(fresh.boot)
@@ -283,9 +286,34 @@ def test_many_feeds_are_left_to_jobs_of_their_own(fresh: House, monkeypatch: pyt
     assert right(fresh)
 
 
+# --- who starts it ---
+
+
+def keeper(house: House) -> Keeper:
+    return Keeper(house.boot, uuid4(), "one", ["default"], 1)
+
+
+def waiting(house: House) -> list[timedelta]:
+    with house.boot.read_only() as session:
+        rows = session.execute(select(Job.run_at, Job.created_at).where(Job.kind == RefreshFeeds.policy.kind)).all()
+    return [row.run_at - row.created_at for row in rows]
+
+
+def test_keepers_start_one_refresh_when_something_changed(fresh: House) -> None:
+    keepers = [keeper(fresh), keeper(fresh)]
+    for one in keepers:
+        one.notice_changes()
+    assert waiting(fresh) == []
+    sql(fresh, MATHS_EDITED)
+
+    for one in [*keepers, *keepers]:
+        one.notice_changes()
+
+    assert waiting(fresh) == [changes.COLLECT_FOR]
+
+
 # --- what happens meanwhile ---
 
-MATHS_EDITED = f"UPDATE event SET title = 'Neu' WHERE id = {event('Prüfung Mathematik')}"
 MOVED = f"UPDATE event_class SET class_id = {class_('28Ba')} WHERE event_id = {event('Prüfung Mathematik')}"
 
 

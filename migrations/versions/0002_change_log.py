@@ -18,34 +18,24 @@ def _note(kind: str, key: str, event: str = "CAST(NULL AS uuid)", where: str = "
     return f"SELECT {kind}, CAST({key} AS varchar(50)), {event} WHERE {where}"
 
 
-# By table: the columns that calendars depend on, and what is noted of a row. Of events only what subscribers may have seen counts, and one
-# that is addressed to nobody is in every calendar.
 EVENT = (
     "id, state, title, description, location, starts_at, ends_at, starts_on, ends_on, audience, teaching_affected, addressed,"
     " version_of_id, cancelled_at, deleted_at"
 )
+# Of events only what subscribers may have seen counts; one that is addressed to nobody is in every calendar.
+EVENT_OR_ALL = "CASE WHEN {row}.addressed THEN 'event' ELSE 'all' END"
+SEEN = "{row}.state = 'published' AND {row}.version_of_id IS NULL"
+
+# By table: the columns that calendars depend on, and what is noted of a row.
 NOTED = {
-    "event": (
-        EVENT,
-        [
-            _note(
-                "CASE WHEN {row}.addressed THEN 'event' ELSE 'all' END",
-                "NULL",
-                "{row}.id",
-                "{row}.state = 'published' AND {row}.version_of_id IS NULL",
-            )
-        ],
-    ),
+    "event": (EVENT, [_note(EVENT_OR_ALL, "NULL", "{row}.id", SEEN)]),
     "event_class": ("event_id, class_id", [_note("'class'", "{row}.class_id", "{row}.event_id")]),
     "event_class_group": ("event_id, class_group", [_note("'group'", "{row}.class_group", "{row}.event_id")]),
     "event_department": ("event_id, department_id", [_note("'department'", "{row}.department_id", "{row}.event_id")]),
     "event_user": ("event_id, user_id", [_note("'user'", "{row}.user_id", "{row}.event_id")]),
     "school_class": (
         "id, name, display_name, department_id",
-        [
-            _note("'class'", "{row}.id"),
-            _note("'department_feed'", "{row}.department_id", where="{row}.department_id IS NOT NULL"),
-        ],
+        [_note("'class'", "{row}.id"), _note("'department_feed'", "{row}.department_id", where="{row}.department_id IS NOT NULL")],
     ),
     "department": ("id, name, locale", [_note("'department'", "{row}.id")]),
     "user_account": ("id, first_name, last_name, locale, role, class_id, untis_id", [_note("'user'", "{row}.id")]),
@@ -108,10 +98,11 @@ def _is_postgres() -> bool:
 
 
 def _function(name: str, statements: list[str]) -> str:
-    # As its owner: another program's role need not know of the log.
+    # As its owner: another program's role need not know of the log. Its temporary tables come last: they could stand in for ours.
+    schema = op.get_bind().scalar(sa.text("SELECT current_schema()"))
     body = "; ".join(statements)
     return (
-        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT"
+        f'CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = "{schema}", pg_temp'
         f" AS $$ BEGIN {body}; RETURN NULL; END $$"
     )
 

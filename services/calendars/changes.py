@@ -118,8 +118,8 @@ def read(session: Session) -> Touched:
             events.add(event_id)
         elif kind in NAMED:
             renamed[kind].add(int(key))
-        # An event that was for all until it was addressed concerns all, unless no calendar has shown it yet.
-        everybody |= kind == "all" if event is None or event.revised else False
+        # What was for all before it was addressed, or removed, concerns all, unless no calendar has shown it yet.
+        everybody |= kind == "all" and (event is None or event.revised)
         everybody |= event is not None and event.is_current and not event.addressed
         all_events |= kind == "all" and event_id is None
         keys[kind].add(key if kind == "group" else key and int(key))

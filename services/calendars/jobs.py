@@ -43,6 +43,8 @@ class RefreshFeeds(
     unique_by=(),
     backoff=QUICK,
     max_attempts=10,
+    # After a school was loaded it is as long as a sync's plan.
+    time_limit=timedelta(minutes=10),
 ):
     """Refresh the feeds that the change log leads to.
 

@@ -269,7 +269,7 @@ def test_feed_that_cannot_be_written_keeps_its_file_and_says_why(fresh: House) -
     assert fresh.sync()["built"] == 1
 
 
-def test_many_feeds_are_left_to_jobs_of_their_own(fresh: House, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_feeds_are_left_to_jobs_of_their_own(fresh: House) -> None:
     with fresh.boot.unit_of_work() as session:
         row = {"last_name": "X", "locale": "de", "role": "student", "created_at": LONG_AGO}
         people = [{"email": f"{n}@x.example", "first_name": str(n), "untis_id": f"X{n}", **row} for n in range(FEEDS_A_CHUNK)]

@@ -4,6 +4,7 @@ from alembic import context
 
 import services.calendars.models
 import services.jobs.models
+import services.mail.models
 import services.school.models  # noqa: F401 - imported so that their tables are known
 from project.bootstrap import bootstrap
 from services.database import Base

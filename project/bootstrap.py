@@ -20,7 +20,10 @@ from project.settings import Settings
 from services.calendars.store import FeedStore
 from services.calendars.sync import Rules
 from services.database import Session
+from services.jobs import Backoff
 from services.jobs.enqueue import ENQUEUED
+from services.mail.delivery import Terms
+from services.mail.transport import Transport, open_transport
 
 # Below every time limit of a job, so that a query ends before the worker kills the process that waits for it.
 STATEMENT_TIMEOUT = 30
@@ -79,6 +82,20 @@ class Bootstrap:
             days_ahead=settings.feed_days_ahead,
         )
 
+    @cached_property
+    def mailer(self) -> Transport:
+        """The way that mail goes. It connects when it first sends, and keeps the connection: one a process."""
+        return open_transport(self.settings.mail_url, password=self.settings.mail_password.get_secret_value())
+
+    @cached_property
+    def mail_terms(self) -> Terms:
+        """The settings that mail is sent by."""
+        settings = self.settings
+        backoff = Backoff(first=settings.mail_retry_after)
+        # A server that is away is asked sooner and more often than about a message that it put off: all the others wait for it.
+        away = Backoff(first=settings.mail_retry_after / 12, cap=settings.mail_retry_after * 5)
+        return Terms(self.mailer.name, settings.mail_sender, settings.mail_concurrency, settings.mail_rate, backoff, away)
+
     @contextmanager
     def unit_of_work(self) -> Iterator[Session]:
         """Give a transaction: committed at the end, rolled back on an exception. Jobs enqueued in it are sent after the commit."""
@@ -116,6 +133,11 @@ class Bootstrap:
     def after_fork(self) -> None:
         """Forget the parent's connections without closing them: the parent may still use them."""
         self.engine.dispose(close=False)
+
+    def close(self) -> None:
+        """Take leave of the mail server, if one was asked: this process ends."""
+        if "mailer" in self.__dict__:
+            self.mailer.close()
 
 
 @cache

@@ -7,6 +7,7 @@ that is a failure too, and touches no other check.
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,7 @@ from services.database import Session, utc_now
 from services.jobs import metrics, schedule
 from services.jobs.args import KINDS
 from services.jobs.models import ScheduleEntry
+from services.mail import outbox
 
 OLDEST_POSTGRES = (14, 0)
 INITS = {"docker-init", "tini", "dumb-init", "catatonit", "podman-init", "s6-svscan", "systemd", "init", "launchd"}
@@ -104,7 +106,11 @@ def _answer(one: Check, boot: "Observer", *, database_is_away: bool) -> Answer:
 def _without_secrets(detail: str, settings: Settings) -> str:
     # What drivers put into their messages is theirs; a password in an address may be quoted or not.
     given = [urlsplit(url).password or "" for url in (settings.database_url, settings.broker_url)]
-    given += [settings.postgres_password.get_secret_value(), settings.flower_basic_auth.get_secret_value().partition(":")[2]]
+    given += [
+        settings.postgres_password.get_secret_value(),
+        settings.mail_password.get_secret_value(),
+        settings.flower_basic_auth.get_secret_value().partition(":")[2],
+    ]
     for secret in sorted({*given, *map(unquote, given)} - {"", PLACEHOLDER}, key=len, reverse=True):
         detail = detail.replace(secret, "***")
     return detail
@@ -244,6 +250,19 @@ for _name, _status, _find, _remedy in (
     ("paused queues", WARN, metrics.paused, "celery -A project jobs resume QUEUE"),
 ):
     check(_name, _remedy, ledger=True)(partial(_should_be_empty, _status, _find))
+
+
+@check("mail", "mend what it says, or MAIL_URL; then all goes by itself. `celery -A project mail list` shows messages", ledger=True)
+def _mail(boot: Observer, session: Session) -> Answer:
+    for server in outbox.failing(session):
+        return FAIL, f"{server.name} takes no mail since {_time(server.failing_since or boot.now())}: {server.error}"
+    states = Counter[str]()
+    for (_, state), number in outbox.counts(session).items():
+        states[state] += number
+    oldest = outbox.oldest_due(session)
+    late = oldest is not None and boot.now() - oldest > OVERDUE_AFTER
+    said = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none"
+    return WARN if late or states["unknown"] else OK, said + (f"; one is due since {_time(oldest)}" if oldest and late else "")
 
 
 @check("feed store", "give the process's user a writable folder with 200 MB free, or another one as FEED_STORE")

@@ -18,6 +18,8 @@ from services.calendars.models import FeedKind
 from services.jobs import metrics
 from services.jobs.args import KINDS
 from services.jobs.models import JobState
+from services.mail import outbox
+from services.mail.models import MailState
 
 # What waiting and running times are taken over: long enough for two scrapes, short enough that an alert ends soon.
 LATELY = timedelta(minutes=5)
@@ -46,6 +48,9 @@ class LedgerCollector(Collector):
             successes = metrics.last_successes(session, self._recurring)
             calendars = dict.fromkeys(FeedKind, (0, 0)) | feeds.counts(session)
             workers = metrics.workers(session, silent_after=self._boot.settings.worker_silent_after)
+            mails = {(kind, state.value): 0 for kind, _ in outbox.counts(session) for state in MailState} | outbox.counts(session)
+            oldest_mail, now, repeats = outbox.oldest_due(session), self._boot.now(), outbox.repeats(session)
+            failing = {server.name: (now - (server.failing_since or now)).total_seconds() for server in outbox.failing(session)}
         nothing_due = dict.fromkeys(QUEUES, 0.0)
         times = {kind: moment.timestamp() for kind, moment in successes.items() if moment is not None}
         yield _gauge("nightshift_jobs", "Jobs in the ledger.", ("kind", "queue", "state"), jobs)
@@ -54,6 +59,11 @@ class LedgerCollector(Collector):
         yield _gauge("nightshift_last_success_timestamp_seconds", "When a recurring job last succeeded.", ("kind",), times)
         for at, name, text in ((0, "feeds", "Calendar feeds."), (1, "failed_feeds", "Those whose last build failed.")):
             yield _gauge(f"nightshift_{name}", text, ("kind",), {kind: found[at] for kind, found in calendars.items()})
+        waiting = {(): (now - oldest_mail).total_seconds() if oldest_mail else 0.0}
+        yield _gauge("nightshift_mails", "Messages in the outbox.", ("kind", "state"), mails)
+        yield _gauge("nightshift_oldest_due_mail_seconds", "Since when the oldest due message waits.", (), waiting)
+        yield _gauge("nightshift_mail_server_failing_seconds", "Since when a mail server takes no mail.", ("server",), failing)
+        yield _gauge("nightshift_mail_repeats", "Messages sent again that may have been sent before.", (), {(): repeats})
         waits = {kind: wait for kind, (wait, _) in timings.items()}
         runs = {kind: run for kind, (_, run) in timings.items()}
         yield _histogram("nightshift_job_wait_seconds", "From due to started, of jobs that ended in the last 5 minutes.", waits)

@@ -1,12 +1,17 @@
 """What may differ between two installations, read from the environment and from `.env`. Each field is one line of `.env.example`."""
 
 from datetime import timedelta
+from email.utils import parseaddr
 from pathlib import Path
 from typing import Literal, Self
 from zoneinfo import ZoneInfo
 
+from email_validator import EmailNotValidError, validate_email
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.errors import InvalidInput
+from services.mail.transport import open_transport
 
 PLACEHOLDER = "change-me"
 
@@ -36,6 +41,21 @@ class Settings(BaseSettings):
     school_timezone: ZoneInfo = Field(ZoneInfo("Europe/Zurich"), description="the IANA zone of the school's wall clocks")
     feed_days_past: int = Field(31, ge=0, description="how many days an event stays in a feed after its end")
     feed_days_ahead: int = Field(465, ge=1, description="how many days before its start an event enters a feed")
+    mail_url: str = Field(
+        "folder://var/mail",
+        description="folder://PATH (.eml files), smtp://USER@HOST:PORT (STARTTLS; ?tls=none without) or smtps://…",
+    )
+    mail_password: SecretStr = Field(SecretStr(""), description="the mail server's password, where MAIL_URL names a user")
+    mail_from: str = Field("Nightshift <noreply@nightshift.example>", description="NAME <ADDRESS> that mail comes from")
+    mail_concurrency: int = Field(2, ge=1, description="connections to the mail server at a time, over all workers")
+    mail_rate: int = Field(0, ge=0, description="messages a minute, over all workers; 0 sets no limit")
+    mail_retry_after: timedelta = Field(
+        timedelta(minutes=1), gt=timedelta(), description="wait before a message is tried again; doubled each time, up to an hour"
+    )
+    mail_keep_sent: timedelta = Field(timedelta(days=30), gt=timedelta(), description="how long sent mail stays in the outbox")
+    mail_keep_failed: timedelta = Field(
+        timedelta(days=90), gt=timedelta(), description="how long mail that failed, or ended otherwise unsent, stays in the outbox"
+    )
     sync_every: timedelta = Field(timedelta(hours=6), gt=timedelta(), description="how often all feeds are brought up to date")
     public_url: str = Field(
         "http://127.0.0.1:8000", pattern=r"^https?://\S{1,180}$", description="where subscribers reach the feed server"
@@ -89,6 +109,18 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _mail_can_go_out(self) -> Self:
+        try:
+            open_transport(self.mail_url, password=self.mail_password.get_secret_value())
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+        try:
+            validate_email(self.mail_sender, check_deliverability=False, allow_smtputf8=False)
+        except EmailNotValidError as error:
+            raise ValueError(f"MAIL_FROM must be NAME <ADDRESS>: {error}") from error
+        return self
+
+    @model_validator(mode="after")
     def _no_placeholder_in_production(self) -> Self:
         if self.environment == "production":
             for name in ("postgres_password", "flower_basic_auth"):
@@ -96,6 +128,11 @@ class Settings(BaseSettings):
                 if PLACEHOLDER in secret.get_secret_value() and (name != "postgres_password" or self.needs_password):
                     raise ValueError(f"{name.upper()} is still the placeholder {PLACEHOLDER!r}: set a secret of your own")
         return self
+
+    @property
+    def mail_sender(self) -> str:
+        """Return the address in MAIL_FROM."""
+        return parseaddr(self.mail_from)[1]
 
     @property
     def needs_password(self) -> bool:

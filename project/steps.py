@@ -112,6 +112,9 @@ def _child_started(**_: Any) -> None:
 
 
 def _child_ended(pid: int, exitcode: int, **_: Any) -> None:
+    from project.bootstrap import bootstrap  # noqa: PLC0415 - as above
+
+    bootstrap().close()
     logger.info("child ended with exit code %s", exitcode)
 
 

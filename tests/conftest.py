@@ -17,6 +17,7 @@ from sqlalchemy import Engine, create_engine, make_url, text
 
 import services.calendars.models
 import services.jobs.models
+import services.mail.models
 import services.school.models  # noqa: F401 - imported so that their tables are known
 from project.bootstrap import make_engine
 from project.settings import Settings

@@ -49,6 +49,7 @@ class Run:
 
     def __init__(self, claim: claims.Claim, unit_of_work: UnitOfWork, read_only: UnitOfWork) -> None:
         self.id: UUID = claim.job_id
+        self.claim_id: UUID = claim.claim_id
         self.parent_id: UUID | None = claim.parent_id
         self.attempt: int = claim.attempt
         self.now: datetime = claim.started_at

@@ -1,0 +1,29 @@
+"""The arguments of the mail's own jobs. A leaf: anyone may import it."""
+
+from datetime import timedelta
+
+from services.jobs.args import Backoff, JobArgs
+
+
+class DeliverMail(
+    JobArgs,
+    kind="mail.deliver",
+    queue="mail",
+    unique_by=("lane",),
+    backoff=Backoff(first=timedelta(seconds=2), cap=timedelta(minutes=1)),
+    # A message that kills its process uses up its own attempts; the lane goes on with the next.
+    max_attempts=100,
+    # A slice takes a minute at most, and then one message may still wait for each of a slow server's answers.
+    time_limit=timedelta(minutes=5),
+):
+    """Send a slice of what is due. There are as many lanes as connections at a time; lane 0 starts the others."""
+
+    lane: int = 0
+
+
+class SweepMail(JobArgs, kind="mail.sweep", queue="mail", unique_by=()):
+    """See to what no lane has seen to."""
+
+
+class PruneMail(JobArgs, kind="mail.prune", queue="mail", unique_by=(), time_limit=timedelta(minutes=10)):
+    """Delete messages that ended long ago."""

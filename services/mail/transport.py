@@ -1,0 +1,345 @@
+"""Where mail goes: an SMTP server, a folder of `.eml` files, or memory for tests. An answer says what became of one message.
+
+What a server's refusal means depends on when it comes (RFC 5321, 4.2 and 4.5.4):
+
+    connecting, TLS, AUTH, MAIL FROM   about us, not about the recipient, 5xx too: AWAY, nothing is lost for a wrong password
+    RCPT TO, DATA                      4xx or a lost connection: LATER; 5xx: REFUSED
+    after the content began            a reply is a reply; a lost connection or no answer: UNKNOWN, the server may have it
+"""
+
+import re
+import smtplib
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from time import monotonic
+from typing import Protocol
+from urllib.parse import parse_qs, unquote, urlsplit
+from uuid import uuid4
+
+from services.errors import InvalidInput
+
+TIMEOUT = 20.0
+# Scanning a message takes servers long, and giving up on them makes a repeat.
+TIMEOUT_AFTER_DATA = 3 * TIMEOUT
+
+# Seconds, and messages. Servers drop connections that are idle, old or busy, so an idle one is asked first and an old one replaced.
+IDLE_AT_MOST = 1.0
+OLDEST_CONNECTION = 300.0
+MOST_MESSAGES = 100
+
+LONGEST_REPLY = 500
+ADDRESS = re.compile(r"<?[^\s<>]+@[^\s<>]+>?")
+DEAD_ADDRESS = re.compile(r"5\.1\.(?![78]\b)\d")  # RFC 3463, 3.2; 7 and 8 are about the sender
+
+# Whatever is being refused, these want another login or another number of connections from us. The last is Exchange Online's.
+ABOUT_US = (530, 534, 535, 538)
+TOO_MANY_CONNECTIONS = 432
+SERVICE_ENDS = 421
+TOO_LARGE = (523, 552)
+PERMANENT = 500
+OK = 250
+
+
+class Verdict(Enum):
+    SENT = auto()
+    LATER = auto()
+    REFUSED = auto()
+    UNKNOWN = auto()
+    AWAY = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one message. `reply` names no address. `pause`: leave the server alone; `dead_address`: nobody has that address."""
+
+    verdict: Verdict
+    reply: str
+    pause: bool = False
+    dead_address: bool = False
+
+
+class Transport(Protocol):
+    """Takes one message at a time and never raises for what the other side does."""
+
+    @property
+    def name(self) -> str: ...
+
+    def send(self, sender: str, recipient: str, content: bytes) -> Answer: ...
+
+    def close(self) -> None: ...
+
+
+class _Refused(Exception):
+    """A step was not answered as hoped."""
+
+    def __init__(self, step: str, code: int, reply: bytes) -> None:
+        self.step, self.code, self.reply = step, code, reply.decode(errors="replace")
+
+    def answer(self) -> Answer:
+        reply = _said(f"{self.step}: {self.code} {self.reply}")
+        about_message = self.step != "MAIL FROM" or self.code in TOO_LARGE
+        if not about_message or self.code in ABOUT_US:
+            return Answer(Verdict.AWAY, reply, pause=True)
+        if self.code >= PERMANENT:
+            dead = self.step == "RCPT TO" and DEAD_ADDRESS.match(self.reply) is not None
+            return Answer(Verdict.REFUSED, reply, dead_address=dead)
+        return Answer(Verdict.LATER, reply, pause=self.code == TOO_MANY_CONNECTIONS)
+
+
+class SmtpTransport:
+    """One connection to an SMTP server, opened when it is needed and used again.
+
+    `tls`: from the first byte (`implicit`), by STARTTLS, which the server must then offer (`starttls`), or `none`. `tell` is given each
+    step and the server's answer, for people.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: str,
+        user: str = "",
+        password: str = "",
+        timeout: float = TIMEOUT,
+    ) -> None:
+        self.name = f"{host}:{port}"
+        self.tell: Callable[[str, str], None] = lambda _step, _answer: None
+        self._host, self._port, self._tls, self._user, self._password = host, port, tls, user, password
+        self._timeout = timeout
+        self._smtp: smtplib.SMTP | None = None
+        self._opened_at = self._used_at = 0.0
+        self._messages = 0
+
+    def send(self, sender: str, recipient: str, content: bytes) -> Answer:
+        """Send one message and say what became of it."""
+        try:
+            smtp = self._begin(sender, recipient, len(content))
+        except _Refused as refused:
+            return self._give_up(refused.answer())
+        except smtplib.SMTPNotSupportedError:
+            reply = "the server does not take addresses that are not ASCII (SMTPUTF8)"
+            return self._give_up(Answer(Verdict.REFUSED, reply))
+        except OSError as error:  # smtplib's errors are OSErrors too
+            return self._give_up(Answer(Verdict.AWAY, _said(_text(error)), pause=True))
+        begun = False
+        try:
+            self._expect("RCPT TO", smtp.rcpt(recipient), OK, 251)
+            self._expect("DATA", smtp.docmd("DATA"), 354)
+            begun = True
+            smtp.send(_dotted(content))
+            if smtp.sock is not None:
+                smtp.sock.settimeout(TIMEOUT_AFTER_DATA / TIMEOUT * self._timeout)
+            reply = self._expect("message", smtp.getreply(), OK)
+            if smtp.sock is not None:
+                smtp.sock.settimeout(self._timeout)
+        except _Refused as refused:
+            return self._give_up(refused.answer(), closed=refused.code == SERVICE_ENDS)
+        except OSError as error:
+            self._drop()
+            return Answer(Verdict.UNKNOWN if begun else Verdict.LATER, _said(_text(error)))
+        self._used_at, self._messages = monotonic(), self._messages + 1
+        return Answer(Verdict.SENT, _said(reply))
+
+    def close(self) -> None:
+        """Say goodbye, if there is somebody to say it to."""
+        smtp, self._smtp = self._smtp, None
+        if smtp is not None:
+            with suppress(OSError):
+                smtp.quit()
+
+    def _begin(self, sender: str, recipient: str, size: int) -> smtplib.SMTP:
+        """Return a connection on which MAIL FROM was taken. One that the server has given up since its last use is replaced, once."""
+        while True:
+            smtp = self._connected()
+            options = [f"size={size}"] if smtp.has_extn("size") else []
+            if not recipient.isascii():
+                options += ["SMTPUTF8", "BODY=8BITMIME"]
+            used = self._messages > 0
+            try:
+                code, reply = smtp.mail(sender, options)
+            except smtplib.SMTPServerDisconnected:
+                self._drop()
+                if not used:
+                    raise
+                continue
+            if used and code == SERVICE_ENDS:
+                self._drop()
+                continue
+            self._expect("MAIL FROM", (code, reply), OK)
+            return smtp
+
+    def _connected(self) -> smtplib.SMTP:
+        now = monotonic()
+        if self._smtp is not None and (now - self._opened_at > OLDEST_CONNECTION or self._messages >= MOST_MESSAGES):
+            self.close()
+        if self._smtp is not None and now - self._used_at > IDLE_AT_MOST:
+            try:
+                alive = self._smtp.noop()[0] == OK
+            except OSError:
+                alive = False
+            if not alive:
+                self._drop()
+        if self._smtp is None:
+            self._smtp = self._connect()
+            self._opened_at = self._used_at = monotonic()
+            self._messages = 0
+        return self._smtp
+
+    def _connect(self) -> smtplib.SMTP:
+        found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
+        self.tell("resolve", ", ".join(sorted({str(address[4][0]) for address in found})))
+        # Certificates are verified; SSL_CERT_FILE adds those of a school's own authority.
+        context = ssl.create_default_context()
+        if self._tls == "implicit":
+            smtp: smtplib.SMTP = smtplib.SMTP_SSL(self._host, self._port, timeout=self._timeout, context=context)
+        else:
+            smtp = smtplib.SMTP(self._host, self._port, timeout=self._timeout)
+        try:
+            self.tell("connect", "220")
+            self._expect("EHLO", smtp.ehlo(), OK)
+            if self._tls == "starttls":
+                if not smtp.has_extn("starttls"):
+                    raise smtplib.SMTPException(
+                        "the server offers no STARTTLS; for one on this machine, MAIL_URL may say ?tls=none"
+                    )
+                self._expect("STARTTLS", smtp.starttls(context=context), 220)
+                self._expect("EHLO", smtp.ehlo(), OK)
+            if isinstance(smtp.sock, ssl.SSLSocket):
+                self.tell("TLS", f"{smtp.sock.version()}, certificate verified")
+            if self._user:
+                code, reply = smtp.login(self._user, self._password)
+                self.tell("AUTH", f"{code} {reply.decode(errors='replace')}")
+        except (_Refused, smtplib.SMTPResponseException) as error:
+            smtp.close()
+            raise smtplib.SMTPException(_text(error)) from error
+        except OSError:
+            smtp.close()
+            raise
+        return smtp
+
+    def _expect(self, step: str, answer: tuple[int, bytes], *codes: int) -> str:
+        code, reply = answer
+        text = reply.decode(errors="replace")
+        self.tell(step, f"{code} {text}")
+        if code == -1:
+            raise smtplib.SMTPServerDisconnected("the connection was closed in the middle of an answer")
+        if code not in codes:
+            raise _Refused(step, code, reply)
+        return f"{code} {text}"
+
+    def _give_up(self, answer: Answer, *, closed: bool = False) -> Answer:
+        """Leave the connection as the next message wants it."""
+        self._used_at = monotonic()
+        if closed or answer.verdict is Verdict.AWAY:
+            self._drop()
+        elif self._smtp is not None:
+            try:
+                self._smtp.rset()
+            except OSError:
+                self._drop()
+        return answer
+
+    def _drop(self) -> None:
+        if self._smtp is not None:
+            self._smtp.close()
+        self._smtp = None
+
+
+class FolderTransport:
+    """A folder that gets a `.eml` file for each message, to be opened with any mail program. A repeat replaces the first one."""
+
+    name = "folder"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def send(self, sender: str, recipient: str, content: bytes) -> Answer:
+        """Write one message, whole or not at all."""
+        match = re.search(rb"^Message-ID:\s*<([\w.-]+)@", content, re.MULTILINE | re.IGNORECASE)
+        name = match[1].decode() if match else uuid4().hex
+        part = self.folder / f".{name}.{uuid4().hex}.part"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part.write_bytes(content)
+            part.replace(self.folder / f"{name}.eml")
+        except OSError as error:
+            with suppress(OSError):
+                part.unlink()
+            return Answer(Verdict.AWAY, f"the folder {self.folder} cannot be written: {error.strerror}", pause=True)
+        return Answer(Verdict.SENT, f"{name}.eml")
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+
+class MemoryTransport:
+    """Keeps what it takes, and answers as it is told to; for tests."""
+
+    name = "memory"
+
+    def __init__(self, answers: Iterator[Answer] | None = None) -> None:
+        self.taken: list[tuple[str, str, bytes]] = []
+        self._answers = answers
+
+    def send(self, sender: str, recipient: str, content: bytes) -> Answer:
+        """Take one message, unless another answer was ordered."""
+        answer = next(self._answers, None) if self._answers else None
+        answer = answer or Answer(Verdict.SENT, "250 kept")
+        if answer.verdict is Verdict.SENT:
+            self.taken.append((sender, recipient, content))
+        return answer
+
+    def close(self) -> None:
+        """Do nothing: there is nothing to close."""
+
+
+def open_transport(url: str, *, password: str = "") -> Transport:
+    """Return the transport that MAIL_URL names; nothing is connected yet. Raises InvalidInput for an URL that names none."""
+    scheme, _, rest = url.partition("://")
+    if scheme == "folder" and rest:
+        return FolderTransport(Path(rest))
+    if scheme == "memory":
+        return MemoryTransport()
+    parts = urlsplit(url)
+    if scheme not in ("smtp", "smtps") or not parts.hostname:
+        raise InvalidInput("MAIL_URL must be folder://PATH, smtp://USER@HOST:PORT or smtps://USER@HOST:PORT")
+    if parts.password is not None:
+        raise InvalidInput("MAIL_URL must not hold the password: that is MAIL_PASSWORD")
+    options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    tls = options.pop("tls", "starttls" if scheme == "smtp" else "implicit")
+    timeout = options.pop("timeout", str(TIMEOUT))
+    if options or tls not in ({"starttls", "none"} if scheme == "smtp" else {"implicit"}) or not timeout.isdecimal():
+        raise InvalidInput("MAIL_URL knows ?tls=none, for a server on this machine, and ?timeout=SECONDS")
+    user = unquote(parts.username or "")
+    if user and not password:
+        raise InvalidInput("MAIL_URL names a user, so MAIL_PASSWORD is needed")
+    if user and tls == "none":
+        raise InvalidInput("MAIL_URL says tls=none and names a user: a password is never sent in the clear")
+    port = parts.port or (587 if scheme == "smtp" else 465)
+    return SmtpTransport(parts.hostname, port, tls=tls, user=user, password=password, timeout=float(timeout))
+
+
+def _dotted(content: bytes) -> bytes:
+    """Return a message as DATA wants it (RFC 5321, 4.5.2)."""
+    content = re.sub(rb"(?m)^\.", b"..", content)
+    return content + (b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n")
+
+
+def _text(error: Exception) -> str:
+    if isinstance(error, smtplib.SMTPResponseException):
+        reply = error.smtp_error.decode(errors="replace") if isinstance(error.smtp_error, bytes) else error.smtp_error
+        return f"{error.smtp_code} {reply}"
+    if isinstance(error, _Refused):
+        return f"{error.step}: {error.code} {error.reply}"
+    return f"{type(error).__name__}: {error}"
+
+
+def _said(reply: str) -> str:
+    """Return a reply as it may be kept: servers like to repeat addresses."""
+    return ADDRESS.sub("…", " ".join(reply.split()))[:LONGEST_REPLY]

@@ -1,0 +1,28 @@
+"""The mail's jobs."""
+
+from project.bootstrap import bootstrap
+from project.task import job
+from services.database import Session
+from services.jobs import Outcome, Run
+from services.mail import delivery, outbox
+from services.mail.jobs import DeliverMail, PruneMail, SweepMail
+
+
+@job(DeliverMail, own_transactions=True)
+def deliver_mail(args: DeliverMail, run: Run) -> None:
+    """Send what is due. A second run sends what the first did not claim; what it claimed and did not record may have been sent."""
+    delivery.deliver(run, args.lane, bootstrap().mailer, bootstrap().mail_terms)
+
+
+@job(SweepMail)
+def sweep_mail(session: Session, args: SweepMail, run: Run) -> None:
+    """See to messages whose sender died or whose deadline passed, and wake the delivery. A second run finds none."""
+    delivery.clear_up(session, bootstrap().mail_terms)
+    outbox.wake(session, now=run.now)
+
+
+@job(PruneMail, own_transactions=True)
+def prune_mail(args: PruneMail, run: Run) -> Outcome:
+    """Delete messages that ended longer ago than they are kept. A second run finds none, and deletes none."""
+    settings = bootstrap().settings
+    return outbox.prune(run.unit_of_work, keep_sent=settings.mail_keep_sent, keep_others=settings.mail_keep_failed)

@@ -225,7 +225,8 @@ def _slot(session: Session, terms: Terms) -> tuple[bool, datetime] | None:
 
 def _rhythm(rate: int) -> tuple[int, timedelta]:
     burst = max(1, rate // 10)
-    return burst, timedelta(minutes=1) / (rate - burst + 1)
+    # Rounded up.
+    return burst, timedelta(minutes=1) / (rate - burst + 1) + timedelta.resolution
 
 
 # --- Going on ---

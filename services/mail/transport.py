@@ -313,7 +313,7 @@ def open_transport(url: str, *, password: str = "") -> Transport:
         raise InvalidInput("MAIL_URL must not hold the password: that is MAIL_PASSWORD")
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     tls = options.pop("tls", "starttls" if scheme == "smtp" else "implicit")
-    timeout = options.pop("timeout", str(TIMEOUT))
+    timeout = options.pop("timeout", f"{TIMEOUT:g}")
     if options or tls not in ({"starttls", "none"} if scheme == "smtp" else {"implicit"}) or not timeout.isdecimal():
         raise InvalidInput("MAIL_URL knows ?tls=none, for a server on this machine, and ?timeout=SECONDS")
     user = unquote(parts.username or "")

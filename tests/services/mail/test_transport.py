@@ -1,0 +1,221 @@
+"""What each answer of a server means, against a real one."""
+
+import socket
+import ssl
+import subprocess
+from contextlib import closing
+from email.message import EmailMessage
+from email.policy import SMTP
+
+import pytest
+from aiosmtpd.smtp import AuthResult
+
+from services.errors import InvalidInput
+from services.mail.transport import FolderTransport, SmtpTransport, Verdict, open_transport
+from tests.faults.servers import free_port
+from tests.smtp import serving
+
+SENDER = "noreply@school.example"
+
+
+def content(text="Hello\n.\n..dots\n"):
+    message = EmailMessage(policy=SMTP)
+    message["Subject"], message["Message-ID"] = "Hello", "<one@school.example>"
+    message.set_content(text)
+    return message.as_bytes()
+
+
+def send(transport, recipient="anna@school.example"):
+    return transport.send(SENDER, recipient, content())
+
+
+def plain(server):
+    return closing(SmtpTransport("127.0.0.1", server.port, tls="none", timeout=0.5))
+
+
+def test_a_taken_message_arrives_byte_for_byte():
+    with serving() as server:
+        with plain(server) as transport:
+            assert send(transport).verdict is Verdict.SENT
+        assert server.kept == [("<one@school.example>", "anna@school.example", content())]
+
+
+@pytest.mark.parametrize(
+    ("fate", "verdict", "pause", "dead", "reply"),
+    [
+        ("4xx", Verdict.LATER, False, False, "RCPT TO: 451 4.3.0 … later, please"),
+        ("5xx", Verdict.REFUSED, False, True, "RCPT TO: 550 5.1.1 … nobody of that name"),
+        ("432", Verdict.LATER, True, False, "RCPT TO: 432 4.3.2 too many connections"),
+        ("data 4xx", Verdict.LATER, False, False, "message: 451 4.3.0 the disk is full"),
+        ("data 5xx", Verdict.REFUSED, False, False, "message: 554 5.7.1 we do not like this message"),
+        ("hang", Verdict.LATER, False, False, None),
+        ("drop", Verdict.LATER, False, False, None),
+        ("data hang", Verdict.UNKNOWN, False, False, None),
+        ("data drop", Verdict.UNKNOWN, False, False, None),
+        ("kept, then drop", Verdict.UNKNOWN, False, False, None),
+    ],
+)
+def test_answer_means(fate, verdict, pause, dead, reply):
+    with serving([fate]) as server, plain(server) as transport:
+        answer = send(transport)
+        assert (answer.verdict, answer.pause, answer.dead_address) == (verdict, pause, dead)
+        assert reply in (None, answer.reply)
+        # Whatever happened, the next message is none the worse.
+        assert send(transport).verdict is Verdict.SENT
+
+
+@pytest.mark.parametrize(
+    ("reply", "verdict"),
+    [
+        ("550 5.7.60 this sender may not", Verdict.AWAY),
+        ("451 4.7.0 slow down", Verdict.AWAY),
+        ("552 5.3.4 too large", Verdict.REFUSED),
+    ],
+)
+def test_refused_sender_is_about_us_unless_the_message_is_too_large(reply, verdict):
+    async def refuse(smtp, session, envelope, address, options):
+        return reply
+
+    with serving() as server, plain(server) as transport:
+        server.handler.handle_MAIL = refuse
+        assert send(transport).verdict is verdict
+
+
+def test_server_that_is_away_is_no_fault_of_the_message():
+    answer = send(SmtpTransport("127.0.0.1", free_port(), tls="none"))
+    assert (answer.verdict, answer.pause) == (Verdict.AWAY, True)
+
+
+def test_server_that_does_not_greet_is_away():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        assert send(SmtpTransport("127.0.0.1", listener.getsockname()[1], tls="none", timeout=0.2)).verdict is Verdict.AWAY
+
+
+def test_connection_is_used_again_and_replaced_when_the_server_closed_it():
+    with serving() as server, plain(server) as transport:
+        sessions = []
+        taking = server.handler.handle_RCPT
+
+        async def noting(smtp, session, envelope, address, options):
+            sessions.append(session.peer)
+            return await taking(smtp, session, envelope, address, options)
+
+        server.handler.handle_RCPT = noting
+        assert [send(transport).verdict for _ in range(3)] == [Verdict.SENT] * 3
+        assert len(set(sessions)) == 1
+        # As a server does that has had enough of a connection.
+        transport._smtp.sock.shutdown(socket.SHUT_RDWR)
+        assert send(transport).verdict is Verdict.SENT
+        assert len(set(sessions)) == 2
+
+
+def test_address_that_is_not_ascii_needs_smtputf8():
+    with serving() as server, plain(server) as transport:
+        assert send(transport, "jörg@school.example").verdict is Verdict.SENT
+        assert server.kept[0][1] == "jörg@school.example"
+    with serving() as server, plain(server) as transport:
+        server.handler.handle_EHLO = _without_smtputf8
+        answer = send(transport, "jörg@school.example")
+        assert (answer.verdict, answer.pause) == (Verdict.REFUSED, False)
+
+
+async def _without_smtputf8(server, session, envelope, hostname, responses):
+    session.host_name = hostname
+    return [line for line in responses if "SMTPUTF8" not in line]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("certificate")
+    key, cert = folder / "key.pem", folder / "cert.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    return cert, context
+
+
+def authenticate(server, session, envelope, mechanism, data):
+    return AuthResult(success=data.password == b"right", handled=False)
+
+
+def with_login(context):
+    return serving(tls_context=context, authenticator=authenticate, auth_required=True, require_starttls=True)
+
+
+def test_starttls_and_login(certificate, monkeypatch):
+    cert, context = certificate
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    with with_login(context) as server:
+        transport = SmtpTransport("127.0.0.1", server.port, tls="starttls", user="school", password="right")
+        steps = []
+        transport.tell = lambda step, answer: steps.append((step, answer.partition(" ")[0]))
+        assert send(transport).verdict is Verdict.SENT
+        transport.close()
+    assert steps == [
+        ("resolve", "127.0.0.1"),
+        ("connect", "220"),
+        ("EHLO", "250"),
+        ("STARTTLS", "220"),
+        ("EHLO", "250"),
+        ("TLS", "TLSv1.3,"),
+        ("AUTH", "235"),
+        ("MAIL FROM", "250"),
+        ("RCPT TO", "250"),
+        ("DATA", "354"),
+        ("message", "250"),
+    ]
+
+
+def test_wrong_password_fails_no_message(certificate, monkeypatch):
+    cert, context = certificate
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    with with_login(context) as server:
+        answer = send(SmtpTransport("127.0.0.1", server.port, tls="starttls", user="school", password="hush"))
+    assert (answer.verdict, answer.pause) == (Verdict.AWAY, True)
+    assert "hush" not in answer.reply
+
+
+def test_certificate_that_nobody_vouches_for_is_refused(certificate):
+    _, context = certificate
+    with serving(tls_context=context) as server:
+        answer = send(SmtpTransport("127.0.0.1", server.port, tls="starttls"))
+        assert (answer.verdict, server.kept) == (Verdict.AWAY, [])
+    assert "CERTIFICATE_VERIFY_FAILED" in answer.reply
+
+
+def test_server_without_starttls_gets_nothing():
+    with serving() as server:
+        assert (send(SmtpTransport("127.0.0.1", server.port, tls="starttls")).verdict, server.kept) == (Verdict.AWAY, [])
+
+
+def test_folder_gets_one_file_a_message(tmp_path):
+    transport = FolderTransport(tmp_path / "mail")
+    assert [send(transport).verdict for _ in range(2)] == [Verdict.SENT] * 2
+    assert [path.name for path in (tmp_path / "mail").iterdir()] == ["one.eml"]
+    assert (tmp_path / "mail" / "one.eml").read_bytes() == content()
+
+
+def test_folder_that_cannot_be_written_is_away(tmp_path):
+    (tmp_path / "mail").write_text("a file")
+    assert send(FolderTransport(tmp_path / "mail")).verdict is Verdict.AWAY
+
+
+@pytest.mark.parametrize(
+    ("url", "password", "message"),
+    [
+        ("mail.school.example:25", "", "MAIL_URL must be"),
+        ("smtp://", "", "MAIL_URL must be"),
+        ("smtp://school:hush@mail.school.example", "", "MAIL_PASSWORD"),
+        ("smtp://school@mail.school.example", "", "MAIL_PASSWORD is needed"),
+        ("smtp://school@mail.school.example?tls=none", "hush", "never sent in the clear"),
+        ("smtp://mail.school.example?tls=maybe", "", "tls=none"),
+    ],
+)
+def test_wrong_url_says_what_is_wrong(url, password, message):
+    with pytest.raises(InvalidInput, match=message) as caught:
+        open_transport(url, password=password)
+    assert "hush" not in str(caught.value)

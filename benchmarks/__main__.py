@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-ALL = ("sync", "freshness", "jobs", "web")
+ALL = ("sync", "freshness", "jobs", "web", "mail")
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""A mail server that can be made to do what mail servers do. `python -m tests.smtp PORT JOURNAL CHANCES SEED` runs one in a process of its own."""
+"""A mail server that can be made to do what mail servers do; `python -m tests.smtp PORT JOURNAL CHANCES` runs one in its own process."""
 
 import asyncio
 import json

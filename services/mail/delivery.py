@@ -15,7 +15,7 @@ from time import monotonic, sleep
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import and_, case, exists, func, null, select, update
+from sqlalchemy import Update, and_, bindparam, case, exists, func, null, or_, select, update
 from sqlalchemy.exc import OperationalError
 
 from services.database import Base, Session, insert_or, utc_now
@@ -64,8 +64,31 @@ class Taken:
     recipient: str
     body: bytes
     attempt: int
-    resend: bool
-    sensitive: bool
+
+
+def _claiming() -> Update:
+    queued = TABLE.c.state == MailState.QUEUED
+    due = select(TABLE.c.id).where(queued, TABLE.c.due_at <= utc_now(), TABLE.c.expires_at > utc_now())
+    first = due.order_by(TABLE.c.priority, TABLE.c.due_at).limit(1).with_for_update(skip_locked=True).scalar_subquery()
+    ours = exists().where(Job.claim_id == bindparam("claim"), Job.state == JobState.RUNNING)
+    paused = exists().where(MailServer.name == bindparam("server"), MailServer.paused_until > utc_now())
+    claimed = {"state": MailState.SENDING, "claim_id": bindparam("claim"), "claimed_at": utc_now(), "attempt": TABLE.c.attempt + 1}
+    taken = (TABLE.c[name] for name in Taken.__slots__)
+    return update(TABLE).where(TABLE.c.id == first, queued, ours, ~paused).values(claimed).returning(*taken)
+
+
+# Whose record counts. Also when the message was given up as unknown meanwhile: what its sender knows is better. Not when it was queued
+# again: then it is another's.
+OURS = (
+    TABLE.c.id == bindparam("mail"),
+    TABLE.c.claim_id == bindparam("claim"),
+    or_(TABLE.c.state == MailState.SENDING, TABLE.c.state == MailState.UNKNOWN),
+)
+ERASED = case((TABLE.c.sensitive, null()), else_=TABLE.c.body)
+
+# The two statements of a message that is sent, made once and run past the ORM: to make one takes longer than to run it.
+CLAIM = _claiming()
+SENT = update(TABLE).where(*OURS).values(state=MailState.SENT, ended_at=utc_now(), reply=bindparam("said"), body=ERASED)
 
 
 def deliver(run: Run, lane: int, transport: Transport, terms: Terms) -> None:
@@ -106,7 +129,7 @@ def clear_up(session: Session, terms: Terms) -> None:
     running = select(Job.claim_id).where(Job.state == JobState.RUNNING, Job.claim_id.is_not(None))
     lost = select(Mail.id, Mail.attempt).where(Mail.state == MailState.SENDING, Mail.claim_id.not_in(running))
     for row in session.execute(lost.with_for_update(skip_locked=True)).all():
-        values = _unknown(session, row.attempt, terms) | {"reply": "its sender died"}
+        values = _unknown(row.attempt, terms, now=_now(session)) | {"reply": "its sender died"}
         session.execute(update(TABLE).where(TABLE.c.id == row.id, TABLE.c.state == MailState.SENDING).values(values))
         logger.warning("mail %d: its sender died, the server may have it", row.id)
     outbox.expire(session)
@@ -117,22 +140,7 @@ def _claim(session: Session, claim_id: UUID, terms: Terms) -> Taken | None:
     slot = _slot(session, terms)
     if slot is not None and not slot[0]:
         return None
-    queued = TABLE.c.state == MailState.QUEUED
-    due = select(TABLE.c.id).where(queued, TABLE.c.due_at <= utc_now(), TABLE.c.expires_at > utc_now())
-    due = due.order_by(TABLE.c.priority, TABLE.c.due_at).limit(1).with_for_update(skip_locked=True)
-    ours = exists().where(Job.claim_id == claim_id, Job.state == JobState.RUNNING)
-    paused = exists().where(MailServer.name == terms.server, MailServer.paused_until > utc_now())
-    # Past the ORM, as the ledger's own claim: twice for each message.
-    row = (
-        session.connection()
-        .execute(
-            update(TABLE)
-            .where(TABLE.c.id == due.scalar_subquery(), queued, ours, ~paused)
-            .values(state=MailState.SENDING, claim_id=claim_id, claimed_at=utc_now(), attempt=TABLE.c.attempt + 1)
-            .returning(*(TABLE.c[name] for name in Taken.__slots__))
-        )
-        .one_or_none()
-    )
+    row = session.connection().execute(CLAIM, {"claim": claim_id, "server": terms.server}).one_or_none()
     if row is not None and slot is not None:
         session.execute(update(MailServer).where(MailServer.name == terms.server).values(rate_at=slot[1]))
     return None if row is None else Taken(*row)
@@ -140,45 +148,37 @@ def _claim(session: Session, claim_id: UUID, terms: Terms) -> Taken | None:
 
 def _record(session: Session, claim_id: UUID, taken: Taken, answer: Answer, terms: Terms) -> str:
     """Write what became of a message and return its new state."""
-    now = _now(session) if answer.verdict is not Verdict.SENT or answer.pause else None
-    values: dict[str, Any]
-    ended: dict[str, Any] = {"ended_at": utc_now(), **({"body": None} if taken.sensitive else {})}
-    again = {"state": MailState.QUEUED, "claim_id": None}
+    known = {"mail": taken.id, "claim": claim_id, "said": answer.reply}
+    if answer.verdict is Verdict.SENT:
+        return "sent" if session.connection().execute(SENT, known).rowcount else "lost"
+    now = _now(session)
+    later: dict[str, Any] = {"state": MailState.QUEUED, "claim_id": None}
     match answer.verdict:
-        case Verdict.SENT:
-            values = {"state": MailState.SENT, **ended}
-        case Verdict.REFUSED:
-            values = {"state": MailState.FAILED, **ended}
         case Verdict.UNKNOWN:
-            values = _unknown(session, taken.attempt, terms)
+            values = _unknown(taken.attempt, terms, now=now)
         case Verdict.AWAY:
             # Not the message's fault, so no attempt of it.
-            values = {**again, "attempt": taken.attempt - 1}
+            values = {**later, "attempt": taken.attempt - 1}
         case Verdict.LATER if taken.attempt < MAX_ATTEMPTS:
-            assert now is not None
-            values = {**again, "due_at": now + terms.backoff.delay(taken.attempt)}
-        case Verdict.LATER:
-            values = {"state": MailState.FAILED, **ended}
-    # Also when it was given up as unknown meanwhile: what we know is better. Not when it was queued again: it is another's then.
-    ours = (TABLE.c.id == taken.id, TABLE.c.claim_id == claim_id, TABLE.c.state.in_([MailState.SENDING, MailState.UNKNOWN]))
-    written = session.connection().execute(
-        update(TABLE).where(*ours).values({**values, "reply": answer.reply}).returning(TABLE.c.state)
-    )
-    state = written.scalar()
-    if answer.dead_address and now is not None:
+            values = {**later, "due_at": now + terms.backoff.delay(taken.attempt)}
+        case _:
+            values = {"state": MailState.FAILED, "ended_at": now, "body": ERASED}
+    recorded = update(TABLE).where(*OURS).values(values | {"reply": bindparam("said")}).returning(TABLE.c.state)
+    state = session.execute(recorded, known).scalar()
+    if answer.dead_address:
         outbox.refused(session, taken.recipient, now=now)
     return "lost" if state is None else str(state)
 
 
-def _unknown(session: Session, attempt: int, terms: Terms) -> dict[str, Any]:
+def _unknown(attempt: int, terms: Terms, *, now: datetime) -> dict[str, Any]:
     """Return what becomes of a message that the server may have: sent again if its kind allows that and it has attempts and time left."""
-    due_at = _now(session) + terms.backoff.delay(attempt)
+    due_at = now + terms.backoff.delay(attempt)
     again = and_(TABLE.c.resend, TABLE.c.attempt < MAX_ATTEMPTS, TABLE.c.expires_at > due_at)
     return {
         "state": case((again, MailState.QUEUED.value), else_=MailState.UNKNOWN.value),
         "due_at": case((again, due_at), else_=TABLE.c.due_at),
         "claim_id": case((again, null()), else_=TABLE.c.claim_id),
-        "ended_at": case((again, null()), else_=utc_now()),
+        "ended_at": case((again, null()), else_=now),
         "repeats": case((again, TABLE.c.repeats + 1), else_=TABLE.c.repeats),
     }
 

@@ -296,7 +296,7 @@ def test_repeat_carries_the_same_bytes(session):
 
 def record(session, run, mail_id, answer):
     mail = row(session, mail_id)
-    taken = delivery.Taken(mail.id, mail.recipient, mail.body, 1, mail.resend, mail.sensitive)
+    taken = delivery.Taken(mail.id, mail.recipient, mail.body, 1)
     return delivery._record(session, run.claim_id, taken, answer, terms())
 
 

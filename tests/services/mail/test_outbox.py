@@ -90,7 +90,7 @@ def test_malformed_address_fails_alone(session, address):
 
 
 def test_line_break_in_a_header_is_refused_where_it_is_written():
-    with pytest.raises(ValueError, match="newline|linefeed"):
+    with pytest.raises(ValueError, match=r"newline|linefeed"):
         content("Hello\r\nBcc: b@school.example")
 
 

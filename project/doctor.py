@@ -7,7 +7,6 @@ that is a failure too, and touches no other check.
 import os
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -256,13 +255,11 @@ for _name, _status, _find, _remedy in (
 def _mail(boot: Observer, session: Session) -> Answer:
     for server in outbox.failing(session):
         return FAIL, f"{server.name} takes no mail since {_time(server.failing_since or boot.now())}: {server.error}"
-    states = Counter[str]()
-    for (_, state), number in outbox.counts(session).items():
-        states[state] += number
-    oldest = outbox.oldest_due(session)
-    late = oldest is not None and boot.now() - oldest > OVERDUE_AFTER
-    said = ", ".join(f"{number} {state}" for state, number in sorted(states.items())) or "none"
-    return WARN if late or states["unknown"] else OK, said + (f"; one is due since {_time(oldest)}" if oldest and late else "")
+    undecided, oldest = outbox.undecided(session), outbox.oldest_due(session)
+    said = f"{undecided} may have been sent, and wait for `mail retry`" if undecided else "none waits for a person"
+    if oldest is not None and boot.now() - oldest > OVERDUE_AFTER:
+        return WARN, f"one is due since {_time(oldest)}; {said}"
+    return WARN if undecided else OK, said
 
 
 @check("feed store", "give the process's user a writable folder with 200 MB free, or another one as FEED_STORE")

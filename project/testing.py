@@ -113,12 +113,13 @@ class JobWorker:
 
 @pytest.fixture
 def job_boot(tmp_path: Path) -> Iterator[Bootstrap]:
-    """Give the collaborators of an installation in the test's folder: an empty SQLite database, a file broker, a feed store."""
+    """Give the collaborators of an installation in the test's folder: an empty SQLite database, and folders."""
     environment = {
         "ENVIRONMENT": "development",
         "DATABASE_URL": f"sqlite:///{tmp_path}/nightshift.db",
         "BROKER_URL": f"filesystem://{tmp_path}/broker",
         "FEED_STORE": f"{tmp_path}/feeds",
+        "MAIL_URL": f"folder://{tmp_path}/mail",
         "RELAY_INTERVAL": "PT0.2S",
     }
     with _environment(environment), _configured(configuration(Settings())):

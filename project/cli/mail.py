@@ -126,7 +126,7 @@ def test(address: str) -> None:
     mailer = boot.mailer
     click.echo(f"{'transport':<10} {mailer.name}")
     if isinstance(mailer, SmtpTransport):
-        mailer.tell = lambda step, answer: click.echo(f"{step:<10} {answer}")
+        mailer.tell = lambda step, answer: click.echo(f"{step:<10} {', '.join(answer.splitlines())}")
     utf8 = SMTP.clone(utf8=not recipient.local_part.isascii())
     answer = mailer.send(boot.settings.mail_sender, content["To"], content.as_bytes(policy=utf8))
     mailer.close()

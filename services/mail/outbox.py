@@ -283,6 +283,11 @@ def oldest_due(session: Session) -> datetime | None:
     return session.execute(select(func.min(Mail.due_at)).where(Mail.state == MailState.QUEUED, Mail.due_at <= utc_now())).scalar()
 
 
+def undecided(session: Session) -> int:
+    """Return how many messages wait for a person to say whether they are sent again."""
+    return session.execute(select(func.count()).where(Mail.state == MailState.UNKNOWN, Mail.expires_at > utc_now())).scalar_one()
+
+
 def failing(session: Session) -> list[MailServer]:
     """Return the servers that do not take our mail now."""
     return list(session.execute(select(MailServer).where(MailServer.failures > 0)).scalars())

@@ -214,7 +214,8 @@ class SmtpTransport:
             if self._user:
                 code, reply = smtp.login(self._user, self._password)
                 self.tell("AUTH", f"{code} {reply.decode(errors='replace')}")
-        except (_Refused, smtplib.SMTPResponseException) as error:
+        except (_Refused, smtplib.SMTPResponseException, smtplib.SMTPNotSupportedError) as error:
+            # A server without AUTH is not one that cannot take an address.
             smtp.close()
             raise smtplib.SMTPException(_text(error)) from error
         except OSError:

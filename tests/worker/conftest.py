@@ -115,6 +115,7 @@ def installed(folder: Path, database_url: str, broker_url: str, **settings: str)
         "DATABASE_URL": database_url,
         "BROKER_URL": broker_url,
         "FEED_STORE": str(folder / "feeds"),
+        "MAIL_URL": f"folder://{folder}/mail",
         "SCHOOL_NAME": "Probe",
         **{name.upper(): value for name, value in settings.items()},
     }

@@ -179,6 +179,14 @@ def test_wrong_password_fails_no_message(certificate, monkeypatch):
     assert "hush" not in answer.reply
 
 
+def test_server_without_login_fails_no_message(certificate, monkeypatch):
+    cert, context = certificate
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert))
+    with serving(tls_context=context, auth_exclude_mechanism=["LOGIN", "PLAIN"]) as server:
+        answer = send(SmtpTransport("127.0.0.1", server.port, tls="starttls", user="school", password="right"))
+    assert (answer.verdict, answer.pause) == (Verdict.AWAY, True)
+
+
 def test_certificate_that_nobody_vouches_for_is_refused(certificate):
     _, context = certificate
     with serving(tls_context=context) as server:

@@ -55,7 +55,7 @@ def test_placeholder_secret_is_refused_in_production(name):
 
 
 def test_secrets_are_not_shown():
-    settings = Settings(_env_file=None, postgres_password="hush", flower_basic_auth="admin:hush")
+    settings = Settings(_env_file=None, postgres_password="hush", flower_basic_auth="admin:hush", mail_password="hush")
     assert "hush" not in repr(settings) + str(settings)
 
 
@@ -68,6 +68,8 @@ def test_secrets_are_not_shown():
         ({"public_url": "calendar.school.example"}, "public_url"),
         ({"web_bind": "8000"}, "web_bind"),
         ({"feed_store": Path(__file__)}, "is a file; name a folder"),
+        ({"mail_url": "smtp://school@mail.school.example"}, "MAIL_PASSWORD is needed"),
+        ({"mail_from": "nobody"}, "MAIL_FROM"),
     ],
 )
 def test_wrong_setting_is_named(values, message):

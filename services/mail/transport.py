@@ -28,6 +28,9 @@ TIMEOUT = 20.0
 # Scanning a message takes servers long, and giving up on them makes a repeat.
 TIMEOUT_AFTER_DATA = 3 * TIMEOUT
 
+# Nobody waits for the answer to a goodbye.
+PARTING = 1.0
+
 # Seconds, and messages. Servers drop connections that are idle, old or busy, so an idle one is asked first and an old one replaced.
 IDLE_AT_MOST = 1.0
 OLDEST_CONNECTION = 300.0
@@ -150,9 +153,11 @@ class SmtpTransport:
     def close(self) -> None:
         """Say goodbye, if there is somebody to say it to."""
         smtp, self._smtp = self._smtp, None
-        if smtp is not None:
+        if smtp is not None and smtp.sock is not None:
+            smtp.sock.settimeout(PARTING)
             with suppress(OSError):
                 smtp.quit()
+            smtp.close()
 
     def _begin(self, sender: str, recipient: str, size: int) -> smtplib.SMTP:
         """Return a connection on which MAIL FROM was taken. One that the server has given up since its last use is replaced, once."""

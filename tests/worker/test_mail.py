@@ -95,6 +95,7 @@ def settings(server, **more):
     return {**QUICK, "mail_url": f"smtp://127.0.0.1:{server.port}?tls=none&timeout=1", **more}
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("kind", ["embedded", "servers"])
 def test_every_message_is_accounted_for(tmp_path, kind):
     server = ServerProcess(free_port(), tmp_path / "journal", EVERYTHING)

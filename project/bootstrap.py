@@ -22,6 +22,7 @@ from services.calendars.sync import Rules
 from services.database import Session
 from services.jobs import Backoff
 from services.jobs.enqueue import ENQUEUED
+from services.mail.compose import MailRules
 from services.mail.delivery import Terms
 from services.mail.transport import Transport, open_transport
 
@@ -81,6 +82,12 @@ class Bootstrap:
             days_past=settings.feed_days_past,
             days_ahead=settings.feed_days_ahead,
         )
+
+    @cached_property
+    def mail_rules(self) -> MailRules:
+        """The school's settings that mails are made by."""
+        settings = self.settings
+        return MailRules(settings.mail_from, settings.school_name, settings.public_url.rstrip("/"), settings.school_timezone)
 
     @cached_property
     def mailer(self) -> Transport:

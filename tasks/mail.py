@@ -2,10 +2,11 @@
 
 from project.bootstrap import bootstrap
 from project.task import job
+from services.calendars import feeds
 from services.database import Session
 from services.jobs import Outcome, Run
-from services.mail import delivery, outbox
-from services.mail.jobs import DeliverMail, PruneMail, SweepMail
+from services.mail import accounts, delivery, outbox
+from services.mail.jobs import DeliverMail, PruneMail, SendKey, SendWelcome, SweepMail
 
 
 @job(DeliverMail, own_transactions=True)
@@ -26,3 +27,16 @@ def prune_mail(args: PruneMail, run: Run) -> Outcome:
     """Delete messages that ended longer ago than they are kept. A second run finds none, and deletes none."""
     settings = bootstrap().settings
     return outbox.prune(run.unit_of_work, keep_sent=settings.mail_keep_sent, keep_others=settings.mail_keep_failed)
+
+
+@job(SendWelcome)
+def send_welcome(session: Session, args: SendWelcome, run: Run) -> Outcome:
+    """Queue a welcome with the address of the user's calendar. A second run finds it queued."""
+    feeds.ensure(session)
+    return accounts.send_welcome(session, args.user_id, bootstrap().mail_rules, request_id=run.id, now=run.now)
+
+
+@job(SendKey)
+def send_key(session: Session, args: SendKey, run: Run) -> Outcome:
+    """Make a key and queue the mail with it. A second run finds it queued, and makes no other key."""
+    return accounts.send_key(session, args.user_id, args.purpose, bootstrap().mail_rules, request_id=run.id, now=run.now)

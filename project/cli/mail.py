@@ -6,6 +6,7 @@ from collections.abc import Callable
 from email.message import EmailMessage
 from email.policy import SMTP
 from email.utils import format_datetime, make_msgid
+from pathlib import Path
 from typing import Any
 
 import click
@@ -19,8 +20,10 @@ from project.bootstrap import bootstrap
 from services.database import Session
 from services.errors import ServiceError
 from services.mail import outbox
+from services.mail.examples import EXAMPLES, example
 from services.mail.models import Mail, MailState
 from services.mail.transport import SmtpTransport, Verdict
+from services.school.models import Locale
 
 LISTED = ("id", "kind", "state", "recipient", "subject", "attempt", "repeats", "due_at", "ended_at", "reply")
 
@@ -72,6 +75,25 @@ def show(mail_id: int, as_json: bool) -> None:
         return
     for name, value in about.items():
         click.echo(f"\n{value}" if name == "body" else f"{name:<12} {_short(value)}")
+
+
+@mail.command()
+@click.argument("kind", type=click.Choice(list(EXAMPLES)))
+@click.option("--locale", type=click.Choice([locale.value for locale in Locale]), default=Locale.ENGLISH.value, show_default=True)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("var/preview"), show_default=True)
+@click.option("--open/--no-open", "opening", default=True, help="Open the page in a browser.")
+def preview(kind: str, locale: str, out: Path, opening: bool) -> None:
+    """Write a mail with example data to a folder, as an .eml file and as a page, and open the page. Nothing is sent."""
+    content = example(kind, Locale(locale), bootstrap().mail_rules)
+    page = content.get_body(("html",))
+    assert page is not None
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / f"{kind}.{locale}{suffix}" for suffix in (".eml", ".html")]
+    for file, data in zip(files, (content.as_bytes(policy=SMTP), page.get_content().encode()), strict=True):
+        file.write_bytes(data)
+        click.echo(file)
+    if opening:
+        click.launch(str(files[1]))
 
 
 @mail.command()

@@ -1,4 +1,4 @@
-"""`celery -A project school`: bring a school into the database, from CSV files or made up, and look after its events."""
+"""`celery -A project school`: bring a school into the database, from CSV files or made up, and look after its events and users."""
 
 from pathlib import Path
 
@@ -7,16 +7,18 @@ import click
 from project.bootstrap import bootstrap
 from project.cli.events import event
 from project.cli.refusals import refusals
+from project.cli.users import user
 from services.school import demo as school_demo
 from services.school import loading
 
 
 @click.group()
 def school() -> None:
-    """Bring a school into the database, and look after its events."""
+    """Bring a school into the database, and look after its events and users."""
 
 
 school.add_command(event)
+school.add_command(user)
 
 
 @school.command()

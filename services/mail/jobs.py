@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from services.jobs.args import Backoff, JobArgs
+from services.school.models import KeyPurpose
 
 
 class DeliverMail(
@@ -27,3 +28,16 @@ class SweepMail(JobArgs, kind="mail.sweep", queue="mail", unique_by=()):
 
 class PruneMail(JobArgs, kind="mail.prune", queue="mail", unique_by=(), time_limit=timedelta(minutes=10)):
     """Delete messages that ended long ago."""
+
+
+class SendWelcome(JobArgs, kind="mail.send_welcome", queue="mail", unique_by=("user_id",)):
+    """Welcome a user."""
+
+    user_id: int
+
+
+class SendKey(JobArgs, kind="mail.send_key", queue="mail", unique_by=("user_id", "purpose")):
+    """Send a user a new key. It is made by the job, so that no argument ever holds one."""
+
+    user_id: int
+    purpose: KeyPurpose

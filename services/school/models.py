@@ -4,7 +4,7 @@ from datetime import date, datetime, time
 from enum import StrEnum
 from uuid import UUID, uuid4
 
-from sqlalchemy import CheckConstraint, Enum, ForeignKey, Index, String, Text, false, text, true
+from sqlalchemy import CheckConstraint, Enum, ForeignKey, Index, LargeBinary, String, Text, false, text, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from services.database import Base, UtcDateTime
@@ -20,6 +20,11 @@ class Locale(StrEnum):
     GERMAN = "de"
     FRENCH = "fr"
     ENGLISH = "en"
+
+
+class KeyPurpose(StrEnum):
+    VERIFY_ADDRESS = "verify_address"
+    RESET_PASSWORD = "reset_password"  # noqa: S105 - it is what a key is for, and none
 
 
 class EventState(StrEnum):
@@ -100,7 +105,21 @@ class User(Base):
     mail_events: Mapped[bool] = mapped_column(default=True, server_default=true())
     mail_reviews: Mapped[bool] = mapped_column(default=True, server_default=true())
     mail_digest: Mapped[bool] = mapped_column(default=False, server_default=false())
+    email_verified_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class UserKey(Base):
+    """The newest key that a user was sent for a purpose, as a hash, and the address that it was sent to."""
+
+    __tablename__ = "user_key"
+
+    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True)
+    purpose: Mapped[KeyPurpose] = mapped_column(choice(KeyPurpose), primary_key=True)
+    hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    address: Mapped[str] = mapped_column(String(320))
+    expires_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    redeemed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class Semester(Base):

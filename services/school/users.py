@@ -1,0 +1,66 @@
+"""Users one by one; a whole school comes by services/school/loading.py, which sends nobody mail."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import insert, select
+
+from services.database import Session, insert_or
+from services.errors import Conflict, InvalidInput, NotFound
+from services.jobs import enqueue
+from services.mail.jobs import SendKey, SendWelcome
+from services.school.models import KeyPurpose, SchoolClass, Subscription, User
+from services.school.rows import UserRow
+from services.school.sheets import clean, validate
+
+
+def details(values: Mapping[str, str | None]) -> UserRow:
+    """Read who a user is, by the rules of users.csv. What is empty takes its default.
+
+    Raises:
+        InvalidInput: Something is wrong; the message names each field and how to mend it.
+    """
+    cells = {name: clean(value) for name, value in values.items() if value}
+    read, wrong = validate(UserRow, cells, ZoneInfo("UTC"))
+    if read is None or wrong:
+        raise InvalidInput("\n".join(f"{name}: {reason}" for name, reason in wrong))
+    return read
+
+
+def register(session: Session, new: UserRow, *, now: datetime) -> int:
+    """Create a user, whose calendar shows what affects them, and the job that welcomes them. Return the user's id.
+
+    Raises:
+        InvalidInput: There is no such class.
+        Conflict: Somebody has the address or the untis_id.
+    """
+    values = new.model_dump(exclude={"class_name"}) | {"created_at": now}
+    if new.class_name:
+        values["class_id"] = session.scalar(select(SchoolClass.id).where(SchoolClass.name == new.class_name))
+        if values["class_id"] is None:
+            raise InvalidInput(f"class: there is no class {new.class_name!r}; add it or correct the name")
+    put = insert_or(session, User).values(values).on_conflict_do_nothing()
+    user_id: int | None = session.scalar(put.returning(User.id))
+    if user_id is None:
+        raise Conflict("somebody has this address or this untis_id already")
+    session.execute(insert(Subscription).values(user_id=user_id))
+    enqueue(session, SendWelcome(user_id=user_id), now=now)
+    return user_id
+
+
+def welcome(session: Session, email: str, *, now: datetime) -> None:
+    """Have a user welcomed, also once more. Raises NotFound for an address that nobody has."""
+    enqueue(session, SendWelcome(user_id=_find(session, email)), now=now)
+
+
+def request_key(session: Session, email: str, purpose: KeyPurpose, *, now: datetime) -> None:
+    """Have a user sent a key. Raises NotFound for an address that nobody has: who asks over the web must not learn that."""
+    enqueue(session, SendKey(user_id=_find(session, email), purpose=purpose), now=now)
+
+
+def _find(session: Session, email: str) -> int:
+    user_id = session.scalar(select(User.id).where(User.email == email.strip().lower()))
+    if user_id is None:
+        raise NotFound("nobody has this address")
+    return user_id

@@ -79,8 +79,9 @@ def test_golden_files_are_all_in_use():
     assert {path.name for path in GOLDEN.iterdir()} == {f"{kind}.{locale}.eml" for kind in EXAMPLES for locale in Locale}
 
 
-def test_every_example_is_of_a_kind():
-    assert set(EXAMPLES) <= set(KINDS)
+@pytest.mark.xfail(strict=True, reason="the events' mails come with the next change, which takes this line away")
+def test_every_kind_has_an_example():
+    assert set(EXAMPLES) == set(KINDS)
 
 
 @every_mail
@@ -201,3 +202,9 @@ def test_any_name_makes_one_recipient(session, name):
 
 def test_kinds_name_flags_that_a_user_has():
     assert {kind.wanted_by for kind in KINDS.values()} - {None} <= {column.key for column in User.__table__.columns}
+
+
+if __name__ == "__main__":
+    # `python -m tests.services.mail.test_compose` writes the golden files anew; read what has changed in them.
+    for kind, locale in every_mail.args[1]:
+        (GOLDEN / f"{kind}.{locale}.eml").write_bytes(written(kind, locale))

@@ -29,13 +29,14 @@ PATHS = {KeyPurpose.VERIFY_ADDRESS: "/u/verify", KeyPurpose.RESET_PASSWORD: "/u/
 
 
 def send_welcome(session: Session, user_id: int, rules: MailRules, *, request_id: UUID, now: datetime) -> Outcome:
-    """Queue a welcome with the address of the user's calendar, if there is one. One request makes one mail."""
-    token = session.scalar(select(Feed.token).where(Feed.kind == FeedKind.USER, Feed.owner_id == user_id))
+    """Queue a welcome with the address of the user's calendar. One request makes one mail."""
     user = _awaiting(session, user_id, "welcome", request_id)
     if not isinstance(user, User):
         return user
-    calendar = None if token is None else rules.calendar_url(token)
-    return _queue(session, "welcome", user, rules, request_id, calendar_url=calendar, now=now)
+    token = session.scalar(select(Feed.token).where(Feed.kind == FeedKind.USER, Feed.owner_id == user_id))
+    if token is None:
+        return Discard("the user has no calendar")
+    return _queue(session, "welcome", user, rules, request_id, calendar_url=rules.calendar_url(token), now=now)
 
 
 def send_key(session: Session, user_id: int, purpose: KeyPurpose, rules: MailRules, *, request_id: UUID, now: datetime) -> Outcome:

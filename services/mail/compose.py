@@ -6,7 +6,7 @@ is an error. In HTML values are escaped; nowhere do they bring characters along 
 
 import re
 from dataclasses import dataclass
-from datetime import date, datetime, time
+from datetime import date, datetime
 from email.message import EmailMessage
 from functools import cache
 from pathlib import Path
@@ -82,7 +82,7 @@ def _templates(locale: Locale) -> Environment:
         extensions=["jinja2.ext.i18n"],
     )
     environment.install_gettext_translations(translations(locale), newstyle=True)  # type: ignore[attr-defined]
-    environment.filters |= {"day": _day, "clock": _clock, "moment": _moment}
+    environment.filters |= {"day": _day, "moment": _moment}
     environment.globals["bdi"] = Markup("<bdi>{}</bdi>").format
     return environment
 
@@ -101,8 +101,8 @@ def _day(context: Context, value: date) -> str:
 
 
 @pass_context
-def _clock(context: Context, value: datetime | time) -> str:
-    """Write the time of an instant on the school's clock, or a time that is on it: 08:15."""
+def _clock(context: Context, value: datetime) -> str:
+    """Write the time of an instant on the school's clock: 08:15."""
     locale = context["locale"]
     return format_time(value, "short", tzinfo=context["rules"].zone, locale=WRITTEN_AS.get(locale, locale))
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import insert, select
+from sqlalchemy import select
 
 from services.database import Session, insert_or
 from services.errors import Conflict, InvalidInput, NotFound
@@ -44,14 +44,19 @@ def register(session: Session, new: UserRow, *, now: datetime) -> int:
     user_id: int | None = session.scalar(put.returning(User.id))
     if user_id is None:
         raise Conflict("somebody has this address or this untis_id already")
-    session.execute(insert(Subscription).values(user_id=user_id))
-    enqueue(session, SendWelcome(user_id=user_id), now=now)
+    _welcome(session, user_id, now)
     return user_id
 
 
 def welcome(session: Session, email: str, *, now: datetime) -> None:
     """Have a user welcomed, also once more. Raises NotFound for an address that nobody has."""
-    enqueue(session, SendWelcome(user_id=_find(session, email)), now=now)
+    _welcome(session, _find(session, email), now)
+
+
+def _welcome(session: Session, user_id: int, now: datetime) -> None:
+    # Who has a subscription has a calendar, which is what the mail is about.
+    session.execute(insert_or(session, Subscription).values(user_id=user_id).on_conflict_do_nothing())
+    enqueue(session, SendWelcome(user_id=user_id), now=now)
 
 
 def request_key(session: Session, email: str, purpose: KeyPurpose, *, now: datetime) -> None:

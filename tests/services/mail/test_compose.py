@@ -62,6 +62,10 @@ class Page(HTMLParser):
             self.words.append(data)
 
 
+def welcome(rules: MailRules = RULES, *, name: str) -> EmailMessage:
+    return compose("welcome", Locale.ENGLISH, rules, name=name, calendar_url="https://calendar.school.example/f/x.ics")
+
+
 def words(*texts: str) -> set[str]:
     return set(re.findall(r"\w+", re.sub(r"https?://\S+", " ", " ".join(texts))))
 
@@ -157,8 +161,8 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_name_is_shown_as_it_is_and_means_nothing(name):
-    text, html = bodies(compose("welcome", Locale.ENGLISH, RULES, name=name))
-    plain, page = Page(bodies(compose("welcome", Locale.ENGLISH, RULES, name="Anna"))[1]), Page(html)
+    text, html = bodies(welcome(name=name))
+    plain, page = Page(bodies(welcome(name="Anna"))[1]), Page(html)
 
     assert text.splitlines()[0] == f"Hello {name},"
     assert f"Hello {name}," in "".join(page.words)
@@ -167,14 +171,14 @@ def test_name_is_shown_as_it_is_and_means_nothing(name):
 
 @pytest.mark.parametrize("character", ["\u202e", "\u2067", "\x00", "\x1b", "\u2028", "\udcff", "\ufeff"])
 def test_character_that_would_turn_or_break_the_line_is_left_out(character):
-    text, html = bodies(compose("welcome", Locale.ENGLISH, RULES, name=f"An{character}na"))
+    text, html = bodies(welcome(name=f"An{character}na"))
     assert text.splitlines()[0] == "Hello Anna,"
     assert "<bdi>Anna</bdi>" in html
 
 
 def test_line_breaks_in_a_value_make_no_header():
     rules = MailRules(RULES.sender, "School\r\nBcc: all@school.example", RULES.public_url, ZONE)
-    mail = compose("welcome", Locale.ENGLISH, rules, name="Anna")
+    mail = welcome(rules, name="Anna")
     assert mail["Subject"] == "Welcome to School Bcc: all@school.example"
     assert set(message_from_bytes(mail.as_bytes(), policy=default)) == {"From", "Subject", "MIME-Version", "Content-Type"}
 
@@ -182,12 +186,12 @@ def test_line_breaks_in_a_value_make_no_header():
 def test_line_break_in_the_sender_is_refused():
     rules = MailRules("School <a@school.example>\r\nBcc: all@school.example", "School", RULES.public_url, ZONE)
     with pytest.raises(ValueError, match=r"linefeed|newline"):
-        compose("welcome", Locale.ENGLISH, rules, name="Anna")
+        welcome(rules, name="Anna")
 
 
 @pytest.mark.parametrize("name", [*NAMES, 'a" <b@school.example>, "c', "Bcc:\r\nall@school.example", "=?utf-8?q?x?="])
 def test_any_name_makes_one_recipient(session, name):
-    content = compose("welcome", Locale.ENGLISH, RULES, name=name)
+    content = welcome(name=name)
     message = Message(
         kind="welcome", dedupe_key="1", recipient="anna@school.example", name=name, content=content, expires_at=EXPIRES_AT
     )

@@ -60,6 +60,22 @@ def test_wrong_user_is_refused_with_what_is_wrong(session, changes, message):
     assert jobs(session) == []
 
 
+def test_welcoming_gives_a_calendar_and_keeps_what_it_shows(session):
+    session.add_all(
+        User(email=f"{name}@school.example", first_name=name, last_name="", role=Role.TEACHER, created_at=NOW) for name in "ab"
+    )
+    session.flush()
+    first, second = session.scalars(select(User.id).order_by(User.email))
+    session.add(Subscription(user_id=first, follows_me=False))
+    session.flush()
+
+    for name in "ab":
+        users.welcome(session, f"{name}@school.example", now=NOW)
+
+    rows = session.execute(select(Subscription.user_id, Subscription.follows_me).order_by(Subscription.user_id)).all()
+    assert rows == [(first, False), (second, True)]
+
+
 def test_requests_for_a_user_wait_as_one_job_for_each_purpose(session):
     user_id = add(session)
     for _ in range(2):

@@ -102,6 +102,12 @@ def test_key_is_redeemed_once(session):
         accounts.redeem(session, key, RESET, now=NOW + timedelta(minutes=59))
 
 
+def test_another_key_works_after_the_first_was_used(session):
+    user = add_user(session)
+    redeemed = [accounts.redeem(session, accounts.issue(session, user, RESET, now=NOW)[0], RESET, now=NOW) for _ in range(2)]
+    assert redeemed == [user.id, user.id]
+
+
 def use(session, user, key):
     accounts.redeem(session, key, RESET, now=NOW)
 
@@ -126,6 +132,7 @@ def delete_user(session, user, key):
         (change_address, {}),
         (delete_user, {}),
         (None, {"now": NOW + timedelta(hours=1)}),
+        (None, {"now": NOW + timedelta(hours=2)}),
         (None, {"purpose": VERIFY}),
         (None, {"key": ""}),
         (None, {"key": "x" * 43}),

@@ -169,6 +169,16 @@ def test_name_is_shown_as_it_is_and_means_nothing(name):
     assert page.tags == plain.tags
 
 
+@pytest.mark.parametrize("value", NAMES)
+def test_value_without_a_wrapping_is_escaped_too(value):
+    text, html = bodies(welcome(MailRules(RULES.sender, value, RULES.public_url, ZONE), name="Anna"))
+    page = Page(html)
+
+    assert value in text.splitlines()
+    assert value in page.words
+    assert page.tags == Page(bodies(welcome(name="Anna"))[1]).tags
+
+
 @pytest.mark.parametrize("character", ["\u202e", "\u2067", "\x00", "\x1b", "\u2028", "\udcff", "\ufeff"])
 def test_character_that_would_turn_or_break_the_line_is_left_out(character):
     text, html = bodies(welcome(name=f"An{character}na"))

@@ -56,12 +56,11 @@ class Settings(BaseSettings):
     mail_keep_failed: timedelta = Field(
         timedelta(days=90), gt=timedelta(), description="how long mail that failed, or ended otherwise unsent, stays in the outbox"
     )
-    public_url: str = Field(
-        "http://127.0.0.1:8000", pattern=r"^https?://\S{1,180}$", description="where subscribers reach the feed server"
-    )
     sync_every: timedelta = Field(timedelta(hours=6), gt=timedelta(), description="how often all feeds are brought up to date")
     public_url: str = Field(
-        "http://127.0.0.1:8000", pattern=r"^https?://\S{1,180}$", description="where subscribers reach the feed server"
+        "http://127.0.0.1:8000",
+        pattern=r"^https?://\S{1,180}$",
+        description="where people reach the feed server: calendars and links in mails",
     )
     web_bind: str = Field("127.0.0.1:8000", pattern=r"^\S+:\d{1,5}$", description="ADDRESS:PORT that the feed server listens at")
     metrics_token: SecretStr = Field(

@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 CALLER_PATIENCE = 0.05
 LEFT_ALONE = 30.0
 
+# Characters of a job's arguments that Flower shows.
+LONGEST_SHOWN = 1024
+
 
 def _unreachable() -> tuple[type[BaseException], ...]:
     """Return what the broker's client raises when the broker is away."""
@@ -64,6 +67,9 @@ class Publisher:
                     app.send_task(
                         message.kind,
                         kwargs=message.args,
+                        # Celery's own way to write them for people takes a third of the time that a message takes.
+                        argsrepr="()",
+                        kwargsrepr=str(message.args)[:LONGEST_SHOWN],
                         task_id=str(message.job_id),
                         queue=message.queue,
                         producer=producer,

@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
-from sqlalchemy import and_, func, select, true, union_all
+from sqlalchemy import and_, func, select, true, union_all, update
 
 from services.calendars import ics
+from services.calendars.audience import local_days
 from services.calendars.models import EventRendering, EventRevision
 from services.calendars.window import Window
 from services.database import LONGEST_LIST, Session, insert_or
@@ -204,3 +206,19 @@ def contents(
             classes=tuple(sorted(names.get(row.id, ()))),
         )
         yield row.id, content
+
+
+def told(session: Session, event_id: UUID, *, domain: str, zone: ZoneInfo, raised: bool, now: datetime) -> dict[str, str]:
+    """Bring an event's revision up to date, also outside the feeds' window, and return its VEVENT by language, none if it has none.
+
+    With `raised` its SEQUENCE rises also when nothing changed that calendars show: to whoever is no longer invited that is a change.
+    """
+    event = session.get_one(Event, event_id, populate_existing=True)
+    first, last = local_days(event.starts_at or event.starts_on, event.ends_at or event.ends_on, zone)  # type: ignore[arg-type]
+    if raised:
+        # Neither is a digest of anything.
+        other = update(EventRevision).where(EventRevision.event_id == event_id).values(source=b"", digest=b"raised")
+        session.execute(other)
+    record(session, Window(first, last, now, zone), [], domain=domain, now=now, event_ids=[event_id])
+    rows = session.execute(select(EventRendering.locale, EventRendering.body).where(EventRendering.event_id == event_id))
+    return {row.locale: row.body.decode() for row in rows}

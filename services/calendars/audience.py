@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, Select, select, true
+from sqlalchemy import ColumnElement, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
 from services.calendars.models import EventRevision
@@ -45,6 +45,7 @@ from services.school.models import (
     SubscribedClass,
     SubscribedDepartment,
     Subscription,
+    User,
 )
 
 Indexes = frozenset[int]
@@ -102,6 +103,7 @@ class School:
         self, events: list[EventFacts], semesters: list[SemesterFacts], classes: dict[int, tuple[str, int | None]], zone: ZoneInfo
     ) -> None:
         self.events = events
+        self.classes = classes.keys()
         self._zone = zone
         self._semesters = semesters
         self._classes_of_department: dict[int, list[int]] = defaultdict(list)
@@ -154,7 +156,7 @@ class School:
         found = self._of_class.get(class_id)
         if found is None:
             everybody = self._by_audience[Audience.STUDENTS] | self._by_audience[Audience.ALL]
-            found = self._of_class[class_id] = frozenset(self._matches(class_id) & everybody)
+            found = self._of_class[class_id] = frozenset(self.matching(class_id) & everybody)
         return found
 
     def of_department(self, department_id: int) -> Indexes:
@@ -184,7 +186,8 @@ class School:
             found = self._listed[indexes] = (events, digest.digest())
         return found
 
-    def _matches(self, class_id: int) -> set[int]:
+    def matching(self, class_id: int) -> set[int]:
+        """Return the events that match a class, for whomever they are."""
         return self._matching[class_id] | self._whole_school
 
     def _affecting(self, user: UserFacts) -> Indexes:
@@ -212,7 +215,7 @@ class School:
             wanted = {Audience.TEACHERS, Audience.ALL} | ({Audience.CLASS_TEACHERS, Audience.STUDENTS} if class_teacher else set())
             found = cached[semester_id, class_teacher] = frozenset(
                 index
-                for index in self._matches(class_id)
+                for index in self.matching(class_id)
                 if self.events[index].audience in wanted and semester_id in self._semesters_of[index]
             )
         return found
@@ -222,7 +225,7 @@ class School:
         found = self._during.get(class_id)
         if found is None:
             found = self._during[class_id] = defaultdict(list)
-            for index in self._matches(class_id) & self._by_audience[Audience.STUDENTS]:
+            for index in self.matching(class_id) & self._by_audience[Audience.STUDENTS]:
                 event = self.events[index]
                 for semester in self._semesters:
                     for weekday, begins, ends in minutes_taken(event.starts, event.ends, semester.first, semester.last, self._zone):
@@ -295,34 +298,65 @@ def load(session: Session, window: Window, users: Collection[UserFacts], *, ever
         for row in rows
     ]
     events.sort(key=lambda event: (_moment(event.starts), event.id))
+    school, index_of, people = _named(read, events, window.zone)
+    by_id = {user.id: user for user in users}
+    for user_id in people.keys() & by_id.keys():
+        by_id[user_id].linked = people[user_id]
+    if by_id:
+        _complete(session, by_id, index_of, everybody=everybody)
+    return school
+
+
+def affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:
+    """Return the ids of the users whom an event affects or links, without those who ignore it; what else they subscribe to is no matter.
+
+    Worked out from the event: whoever attends or teaches none of its classes is not looked at. An event that is gone affects nobody.
+    """
+    read = reader(session)
+    columns = (Event.id, plain(Event.audience), Event.addressed, Event.starts_at, Event.ends_at, Event.starts_on, Event.ends_on)
+    rows = read(select(*columns).where(Event.id == event_id))
+    events = [
+        EventFacts(row.id, row.audience, row.addressed, row.starts_at or row.starts_on, row.ends_at or row.ends_on, b"")
+        for row in rows
+    ]
+    school, _, people = _named(read, events, zone, only=event_id)
+    attending = [class_id for class_id in school.classes if school.of_class(class_id)]
+    found = read(select(User.id).where(plain(User.role) == Role.STUDENT, User.class_id.in_(attending)))
+    users = set(people).union(row.id for row in found)
+    matching = [class_id for class_id in school.classes if school.matching(class_id)]
+    theirs = LessonTeacher.lesson_id.in_(select(LessonClass.lesson_id).where(LessonClass.class_id.in_(matching)))
+    lessons = _lessons(read, theirs)
+    teachers = read(select(User.id, plain(User.role)).where(User.id.in_(select(LessonTeacher.user_id).where(theirs))))
+    users |= {row.id for row in teachers if school.of_user(UserFacts(row.id, row.role, None, lessons=lessons[row.id]))}
+    return users.difference(row.user_id for row in read(select(IgnoredEvent.user_id).where(IgnoredEvent.event_id == event_id)))
+
+
+def _named(
+    read: Reader, events: list[EventFacts], zone: ZoneInfo, *, only: UUID | None = None
+) -> tuple[School, dict[UUID, int], dict[int, list[int]]]:
+    """Return a school of these events and whom they name, the events' indexes, and by user those that link them; `only` is a lone event."""
     semesters = [SemesterFacts(*row) for row in read(select(Semester.id, Semester.starts_on, Semester.ends_on))]
     classes = {
         row.id: (row.name, row.department_id) for row in read(select(SchoolClass.id, SchoolClass.name, SchoolClass.department_id))
     }
-    school = School(events, semesters, classes, window.zone)
+    school = School(events, semesters, classes, zone)
     index_of = {event.id: index for index, event in enumerate(events)}
-    by_id = {user.id: user for user in users}
 
-    def links(statement: Select[UUID, int]) -> Iterable[tuple[int, int]]:
-        return ((index_of[event_id], other) for event_id, other in read(statement) if event_id in index_of)
+    def links(event: InstrumentedAttribute[UUID], other: InstrumentedAttribute[Any]) -> Iterable[tuple[int, Any]]:
+        rows = read(select(event, other).where(true() if only is None else event == only))
+        return ((index_of[event_id], value) for event_id, value in rows if event_id in index_of)
 
-    for index, class_id in links(select(EventClass.event_id, EventClass.class_id)):
+    for index, class_id in links(EventClass.event_id, EventClass.class_id):
         school.name_class(index, class_id)
-    groups = read(select(EventClassGroup.event_id, EventClassGroup.class_group))
-    for event_id, group in groups:
-        if event_id in index_of:
-            school.name_group(index_of[event_id], group)
-    for index, department_id in links(select(EventDepartment.event_id, EventDepartment.department_id)):
+    for index, group in links(EventClassGroup.event_id, EventClassGroup.class_group):
+        school.name_group(index, group)
+    for index, department_id in links(EventDepartment.event_id, EventDepartment.department_id):
         school.name_department(index, department_id)
-    linked = defaultdict(list)
-    for index, user_id in links(select(EventUser.event_id, EventUser.user_id)):
+    people = defaultdict(list)
+    for index, user_id in links(EventUser.event_id, EventUser.user_id):
         school.name_person(index)
-        linked[user_id].append(index)
-    for user_id in linked.keys() & by_id.keys():
-        by_id[user_id].linked = linked[user_id]
-    if by_id:
-        _complete(session, by_id, index_of, everybody=everybody)
-    return school
+        people[user_id].append(index)
+    return school, index_of, people
 
 
 def _complete(session: Session, users: dict[int, UserFacts], index_of: dict[UUID, int], *, everybody: bool) -> None:

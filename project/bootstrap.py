@@ -87,7 +87,13 @@ class Bootstrap:
     def mail_rules(self) -> MailRules:
         """The school's settings that mails are made by."""
         settings = self.settings
-        return MailRules(settings.mail_from, settings.school_name, settings.public_url.rstrip("/"), settings.school_timezone)
+        return MailRules(
+            sender=settings.mail_from,
+            school_name=settings.school_name,
+            public_url=settings.public_url.rstrip("/"),
+            zone=settings.school_timezone,
+            link_secret=settings.link_secret.get_secret_value(),
+        )
 
     @cached_property
     def mailer(self) -> Transport:

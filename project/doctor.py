@@ -108,6 +108,7 @@ def _without_secrets(detail: str, settings: Settings) -> str:
     given += [
         settings.postgres_password.get_secret_value(),
         settings.mail_password.get_secret_value(),
+        settings.link_secret.get_secret_value(),
         settings.flower_basic_auth.get_secret_value().partition(":")[2],
     ]
     for secret in sorted({*given, *map(unquote, given)} - {"", PLACEHOLDER}, key=len, reverse=True):

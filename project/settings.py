@@ -62,6 +62,10 @@ class Settings(BaseSettings):
         pattern=r"^https?://\S{1,180}$",
         description="where people reach the feed server: calendars and links in mails",
     )
+    link_secret: SecretStr = Field(
+        SecretStr(PLACEHOLDER),
+        description="signs the links in mails that turn a kind of mail off; another one makes all of them void",
+    )
     web_bind: str = Field("127.0.0.1:8000", pattern=r"^\S+:\d{1,5}$", description="ADDRESS:PORT that the feed server listens at")
     metrics_token: SecretStr = Field(
         SecretStr(""), description="what a scrape of /metrics carries as its bearer token; without one the page is off"
@@ -125,7 +129,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _no_placeholder_in_production(self) -> Self:
         if self.environment == "production":
-            for name in ("postgres_password", "flower_basic_auth"):
+            for name in ("postgres_password", "link_secret", "flower_basic_auth"):
                 secret: SecretStr = getattr(self, name)
                 if PLACEHOLDER in secret.get_secret_value() and (name != "postgres_password" or self.needs_password):
                     raise ValueError(f"{name.upper()} is still the placeholder {PLACEHOLDER!r}: set a secret of your own")

@@ -40,12 +40,13 @@ def test_env_example_reads_as_the_defaults():
     assert values(Settings(_env_file=ROOT / ".env.example")) == values(Settings(_env_file=None))
 
 
-@pytest.mark.parametrize("name", ["postgres_password", "flower_basic_auth"])
+@pytest.mark.parametrize("name", ["postgres_password", "link_secret", "flower_basic_auth"])
 def test_placeholder_secret_is_refused_in_production(name):
     good = {
         "environment": "production",
         "database_url": "postgresql+psycopg://nightshift@db/nightshift",
         "postgres_password": "one of our own",
+        "link_secret": "one of our own",
         "flower_basic_auth": "admin:one of our own",
     }
     assert Settings(_env_file=None, **good).environment == "production"

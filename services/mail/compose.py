@@ -5,7 +5,7 @@ is an error. In HTML values are escaped; nowhere do they bring characters along 
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from email.message import EmailMessage
 from functools import cache
@@ -35,12 +35,16 @@ _INLINER = CSSInliner(load_remote_stylesheets=False)
 
 @dataclass(frozen=True, slots=True)
 class MailRules:
-    """The school's settings that mails are made by. `sender` is NAME <ADDRESS>, `public_url` where the web server is reached."""
+    """The school's settings that mails are made by. `sender` is NAME <ADDRESS>, `public_url` where the web server is reached.
+
+    `link_secret` signs the links that turn a kind of mail off.
+    """
 
     sender: str
     school_name: str
     public_url: str
     zone: ZoneInfo
+    link_secret: str = field(default="", repr=False)
 
     def calendar_url(self, token: str) -> str:
         """Return the address of a calendar."""
@@ -67,6 +71,12 @@ def compose(kind: str, locale: Locale, rules: MailRules, **context: Any) -> Emai
     mail.set_content(f"{text}\n", cte="quoted-printable")
     mail.add_alternative(html, subtype="html", cte="quoted-printable")
     return mail
+
+
+def page(name: str, locale: Locale, rules: MailRules) -> str:
+    """Return a page that a mail leads to, `templates/page_NAME.html`: it looks as the mails do."""
+    template = _templates(locale).get_template(f"page_{name}.html")
+    return template.render(locale=locale, rules=rules, calendar_url=None)
 
 
 @cache

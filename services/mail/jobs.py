@@ -1,6 +1,8 @@
 """The arguments of the mail's own jobs. A leaf: anyone may import it."""
 
-from datetime import timedelta
+from datetime import date, timedelta
+from typing import Literal
+from uuid import UUID
 
 from services.jobs.args import Backoff, JobArgs
 from services.school.models import KeyPurpose
@@ -41,3 +43,39 @@ class SendKey(JobArgs, kind="mail.send_key", queue="mail", unique_by=("user_id",
 
     user_id: int
     purpose: KeyPurpose
+
+
+# What happens to an event within so long becomes one mail.
+SETTLED = timedelta(minutes=3)
+
+
+class NoticeEvent(JobArgs, kind="mail.notice_event", queue="mail", unique_by=("event_id",), unique_until="started"):
+    """Tell whom it concerns what became of an event since they were told last."""
+
+    event_id: UUID
+
+
+class QueueNotices(JobArgs, kind="mail.queue_notices", queue="mail", max_attempts=10):
+    """Queue one version's notices to some of its readers."""
+
+    event_id: UUID
+    version: int
+    user_ids: tuple[int, ...]
+
+
+class NoticeReview(JobArgs, kind="mail.notice_review", queue="mail"):
+    """Tell the reviewers that a review is requested, or the author how it ended."""
+
+    event_id: UUID
+    step: Literal["requested", "accepted", "refused"]
+
+
+class SendDigests(JobArgs, kind="mail.send_digests", queue="mail", unique_by=()):
+    """Send next week's events to those who asked for them."""
+
+
+class QueueDigests(JobArgs, kind="mail.queue_digests", queue="mail", max_attempts=10):
+    """Queue the digests of some users for the week that begins on a day."""
+
+    week: date
+    user_ids: tuple[int, ...]

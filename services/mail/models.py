@@ -2,9 +2,10 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Index, LargeBinary, String, Text, false, text, true
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, Text, false, text, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 from services.database import Base, UtcDateTime
@@ -92,3 +93,22 @@ class Suppression(Base):
     refusals: Mapped[int] = mapped_column(default=0)
     refused_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     suppressed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class EventNotice(Base):
+    """What readers were told of an event: one row each time, the highest `version` the last.
+
+    `content` is what the event said, None before anything was told: `publish` writes that row, so that an event without any is one that
+    others put there. `readers` are the ids of the users whom it affected, `invited` those among them whom it names, and `vevents` is
+    what these were sent for their calendars, by language.
+    """
+
+    __tablename__ = "event_notice"
+
+    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True)
+    content: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    readers: Mapped[list[int]] = mapped_column(JSON, default=list)
+    invited: Mapped[list[int]] = mapped_column(JSON, default=list)
+    vevents: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+    told_at: Mapped[datetime] = mapped_column(UtcDateTime)

@@ -9,7 +9,7 @@
     past        -                                a former version of a published event
 
 Each function is the one place of its transition, in the caller's transaction and with the event's row locked: what follows from it is
-enqueued there. Feeds need nothing, the database's triggers note what was touched.
+enqueued there: mail to those whom it concerns. Feeds need nothing, the database's triggers note what was touched.
 """
 
 from collections import defaultdict
@@ -23,8 +23,11 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import Select, and_, case, or_, select
 
-from services.database import Session, plain
+from services.database import Session, insert_or, plain
 from services.errors import Conflict, InvalidInput, NotFound
+from services.jobs import enqueue
+from services.mail.jobs import SETTLED, NoticeEvent, NoticeReview
+from services.mail.models import EventNotice
 from services.school.loading import TARGETS, ids_of, linked, relink
 from services.school.models import Event, EventState, User
 from services.school.rows import ROW_OF, SEPARATOR, EventDetails, EventRow
@@ -131,6 +134,7 @@ def submit(session: Session, event_id: UUID, *, now: datetime) -> Event:
     event = _take(session, event_id, "submit")
     event.state, event.refusal = EventState.REVIEW, ""
     session.flush()
+    enqueue(session, NoticeReview(event_id=event.id, step="requested"), now=now)
     return event
 
 
@@ -150,7 +154,12 @@ def publish(session: Session, event_id: UUID, *, now: datetime) -> Event:
         current = _take(session, event.version_of_id, "edit")
         _swap(session, event, current)
         event = current
+    else:
+        untold = insert_or(session, EventNotice).values(event_id=event.id, version=0, told_at=now)
+        session.execute(untold.on_conflict_do_nothing())
     session.flush()
+    enqueue(session, NoticeReview(event_id=event.id, step="accepted"), now=now)
+    _notice(session, event, now=now)
     return event
 
 
@@ -162,6 +171,7 @@ def refuse(session: Session, event_id: UUID, reason: str, *, now: datetime) -> E
     event = _take(session, event_id, "refuse")
     event.state, event.refusal = EventState.REFUSED, reason
     session.flush()
+    enqueue(session, NoticeReview(event_id=event.id, step="refused"), now=now)
     return event
 
 
@@ -170,6 +180,7 @@ def cancel(session: Session, event_id: UUID, *, now: datetime) -> Event:
     event = _take(session, event_id, "cancel")
     event.cancelled_at = now
     session.flush()
+    _notice(session, event, now=now)
     return event
 
 
@@ -185,6 +196,7 @@ def delete(session: Session, event_id: UUID, *, now: datetime) -> Event | None:
         return None
     event.deleted_at = now
     session.flush()
+    _notice(session, event, now=now)
     return event
 
 
@@ -196,6 +208,7 @@ def restore(session: Session, event_id: UUID, *, now: datetime) -> Event:
     else:
         event.cancelled_at = None
     session.flush()
+    _notice(session, event, now=now)
     return event
 
 
@@ -241,6 +254,12 @@ def _take(session: Session, event_id: UUID, action: str) -> Event:
         allowed = ", ".join(ALLOWED[standing]) or "nothing"
         raise Conflict(f"cannot {action} event {event_id}: its state is {standing}, which allows {allowed}")
     return event
+
+
+def _notice(session: Session, event: Event, *, now: datetime) -> None:
+    """Have those whom a published event concerns told what became of it, once it has settled."""
+    if event.state == EventState.PUBLISHED:
+        enqueue(session, NoticeEvent(event_id=event.id), now=now, debounce=SETTLED)
 
 
 def _write(session: Session, event: Event, new: EventDetails, *, author: str | None, addressed: bool) -> Event:

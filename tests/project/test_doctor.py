@@ -208,12 +208,17 @@ def test_no_secret_is_shown():
         broker_url=f"redis://:br0ker-secret@127.0.0.1:{port}/0",
         flower_basic_auth="admin:flower-secret",
         postgres_password="pg-secret",
+        link_secret="link-secret",
     )
     with _configured(configuration(settings)):
         everything = found(settings)
     assert (everything["database"]["status"], everything["broker"]["status"]) == ("fail", "fail")
     said = json.dumps(everything)
-    assert not [secret for secret in ("p@ss-word", "p%40ss-word", "br0ker-secret", "flower-secret", "pg-secret") if secret in said]
+    assert not [
+        secret
+        for secret in ("p@ss-word", "p%40ss-word", "br0ker-secret", "flower-secret", "pg-secret", "link-secret")
+        if secret in said
+    ]
 
 
 def test_postgres_installation(postgres_url, tmp_path):

@@ -10,6 +10,7 @@ from sqlalchemy import delete, func, select, text
 from project.bootstrap import make_engine
 from services.database import Base, Session
 from services.errors import Conflict, InvalidInput, NotFound
+from services.jobs.models import Job
 from services.school import events
 from services.school.models import (
     Audience,
@@ -380,7 +381,7 @@ def committed(postgres_url):
         populate(session)
     yield lambda: Session(engine, expire_on_commit=False)
     with Session(engine) as session, session.begin():
-        for model in (Event, User, SchoolClass, Department):
+        for model in (Job, Event, User, SchoolClass, Department):
             session.execute(delete(model))
     engine.dispose()
 

@@ -1,0 +1,134 @@
+"""What an event says, and how a mail tells it: a few facts, each with a name, in the reader's language and on the school's clock."""
+
+from datetime import date, datetime, time, timedelta
+from functools import partial
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from babel.dates import format_date, format_time
+from sqlalchemy import select, union_all
+
+from services.database import Session
+from services.mail.compose import WRITTEN_AS
+from services.school.models import (
+    Audience,
+    Department,
+    Event,
+    EventClass,
+    EventClassGroup,
+    EventDepartment,
+    Locale,
+    SchoolClass,
+    TeachingAffected,
+)
+from services.translation import translations
+
+Content = dict[str, Any]
+
+
+class Fact(NamedTuple):
+    """One thing that an event says; `old` is what it said before, if that was something else."""
+
+    name: str
+    new: str
+    old: str | None = None
+
+
+def content(session: Session, event: Event) -> Content:
+    """Return what an event says, as JSON values; whom it links is not among it: readers are not shown each other's names."""
+    starts, ends = moments(event)
+    named = union_all(
+        select(SchoolClass.name).join(EventClass, EventClass.class_id == SchoolClass.id).where(EventClass.event_id == event.id),
+        select(EventClassGroup.class_group).where(EventClassGroup.event_id == event.id),
+        select(Department.name)
+        .join(EventDepartment, EventDepartment.department_id == Department.id)
+        .where(EventDepartment.event_id == event.id),
+    )
+    return {
+        "title": event.title,
+        "description": event.description,
+        "location": event.location,
+        "starts": starts.isoformat(),
+        "ends": ends.isoformat(),
+        "audience": event.audience.value,
+        "addressed": event.addressed,
+        "named": sorted(session.execute(named).scalars()),
+        "teaching_affected": event.teaching_affected.value,
+        "cancelled": event.cancelled_at is not None or event.deleted_at is not None,
+    }
+
+
+def facts(says: Content, locale: Locale, zone: ZoneInfo, *, said: Content | None = None) -> list[Fact]:
+    """Return what an event says, without what is empty; with `said`, what it said before, in the same words where it is another."""
+    now = _texts(says, locale, zone)
+    before = now if said is None else _texts(said, locale, zone)
+    both = [Fact(name, text, None if before[name] == text else before[name]) for name, text in now.items()]
+    if said is not None and says["cancelled"] != said["cancelled"]:
+        texts = translations(locale)
+        cancelled, takes_place = texts.gettext("cancelled"), texts.gettext("takes place")
+        both.append(Fact(texts.gettext("State"), *((cancelled, takes_place) if says["cancelled"] else (takes_place, cancelled))))
+    return [fact for fact in both if fact.new or fact.old]
+
+
+def _texts(says: Content, locale: Locale, zone: ZoneInfo) -> dict[str, str]:
+    texts = translations(locale)
+    audience = {
+        Audience.STUDENTS: texts.gettext("Students"),
+        Audience.TEACHERS: texts.gettext("Teachers"),
+        Audience.CLASS_TEACHERS: texts.gettext("Class teachers"),
+        Audience.ALL: texts.gettext("Students and teachers"),
+    }[says["audience"]]
+    affected = {
+        TeachingAffected.YES: texts.pgettext("teaching affected", "yes"),
+        TeachingAffected.PARTIAL: texts.pgettext("teaching affected", "partly"),
+        TeachingAffected.NO: texts.pgettext("teaching affected", "no"),
+    }[says["teaching_affected"]]
+    if says["named"]:
+        whom = f"{audience} ({', '.join(says['named'])})"
+    elif says["addressed"]:
+        whom = texts.gettext("Those whom it names")
+    else:
+        whom = texts.gettext("%(audience)s of the whole school") % {"audience": audience}
+    return {
+        texts.gettext("Title"): says["title"],
+        texts.gettext("When"): when(*span(says), locale, zone),
+        texts.gettext("Where"): says["location"],
+        texts.gettext("For"): whom,
+        texts.gettext("Teaching affected"): affected,
+        texts.gettext("Description"): says["description"],
+    }
+
+
+def moments(event: Event) -> tuple[date, date]:
+    """Return when an event begins and ends: instants or, all day, dates, both included."""
+    starts, ends = event.starts_at or event.starts_on, event.ends_at or event.ends_on
+    assert starts is not None
+    assert ends is not None
+    return starts, ends
+
+
+def span(says: Content) -> tuple[date, date]:
+    """Return what `moments` gave."""
+    read = date.fromisoformat if len(says["starts"]) == len("2026-12-01") else datetime.fromisoformat
+    return read(says["starts"]), read(says["ends"])
+
+
+def over_at(says: Content, zone: ZoneInfo) -> datetime:
+    """Return the instant at which an event has passed."""
+    _, ends = span(says)
+    return ends if isinstance(ends, datetime) else datetime.combine(ends + timedelta(days=1), time(), zone)
+
+
+def when(starts: date, ends: date, locale: Locale, zone: ZoneInfo, *, on: date | None = None) -> str:
+    """Write when something takes place: `Tuesday, 1 December 2026, 08:15–09:00`; without the day where that is `on`, as told beside it."""
+    written = WRITTEN_AS.get(locale, locale)
+    day, clock = partial(format_date, format="full", locale=written), partial(format_time, format="short", locale=written)
+    if not isinstance(starts, datetime) or not isinstance(ends, datetime):
+        if starts == ends:
+            return translations(locale).gettext("all day") if starts == on else day(starts)
+        return f"{day(starts)} – {day(ends)}"
+    begin, end = starts.astimezone(zone), ends.astimezone(zone)
+    if begin.date() != end.date():
+        return f"{day(begin)}, {clock(begin)} – {day(end)}, {clock(end)}"
+    hours = clock(begin) if begin == end else f"{clock(begin)}–{clock(end)}"
+    return hours if begin.date() == on else f"{day(begin)}, {hours}"

@@ -1,0 +1,89 @@
+"""Who is told what of a review, on both databases."""
+
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import select, update
+
+from services.jobs import Discard
+from services.mail import reviews
+from services.mail.jobs import NoticeReview
+from services.mail.models import Mail
+from services.school import events
+from services.school.models import User
+from tests.conftest import NOW, ZONE
+from tests.services.mail.conftest import RULES
+
+
+def queue(house, event, step, request_id=None):
+    """Do the job and return who got what."""
+    before = set(house.session.execute(select(Mail.id)).scalars())
+    args = NoticeReview(event_id=event.id, step=step)
+    outcome = reviews.queue(house.session, args, RULES, request_id=request_id or uuid4(), now=NOW)
+    return house.since(before) if isinstance(outcome, dict) else outcome
+
+
+def in_review(house, **values):
+    return events.submit(house.session, house.draft(author="teacher@school.example", **values).id, now=NOW)
+
+
+def test_request_goes_to_the_administrators_who_want_it(house):
+    event = in_review(house)
+    assert queue(house, event, "requested") == {"admin": "review_requested"}
+    assert house.text("admin").splitlines()[0] == "Teacher Muster asks for an event to be reviewed."
+    assert house.text("admin").splitlines()[-1] == f"Publish it, or refuse it with a reason, by its id: {event.id}"
+    assert house.mail("admin")["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+
+
+def test_request_for_a_version_says_what_would_change(session, house):
+    event = house.published()
+    version = events.edit(session, event.id, {"location": "Aula"}, zone=ZONE, now=NOW)
+    events.submit(session, version.id, now=NOW)
+    assert queue(house, version, "requested") == {"admin": "review_requested"}
+    assert "Where: Aula\n    before: –\n" in house.text("admin")
+    assert house.text("admin").splitlines()[0] == "An event is to be reviewed."
+
+
+def test_answer_goes_to_the_author(session, house):
+    event = in_review(house)
+    events.publish(session, event.id, now=NOW)
+    assert queue(house, event, "accepted") == {"teacher": "review_accepted"}
+
+
+def test_refusal_carries_the_reason(session, house):
+    event = in_review(house)
+    events.refuse(session, event.id, "The bus <is> taken.\nTry another day.", now=NOW)
+    assert queue(house, event, "refused") == {"teacher": "review_refused"}
+    assert "The reason:\n\nThe bus <is> taken.\nTry another day.\n\nYou may change it" in house.text("teacher")
+    assert "The bus &lt;is&gt; taken." in house.mail("teacher").get_body(("html",)).get_content()
+    assert house.mail("teacher")["List-Unsubscribe"] is None
+
+
+def test_event_without_an_author_is_answered_to_nobody(session, house):
+    event = house.published()
+    assert queue(house, event, "accepted") == {}
+
+
+@pytest.mark.parametrize("step", ["requested", "refused"])
+def test_step_that_is_no_longer_so_is_not_told(session, house, step):
+    event = in_review(house)
+    events.publish(session, event.id, now=NOW)
+    assert queue(house, event, step) == Discard("the event has moved on")
+
+
+def test_deleted_request_is_not_told(session, house):
+    event = in_review(house)
+    events.delete(session, event.id, now=NOW)
+    assert queue(house, event, "requested") == Discard("the event has moved on")
+
+
+def test_job_that_runs_twice_queues_nothing_twice_and_a_second_request_does(session, house):
+    event, request_id = in_review(house), uuid4()
+    assert queue(house, event, "requested", request_id) == {"admin": "review_requested"}
+    assert queue(house, event, "requested", request_id) == {}
+    assert queue(house, event, "requested") == {"admin": "review_requested"}
+
+
+def test_nobody_who_lost_the_role_is_asked(session, house):
+    session.execute(update(User).where(User.id == house.ids["admin"]).values(role="teacher"))
+    assert queue(house, in_review(house), "requested") == {}

@@ -36,8 +36,8 @@ def make_routes(boot: Bootstrap) -> list[Route]:
                     locale = unsubscribe.unsubscribe(session, token, secret=secret, now=boot.now())
                 return answer("unsubscribed", locale)
             with boot.read_only() as session:
-                user, _ = unsubscribe.read(session, token, secret=secret, now=boot.now())
-                return answer("unsubscribe", user.locale)
+                user, flag = unsubscribe.read(session, token, secret=secret, now=boot.now())
+                return answer("unsubscribe", user.locale, flag=flag)
         except PermanentError:
             return answer("link_invalid", _spoken(request), HTTPStatus.NOT_FOUND)
 
@@ -52,8 +52,8 @@ def make_routes(boot: Bootstrap) -> list[Route]:
             return answer("link_invalid", _spoken(request), HTTPStatus.NOT_FOUND)
         return answer("verified", _spoken(request))
 
-    def answer(name: str, locale: Locale, status: HTTPStatus = HTTPStatus.OK) -> HTMLResponse:
-        return HTMLResponse(page(name, locale, boot.mail_rules), status, HEADERS)
+    def answer(name: str, locale: Locale, status: HTTPStatus = HTTPStatus.OK, **context: str) -> HTMLResponse:
+        return HTMLResponse(page(name, locale, boot.mail_rules, **context), status, HEADERS)
 
     paths = {unsubscribe.PATH: unsubscribing, accounts.PATHS[KeyPurpose.VERIFY_ADDRESS]: verifying}
     return [Route(path, endpoint, methods=["GET", "POST"]) for path, endpoint in paths.items()]

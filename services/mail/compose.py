@@ -73,10 +73,10 @@ def compose(kind: str, locale: Locale, rules: MailRules, **context: Any) -> Emai
     return mail
 
 
-def page(name: str, locale: Locale, rules: MailRules) -> str:
+def page(name: str, locale: Locale, rules: MailRules, **context: Any) -> str:
     """Return a page that a mail leads to, `templates/page_NAME.html`: it looks as the mails do."""
     template = _templates(locale).get_template(f"page_{name}.html")
-    return template.render(locale=locale, rules=rules, calendar_url=None)
+    return template.render(context, locale=locale, rules=rules, calendar_url=None)
 
 
 @cache

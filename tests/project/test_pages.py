@@ -1,5 +1,6 @@
 """The pages that mails lead to, over HTTP, from the header in a mail."""
 
+import re
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from starlette.applications import Starlette
 from project.bootstrap import Bootstrap
 from project.pages import make_routes
 from services.database import Base
-from services.mail import accounts
+from services.mail import accounts, unsubscribe
 from services.mail.facts import Fact
 from services.mail.recipients import letter, recipients
 from services.school.models import KeyPurpose, Locale, Role, User
@@ -36,6 +37,11 @@ class Site:
     def user(self) -> User:
         with self.boot.read_only() as session:
             return session.execute(select(User)).scalar_one()
+
+    def asked(self, flag: str) -> str:
+        """Return what the page says that asks about a flag."""
+        url = unsubscribe.link(self.boot.mail_rules, self.user_id, flag, now=self.boot.now())
+        return re.search("<p>(.*?)</p>", self.client.get(url).text, re.DOTALL)[1]
 
     def one_click(self) -> str:
         """Return what a mail program finds in a notice's header."""
@@ -87,6 +93,14 @@ def test_looking_at_the_link_changes_nothing(site):
     assert [answer.status_code for answer in answers] == [200, 200]
     assert '<form method="post"><button' in answers[0].text
     assert site.user().mail_events is True
+
+
+def test_page_says_which_mails_it_is_about(site):
+    assert {flag: site.asked(flag).split(".")[0] for flag in unsubscribe.FLAGS} == {
+        "mail_events": "Sie erhalten dann keine Mails mehr über neue und geänderte Anlässe",
+        "mail_reviews": "Sie werden dann nicht mehr gebeten, Anlässe zu prüfen",
+        "mail_digest": "Sie erhalten dann keine Mails mehr über Ihre Woche",
+    }
 
 
 def test_second_click_is_answered_as_the_first(site):

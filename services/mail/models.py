@@ -99,7 +99,7 @@ class EventNotice(Base):
     """What readers were told of an event: one row each time, the highest `version` the last.
 
     `content` is what the event said, None before anything was told: `publish` writes that row, so that an event without any is one that
-    others put there. `readers` are the ids of the users whom it affected, `invited` those among them whom it names, and `vevents` is
+    others put there. `readers` are the ids of the users whom it affected, `invited` those whom it names, and `vevents` is
     what these were sent for their calendars, by language.
     """
 

@@ -86,14 +86,13 @@ def tell(
         return Discard("there is no such published event")
     newest = select(EventNotice).where(EventNotice.event_id == event_id).order_by(EventNotice.version.desc()).limit(1)
     last = session.execute(newest).scalar_one_or_none()
-    readers = affected(session, event_id)
-    linked = set(session.execute(select(EventUser.user_id).where(EventUser.event_id == event_id)).scalars())
+    linked = select(EventUser.user_id).where(EventUser.event_id == event_id)
     new = EventNotice(
         event_id=event_id,
         version=1 if last is None else last.version + 1,
         content=content(session, event),
-        readers=sorted(readers),
-        invited=sorted(linked & readers),
+        readers=sorted(affected(session, event_id)),
+        invited=sorted(session.execute(linked).scalars()),
         vevents={},
         told_at=run.now,
     )

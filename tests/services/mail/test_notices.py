@@ -3,6 +3,8 @@
 import re
 import threading
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.policy import default
 
 import icalendar
 import pytest
@@ -145,9 +147,11 @@ def test_change_that_was_undone_is_not_told(house):
 def test_cancelled_event_is_told_and_so_is_that_it_takes_place_after_all(session, house, action):
     event = house.published()
     house.tell(event)
+    house.change(event, title="Tour")
     action(session, event.id, now=NOW)
     assert house.tell(event) == dict.fromkeys(PUBLISHED, "event_cancelled")
-    assert house.text("ann").splitlines()[0] == "This event does not take place."
+    assert house.text("ann").splitlines()[:3] == ["This event does not take place.", "", "Title: Tour"]
+    assert "before" not in house.text("ann")
 
     events.restore(session, event.id, now=NOW)
     assert house.tell(event) == dict.fromkeys(PUBLISHED, "event_changed")
@@ -180,6 +184,14 @@ def test_cancelled_event_of_others_is_told(session, house):
     event = written_by_others(session, house)
     events.cancel(session, event.id, now=NOW)
     assert house.tell(event) == dict.fromkeys(PUBLISHED, "event_cancelled")
+
+
+def test_event_that_others_took_back_can_be_published_again(session, house):
+    event = house.published()
+    house.tell(event)
+    session.execute(update(Event).where(Event.id == event.id).values(state=EventState.REVIEW, title="Tour"))
+    events.publish(session, event.id, now=NOW)
+    assert house.tell(event) == dict.fromkeys(PUBLISHED, "event_changed")
 
 
 def test_event_that_has_passed_is_not_told(house):
@@ -296,8 +308,8 @@ def test_two_who_tell_of_one_event_at_once_tell_it_once(postgres_url):
 def test_notice_links_to_the_readers_own_calendar(session, house):
     session.add_all(
         [
-            Feed(kind=FeedKind.USER, owner_id=house.ids["ann"], token="anns-own"),
-            Feed(kind=FeedKind.CLASS, owner_id=house.ids["ann"], token="a-class"),
+            Feed(id=1, kind=FeedKind.CLASS, owner_id=house.ids["ann"], token="a-class"),
+            Feed(id=2, kind=FeedKind.USER, owner_id=house.ids["ann"], token="anns-own"),
         ]
     )
     house.tell(house.published())
@@ -415,6 +427,15 @@ def test_uninvited_reader_whom_the_event_still_affects_hears_so(house):
     house.change(event, users=())
     assert house.tell(event) == {"ann": "invitation_cancelled"}
     assert house.text("ann").splitlines()[0].endswith("It still affects you.")
+
+
+def test_attendee_is_the_address_that_the_mail_goes_to(session, house):
+    session.execute(update(User).where(User.id == house.ids["guest"]).values(email="guest@schüle.example"))
+    house.tell(house.published(users=("guest@schüle.example",)))
+    (body,) = session.execute(select(Mail.body).where(Mail.kind == "invitation")).scalars()
+    mail = message_from_bytes(body, policy=default)
+    (event,) = calendars(mail).events
+    assert event["ATTENDEE"] == f"mailto:{mail['To'].addresses[0].addr_spec}" == "mailto:guest@xn--schle-mva.example"
 
 
 def test_malformed_address_is_not_written_into_a_calendar(session, house):

@@ -1,4 +1,4 @@
-"""The few pages that mails lead to, for project/web.py to serve; docs/mail.md says what they do.
+"""The few pages that mails lead to, for project/web.py to serve; docs/notices.md and docs/accounts.md say what they do.
 
 A link's secret is in the query, which is written nowhere. GET changes nothing: programs that look at mail follow its links.
 """
@@ -15,6 +15,9 @@ from services.errors import PermanentError
 from services.mail import accounts, unsubscribe
 from services.mail.compose import page
 from services.school.models import KeyPurpose, Locale
+
+UNSUBSCRIBE, VERIFY = unsubscribe.PATH, accounts.PATHS[KeyPurpose.VERIFY_ADDRESS]
+PATHS = {UNSUBSCRIBE, VERIFY}
 
 HEADERS = {
     "cache-control": "no-store",
@@ -55,8 +58,8 @@ def make_routes(boot: Bootstrap) -> list[Route]:
     def answer(name: str, locale: Locale, status: HTTPStatus = HTTPStatus.OK, **context: str) -> HTMLResponse:
         return HTMLResponse(page(name, locale, boot.mail_rules, **context), status, HEADERS)
 
-    paths = {unsubscribe.PATH: unsubscribing, accounts.PATHS[KeyPurpose.VERIFY_ADDRESS]: verifying}
-    return [Route(path, endpoint, methods=["GET", "POST"]) for path, endpoint in paths.items()]
+    endpoints = {UNSUBSCRIBE: unsubscribing, VERIFY: verifying}
+    return [Route(path, endpoint, methods=["GET", "POST"]) for path, endpoint in endpoints.items()]
 
 
 def _spoken(request: Request) -> Locale:

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
+from http import HTTPStatus
 from typing import Any
 
 import anyio.to_thread
@@ -26,7 +27,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from project import logs
+from project import logs, pages
 from project.bootstrap import POOL_SIZE, bootstrap
 from project.metrics import exposition
 from project.settings import Settings
@@ -49,7 +50,6 @@ COMMON = {"cache-control": "private, no-cache", "x-robots-tag": "noindex", "x-co
 
 # The same bytes whatever was asked for, so that they tell nothing.
 NOT_FOUND = PlainTextResponse("not found\n", 404, COMMON)
-NOT_ALLOWED = PlainTextResponse("only GET and HEAD\n", 405, COMMON | {"allow": "GET, HEAD"})
 # Subscribers keep what they have; an empty calendar would empty theirs.
 UNAVAILABLE = PlainTextResponse("try again later\n", 503, COMMON | {"retry-after": "60"})
 
@@ -130,7 +130,7 @@ def metrics(request: Request) -> Response:
 
 
 ROUTES = [Route("/f/{name}", feed), Route("/health", health), Route("/ready", ready), Route("/metrics", metrics)]
-OPEN_PATHS = {route.path for route in ROUTES[1:]}
+OPEN_PATHS = {route.path for route in ROUTES[1:]} | pages.PATHS
 
 
 class AccessLog:
@@ -172,7 +172,11 @@ async def _bounded(_app: Starlette) -> AsyncIterator[None]:
 
 async def _refuse(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return NOT_FOUND if error.status_code == 404 else NOT_ALLOWED  # noqa: PLR2004 - that is its name
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        return NOT_FOUND
+    # Starlette lists them in no order.
+    allowed = ", ".join(sorted((error.headers or {}).get("Allow", "GET").split(", ")))
+    return PlainTextResponse(f"only {allowed}\n", error.status_code, COMMON | {"allow": allowed})
 
 
 async def _without_database(_request: Request, error: Exception) -> Response:
@@ -189,7 +193,12 @@ def make_app() -> Starlette:
     access.handlers.clear()
     access.propagate = False
     handlers: dict[Any, Any] = {404: _refuse, 405: _refuse, SQLAlchemyError: _without_database}
-    app = Starlette(routes=ROUTES, middleware=[Middleware(AccessLog)], exception_handlers=handlers, lifespan=_bounded)
+    app = Starlette(
+        routes=[*ROUTES, *pages.make_routes(bootstrap())],
+        middleware=[Middleware(AccessLog)],
+        exception_handlers=handlers,
+        lifespan=_bounded,
+    )
     app.router.redirect_slashes = False
     return app
 

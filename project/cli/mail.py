@@ -1,10 +1,12 @@
 """`celery -A project mail …`: see the outbox, and take care of it."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
+from email import message_from_bytes
 from email.message import EmailMessage
-from email.policy import SMTP
+from email.policy import SMTP, default
 from email.utils import format_datetime, make_msgid
 from pathlib import Path
 from typing import Any
@@ -69,12 +71,18 @@ def show(mail_id: int, as_json: bool) -> None:
         if row.sensitive:
             about["body"] = "(sensitive: not shown)"
         else:
-            about["body"] = "(none)" if row.body is None else row.body.decode(errors="replace")
+            about["body"] = "(none)" if row.body is None else _text(row.body)
     if as_json:
         click.echo(json.dumps(about, indent=1))
         return
     for name, value in about.items():
         click.echo(f"\n{value}" if name == "body" else f"{name:<12} {_short(value)}")
+
+
+def _text(body: bytes) -> str:
+    """Return the text that a message says, without the secret address of its reader's calendar."""
+    part = message_from_bytes(body, policy=default).get_body(("plain",))
+    return "(no text)" if part is None else re.sub(r"/f/[\w-]+\.ics", "/f/….ics", str(part.get_content()))
 
 
 @mail.command()

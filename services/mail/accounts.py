@@ -33,9 +33,10 @@ def send_welcome(session: Session, user_id: int, rules: MailRules, *, request_id
     user = _awaiting(session, user_id, "welcome", request_id)
     if not isinstance(user, User):
         return user
-    token = session.scalar(select(Feed.token).where(Feed.kind == FeedKind.USER, Feed.owner_id == user_id))
+    theirs = (Feed.kind == FeedKind.USER, Feed.owner_id == user_id, Feed.revoked_at.is_(None))
+    token = session.scalar(select(Feed.token).where(*theirs))
     if token is None:
-        return Discard("the user has no calendar")
+        return Discard("the user has no calendar, or its address was revoked")
     return _queue(session, "welcome", user, rules, request_id, calendar_url=rules.calendar_url(token), now=now)
 
 

@@ -40,7 +40,7 @@ class Unfolded(str):
 
 def recipients(session: Session, user_ids: Collection[int]) -> list[Recipient]:
     """Return those of these users that there are, by id."""
-    theirs = and_(Feed.kind == FeedKind.USER, Feed.owner_id == User.id)
+    theirs = and_(Feed.kind == FeedKind.USER, Feed.owner_id == User.id, Feed.revoked_at.is_(None))
     rows = session.execute(select(User, Feed.token).outerjoin(Feed, theirs).where(User.id.in_(user_ids)).order_by(User.id))
     return [
         Recipient(

@@ -41,7 +41,7 @@ def answer(response):
 
 
 NOT_FOUND = (404, COMMON | PLAIN | {"content-length": "10"}, b"not found\n")
-NOT_ALLOWED = (405, COMMON | PLAIN | {"content-length": "18", "allow": "GET, HEAD"}, b"only GET and HEAD\n")
+NOT_ALLOWED = (405, COMMON | PLAIN | {"content-length": "15", "allow": "GET, HEAD"}, b"only GET, HEAD\n")
 UNAVAILABLE = (503, COMMON | PLAIN | {"content-length": "16", "retry-after": "60"}, b"try again later\n")
 
 
@@ -194,6 +194,13 @@ def test_calendar_is_the_file_byte_for_byte(web):
     assert web.content.startswith(b"BEGIN:VCALENDAR\r\n")
     assert b"SUMMARY:" in web.content
     assert web.running.request("GET", "/f/{good}.ics".format(**web.words)).content == web.content
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_page_of_a_mail_with_a_wrong_link_is_served(web, method):
+    got = web.running.request(method, "/u/unsubscribe?t=wrong")
+    assert (got.status_code, got.headers["content-type"]) == (404, "text/html; charset=utf-8")
+    assert web.running.request("DELETE", "/u/unsubscribe?t=wrong").headers["allow"] == "GET, HEAD, POST"
 
 
 def raw(web, request: bytes) -> bytes:

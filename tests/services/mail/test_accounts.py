@@ -241,7 +241,7 @@ def test_welcome_of_somebody_without_a_calendar_is_not_sent(session):
 
     result = accounts.send_welcome(session, user.id, RULES, request_id=uuid4(), now=NOW)
 
-    assert (result, mails(session)) == (Discard("the user has no calendar"), [])
+    assert (result, mails(session)) == (Discard("the user has no calendar, or its address was revoked"), [])
 
 
 def test_mail_speaks_the_users_language(session):

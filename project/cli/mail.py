@@ -82,7 +82,7 @@ def show(mail_id: int, as_json: bool) -> None:
 def _text(body: bytes) -> str:
     """Return the text that a message says, without the secret address of its reader's calendar."""
     part = message_from_bytes(body, policy=default).get_body(("plain",))
-    return "(no text)" if part is None else re.sub(r"/f/[\w-]+\.ics", "/f/….ics", str(part.get_content()))
+    return "(no text)" if part is None else re.sub(r"/f/[\w-]+\.ics", "/f/….ics", str(part.get_content()).replace("\r\n", "\n"))
 
 
 @mail.command()

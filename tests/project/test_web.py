@@ -406,7 +406,7 @@ def test_no_token_is_written_anywhere(tmp_path):
             tokens = list(session.execute(select(Feed.token)).scalars())
         tokens.append(target.removeprefix("/f/").removesuffix(".ics"))
         said = everything_written(tmp_path, boot) + seen
-        assert "calendars.build_feeds" in seen
+        assert "calendars.finish_sync" in seen
         assert '"message": "GET /f/\\u2026 200' in said or '"message": "GET /f/… 200' in said
         assert [token for token in tokens if token in said] == []
 

@@ -37,6 +37,8 @@ def contents(session: Session) -> dict[str, list[Any]]:
     """Every row of the school without the database's own ids, which never repeat."""
     result = {}
     for table in Base.metadata.sorted_tables:
+        if table.name == "change_log":
+            continue  # It speaks of the others by their ids.
         columns = [column for column in table.c if column.name != "id" and not column.foreign_keys]
         rows = session.execute(select(*columns)) if columns else []
         result[table.name] = [session.scalar(select(func.count()).select_from(table)), *sorted(map(repr, rows))]

@@ -64,6 +64,7 @@ clean: ## remove the environment and everything that was made
 up: .env ## start everything in containers and wait until all is healthy
 	@$(COMPOSE) up --detach --build --wait --wait-timeout 300 || { $(COMPOSE) ps --all; echo "not all is healthy: make logs"; exit 1; }
 	@echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)"
+	@echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server"
 	@echo "Feed server: http://$$($(COMPOSE) port web 8000); an address: $(COMPOSE) exec worker celery -A project feeds url class NAME"
 	@echo "The calendars: in the volume nightshift_feeds, /app/var/feeds in the worker"
 	@echo "A first school: $(COMPOSE) exec worker celery -A project school demo; then: $(COMPOSE) exec worker celery -A project feeds sync"
@@ -74,9 +75,10 @@ down: ## stop the containers; their data stays
 logs: ## follow what the containers say
 	@$(COMPOSE) logs --follow --tail=100
 
-# Secrets of its own for every installation: nobody forgets to change a default that does not exist.
+# Secrets of its own for every installation: nobody forgets to change a default that does not exist. Containers have no folder for mail:
+# an empty MAIL_URL is docker-compose.yml's.
 .env: | .env.example
-	@umask 077 && $(PYTHON) -c "import pathlib, re, secrets; text = pathlib.Path('.env.example').read_text(encoding='utf-8').replace('ENVIRONMENT=development', 'ENVIRONMENT=production'); pathlib.Path('.env.part').write_text(re.sub('change-me', lambda _: secrets.token_urlsafe(24), text), encoding='utf-8')"
+	@umask 077 && $(PYTHON) -c "import pathlib, re, secrets; text = pathlib.Path('.env.example').read_text(encoding='utf-8').replace('ENVIRONMENT=development', 'ENVIRONMENT=production').replace('MAIL_URL=folder://var/mail', 'MAIL_URL='); pathlib.Path('.env.part').write_text(re.sub('change-me', lambda _: secrets.token_urlsafe(24), text), encoding='utf-8')"
 	@mv .env.part .env
 	@echo ".env was made from .env.example, with new secrets"
 

@@ -21,7 +21,7 @@ every_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def test_the_services_are_these() -> None:
-    assert set(SERVICES) == {"postgres", "redis", *OURS}
+    assert set(SERVICES) == {"postgres", "redis", "mailpit", *OURS}
 
 
 @every_service
@@ -72,14 +72,20 @@ def test_images_are_releases() -> None:
     images = [service["image"] for service in SERVICES.values() if "pull_policy" not in service]
     images += re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
 
-    assert len(images) == 3
-    assert all(re.search(r":\d+\.\d+(\.\d+)?-", image) for image in images), images
+    assert len(images) == 4
+    assert all(re.search(r":v?\d+\.\d+(\.\d+)?(-|$)", image) for image in images), images
 
 
 def test_a_worker_has_time_to_end_a_job() -> None:
     grace = timedelta(seconds=int(SERVICES["worker"]["stop_grace_period"].removesuffix("s")))
 
     assert grace > timedelta(seconds=TIME_LIMIT)
+
+
+def test_mail_goes_to_mailpit_unless_a_server_is_named() -> None:
+    assert SERVICES["worker"]["environment"]["MAIL_URL"] == "${MAIL_URL:-smtp://mailpit:1025?tls=none}"
+    # Its page only: SMTP is not published.
+    assert SERVICES["mailpit"]["ports"] == ["127.0.0.1:${MAILPIT_PORT:-8025}:8025"]
 
 
 def test_what_compose_sets_are_settings() -> None:
@@ -91,9 +97,9 @@ def test_what_compose_sets_are_settings() -> None:
 def test_secrets_come_from_the_environment_file() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 
-    for name in ("POSTGRES_PASSWORD", "FLOWER_BASIC_AUTH"):
-        values = re.findall(rf"^ +{name}: (.*)$", text, re.MULTILINE)
-        assert values
+    for name, keys in (("POSTGRES_PASSWORD", "POSTGRES_PASSWORD"), ("FLOWER_BASIC_AUTH", "FLOWER_BASIC_AUTH|MP_UI_AUTH")):
+        values = re.findall(rf"^ +(?:{keys}): (.*)$", text, re.MULTILINE)
+        assert len(values) == 2
         assert all(value.startswith(f"${{{name}:?") for value in values)
 
 
@@ -113,6 +119,8 @@ def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) 
     assert len(password) >= 32
     assert len(settings.postgres_password.get_secret_value()) >= 32
     assert password != settings.postgres_password.get_secret_value()
+    # Empty: containers have no folder for mail, and docker-compose.yml names Mailpit.
+    assert re.findall(r"^MAIL_URL=.*$", made.read_text(encoding="utf-8"), re.MULTILINE) == ["MAIL_URL="]
 
 
 def test_the_image_is_made_of_nothing_but_what_is_named() -> None:

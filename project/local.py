@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from email import policy
+from email.parser import BytesParser
 from pathlib import Path
 
 from rich.console import Console
@@ -23,9 +25,14 @@ DEMO = {
     "DATABASE_URL": "sqlite:///var/demo/nightshift.db",
     "BROKER_URL": "filesystem://var/demo/broker",
     "FEED_STORE": "var/demo/feeds",
+    "MAIL_URL": "folder://var/demo/mail",
     "SCHOOL_NAME": "Kantonsschule Seefeld",
     "WORKER_CONCURRENCY": "2",
 }
+
+# Two of the example school's users, who read German and French.
+WELCOMED = ("peter.zuercher@kantonsschule.example", "francois.favre@kantonsschule.example")
+MAIL_SECONDS = 15
 
 
 @contextmanager
@@ -58,7 +65,10 @@ def migrate() -> None:
 
 
 def demo() -> int:
-    """Load the example school, build its calendars with a real worker and show what there is now. Return the sync's exit code."""
+    """Load the example school, let a real worker build its calendars and send two mails, and show what there is now.
+
+    Return the sync's exit code.
+    """
     os.environ.update(DEMO)
     folder = Path("var/demo")
     folder.mkdir(parents=True, exist_ok=True)
@@ -67,8 +77,30 @@ def demo() -> int:
     subprocess.run([*CELERY, "school", "load", "examples/school"], check=True)
     with running([*CELERY, "worker"], log=folder / "worker.log"):
         code = subprocess.run([*CELERY, "feeds", "sync"], check=False).returncode
+        _welcome()
     _show_feeds(time.monotonic() - began)
+    _show_mails(folder / "mail")
     return code
+
+
+def _welcome() -> None:
+    """Have two users welcomed, unless an earlier demo has, and wait until the worker has sent their mails."""
+    from project.bootstrap import bootstrap  # noqa: PLC0415 - reads the settings, which `demo` has just made
+    from services.mail import outbox  # noqa: PLC0415
+    from services.mail.models import MailState  # noqa: PLC0415
+    from services.school import users  # noqa: PLC0415
+
+    boot = bootstrap()
+    with boot.unit_of_work() as session:
+        if not outbox.listed(session, kind="welcome", limit=1):
+            for email in WELCOMED:
+                users.welcome(session, email, now=boot.now())
+    give_up = time.monotonic() + MAIL_SECONDS
+    while time.monotonic() < give_up:
+        with boot.read_only() as session:
+            if outbox.counts(session).get(("welcome", MailState.SENT), 0) >= len(WELCOMED):
+                return
+        time.sleep(0.1)
 
 
 def _show_feeds(seconds: float) -> None:
@@ -91,6 +123,14 @@ def _show_feeds(seconds: float) -> None:
         f"The calendars are in {boot.feed_store.root}/, the worker's log in var/demo/worker.log; all of it took {seconds:.0f} s."
     )
     console.print(f"Open one: import {example} into any calendar program, or look at it with `less {example}`.", soft_wrap=True)
+
+
+def _show_mails(folder: Path) -> None:
+    console = Console()
+    console.out("The mails that the worker sent are files, for any mail program:")
+    for file in sorted(folder.glob("*.eml")):
+        mail = BytesParser(policy=policy.default).parsebytes(file.read_bytes(), headersonly=True)
+        console.out(f"  {file}  {mail['Subject']}  to {mail['To']}", highlight=False)
 
 
 def dev() -> int:

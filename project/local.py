@@ -120,7 +120,8 @@ def _show_feeds(seconds: float) -> None:
     console.print(table)
     example = boot.feed_store.path(FeedKind.CLASS, 1)
     console.print(
-        f"The calendars are in {boot.feed_store.root}/, the worker's log in var/demo/worker.log; all of it took {seconds:.0f} s."
+        f"The calendars are in {boot.feed_store.root}/, the worker's log in var/demo/worker.log; all of it took {seconds:.0f} s.",
+        soft_wrap=True,
     )
     console.print(f"Open one: import {example} into any calendar program, or look at it with `less {example}`.", soft_wrap=True)
 
@@ -147,10 +148,12 @@ def dev() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     web = [sys.executable, "-m", "project.web"]
     with running(worker, [*CELERY, "beat"], web, flower) as processes:
-        Console().print("Flower: http://127.0.0.1:5555 (login: FLOWER_BASIC_AUTH). Ctrl-C stops everything.")
-        Console().print(
-            f"Calendars: {settings.public_url}; `celery -A project feeds url class NAME` prints an address.", soft_wrap=True
-        )
+        for line in (
+            "Flower: http://127.0.0.1:5555 (login: FLOWER_BASIC_AUTH, admin:change-me by default). Ctrl-C stops everything.",
+            f"Calendars: {settings.public_url}; `celery -A project feeds url class NAME` prints an address.",
+            f"Mail: {settings.mail_url}",
+        ):
+            Console().print(line, soft_wrap=True)
         try:
             while all(process.poll() is None for process in processes):
                 time.sleep(0.5)

@@ -10,6 +10,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime
+from email import message_from_bytes
+from email.policy import default
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.faults.servers import free_port, wait_for
 from tests.test_example_school import node_with_ical_js
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ics"
+MAILS = GOLDEN.parent / "mail"
 
 # An event as it was read: uid, start, end, summary, description.
 Events = list[tuple[str, ...]]
@@ -240,6 +243,19 @@ def test_oracle_finds_nothing(name: str, feeds: dict[str, Path], tmp_path: Path,
         raise
     table.append((name, f"{len(feeds):,}", f"{len(found):,}"))
     assert found == []
+
+
+@pytest.mark.parametrize("name", ["ical", "vobject", "ical.js", "libical"])
+def test_oracle_accepts_an_invitation(name: str, tmp_path: Path) -> None:
+    invitations = {}
+    for mail in sorted(MAILS.glob("invitation*.eml")):
+        message = message_from_bytes(mail.read_bytes(), policy=default)
+        part = next(part for part in message.walk() if part.get_content_type() == "text/calendar")
+        (tmp_path / mail.stem).write_bytes(part.get_payload(decode=True))
+        invitations[mail.stem] = tmp_path / mail.stem
+    assert len(invitations) == 6
+
+    assert findings(name, invitations, {each: expected(path.read_bytes()) for each, path in invitations.items()}, tmp_path) == []
 
 
 UID = "6f1b1b1e-0000-4000-8000-000000000001@school.example"

@@ -20,6 +20,7 @@ from tests.services.mail.test_outbox import put as put_by_now
 from tests.services.mail.test_outbox import row
 
 LONG_AGO = NOW - timedelta(days=1000)
+OK = Answer(Verdict.SENT, "250 OK")
 LATER = Answer(Verdict.LATER, "451 later")
 TOO_MANY = Answer(Verdict.LATER, "432 too many", pause=True)
 REFUSED = Answer(Verdict.REFUSED, "550 no")
@@ -36,6 +37,7 @@ def terms(**changes):
         "rate": 0,
         "backoff": Backoff(first=timedelta(minutes=1)),
         "away": Backoff(first=timedelta(seconds=10)),
+        "stint": timedelta(),
     }
     return delivery.Terms(**given | changes)
 
@@ -221,6 +223,14 @@ def test_slice_ends_and_the_next_begins(session):
     assert waiting(session) == [(0, True), (1, True)]
 
 
+def test_job_goes_on_with_the_next_slice_for_a_while(session):
+    for number in range(2 * delivery.SLICE + 1):
+        put(session, number)
+    transport, result = deliver(session, stint=timedelta(days=1))
+    assert (len(transport.taken), result) == (2 * delivery.SLICE + 1, {"sent": 2 * delivery.SLICE + 1})
+    assert len({recipient for _, recipient, _ in transport.taken}) == len(transport.taken)
+
+
 def test_lane_beyond_the_limit_does_not_go_on(session):
     for number in range(delivery.SLICE + 1):
         put(session, number)
@@ -313,12 +323,23 @@ def test_sender_that_was_presumed_dead_overrules_nobody(session):
     assert delivery._claim(session, stalled.claim_id, terms()) is None
 
 
+def test_sender_whose_message_was_taken_from_it_records_and_claims_nothing(session):
+    mail_id = put(session)
+    stalled, _ = die(session)
+    taken = delivery.Taken(mail_id, "anna@school.example", b"", 1)
+    bury(session, stalled)
+    delivery.clear_up(session, terms())
+    put(session, 2)
+    step = delivery._record_and_claim(stalled, taken, OK, terms(), session, failing=False, going_on=True)
+    assert (step, row(session, mail_id).state) == (("lost", None), MailState.QUEUED)
+
+
 def test_sender_that_was_presumed_dead_may_still_tell_what_nobody_knows(session):
     mail_id = put(session, resend=False)
     stalled, _ = die(session)
     bury(session, stalled)
     delivery.clear_up(session, terms())
-    assert record(session, stalled, mail_id, Answer(Verdict.SENT, "250 OK")) == "sent"
+    assert record(session, stalled, mail_id, OK) == "sent"
 
 
 def test_message_that_is_queued_while_the_lane_ends_is_not_forgotten(session):

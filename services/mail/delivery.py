@@ -70,7 +70,7 @@ class Taken:
 
 def _claiming() -> Update:
     queued = TABLE.c.state == literal_column("'queued'")
-    # Said so that Postgres can only filter by it. By its guesses it would choose other indexes, and sort the whole queue for each message.
+    # Said so that Postgres can only filter by it: else it guesses that few are due, and sorts the whole queue for each message.
     due = case((and_(TABLE.c.due_at <= utc_now(), TABLE.c.expires_at > utc_now()), 1)).is_not(None)
     in_turn = select(TABLE.c.id).where(queued, due).order_by(TABLE.c.priority, TABLE.c.due_at).limit(literal_column("1"))
     first = in_turn.with_for_update(skip_locked=True).scalar_subquery()
@@ -90,8 +90,8 @@ OURS = (
 )
 ERASED = case((TABLE.c.sensitive, null()), else_=TABLE.c.body)
 
-# The two statements of a message that is sent, made once and run past the ORM: to make one takes longer than to run it. The states are
-# written out, so that Postgres can plan once and still use the partial indexes.
+# The two statements of a message that is sent, made once and run past the ORM: to make one takes longer than to run it. The states and
+# the limit are written out, so that Postgres can plan once and still use the partial indexes.
 CLAIM = _claiming()
 SENT = update(TABLE).where(*OURS).values(state=MailState.SENT, ended_at=utc_now(), reply=bindparam("said"), body=ERASED)
 

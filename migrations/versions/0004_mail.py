@@ -60,8 +60,8 @@ def upgrade() -> None:
             "ix_mail_deadline",
             ["expires_at"],
             unique=False,
-            postgresql_where=sa.text("state in ('queued', 'held')"),
-            sqlite_where=sa.text("state in ('queued', 'held')"),
+            postgresql_where=sa.text("ended_at is null"),
+            sqlite_where=sa.text("ended_at is null"),
         )
         batch_op.create_index(
             "ix_mail_ended",
@@ -122,8 +122,8 @@ def downgrade() -> None:
         )
         batch_op.drop_index(
             "ix_mail_deadline",
-            postgresql_where=sa.text("state in ('queued', 'held')"),
-            sqlite_where=sa.text("state in ('queued', 'held')"),
+            postgresql_where=sa.text("ended_at is null"),
+            sqlite_where=sa.text("ended_at is null"),
         )
 
     op.drop_table("mail")

@@ -249,7 +249,11 @@ def _move(session: Session, mail_id: int, expected: MailState, state: MailState)
 
 def _end(session: Session, *which: ColumnElement[bool], state: MailState, reply: str, at: Any) -> int:
     body = case((Mail.sensitive, null()), else_=Mail.body)
-    ending = update(Mail).where(*which, Mail.state.in_(WAITING)).values(state=state, reply=reply, ended_at=at, body=body)
+    ending = (
+        update(Mail)
+        .where(*which, Mail.state.in_(WAITING), Mail.ended_at.is_(None))
+        .values(state=state, reply=reply, ended_at=at, body=body)
+    )
     return _rows(session, ending)
 
 

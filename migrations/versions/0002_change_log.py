@@ -47,8 +47,9 @@ NOTED = {
     "subscribed_department": ("user_id, department_id", [_note("'user'", "{row}.user_id")]),
     "subscribed_class": ("user_id, class_id", [_note("'user'", "{row}.user_id")]),
     "ignored_event": ("user_id, event_id", [_note("'user'", "{row}.user_id")]),
+    "event_revision": ("event_id", [_note("'revision'", "NULL", "{row}.event_id")]),
 }
-NAMING = [table for table in NOTED if table.startswith("event_")]
+NAMING = ["event_class", "event_class_group", "event_department", "event_user"]
 ADDRESSED = "UPDATE event SET addressed = true WHERE id = NEW.event_id AND NOT addressed"
 ROWS = {"insert": ["NEW"], "update": ["OLD", "NEW"], "delete": ["OLD"]}
 
@@ -90,6 +91,9 @@ def downgrade() -> None:
 
 def _operations(table: str) -> list[str]:
     # A new lesson concerns nobody before it has a teacher and a class, and there are tens of thousands.
+    # A revision is ours: only that it went with its event says something.
+    if table == "event_revision":
+        return ["delete"]
     return [operation for operation in ROWS if (table, operation) != ("lesson", "insert")]
 
 

@@ -160,7 +160,7 @@ def list_events(state: str | None, first: datetime | None, last: datetime | None
             escape(row["title"]),
             row["audience"],
             escape(", ".join(named)) or ("nobody" if row["addressed"] else "the whole school"),
-            row["author"],
+            escape(row["author"] or ""),
             row["version_of"] and row["version_of"].hex[:8],
         )
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from sqlalchemy import select
@@ -152,7 +153,7 @@ def list_feeds(as_json: bool, kind: str | None) -> None:
         return
     table = Table("kind", "owner", "path", "events", "bytes", "etag", "built_at", "revoked_at", "error")
     for row in rows:
-        table.add_row(*["" if row[column.header] is None else str(row[column.header]) for column in table.columns])  # type: ignore[index]
+        table.add_row(*["" if row[column.header] is None else escape(str(row[column.header])) for column in table.columns])  # type: ignore[index]
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 

@@ -110,16 +110,19 @@ def read(session: Session) -> Touched:
     events: set[UUID] = set()
     everybody = all_events = False
     renamed: dict[str, set[int]] = defaultdict(set)
+    # With an event that was deleted and written anew under its id its revision went, and not what calendars show of it.
+    rewritten = {event_id for kind, _, event_id in notes if kind == "revision"}
     for kind, key, event_id in notes:
         event = known.get(event_id)
-        if event is not None and not (event.is_current or event.revised):
+        shown = event is None or event.revised or event_id in rewritten
+        if event is not None and not (event.is_current or shown):
             continue  # A draft, which nobody has seen.
         if event_id is not None:
             events.add(event_id)
         elif kind in NAMED:
             renamed[kind].add(int(key))
         # What was for all before it was addressed, or removed, concerns all, unless no calendar has shown it yet.
-        everybody |= kind == "all" and (event is None or event.revised)
+        everybody |= kind == "all" and shown
         everybody |= event is not None and event.is_current and not event.addressed
         all_events |= kind == "all" and event_id is None
         keys[kind].add(key if kind == "group" else key and int(key))

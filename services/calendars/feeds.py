@@ -38,6 +38,9 @@ from services.school.models import Department, Locale, SchoolClass, Subscription
 # A token has 192 bits: it cannot be guessed, and makes a URL well below 256 characters.
 TOKEN_BYTES = 24
 
+# On Postgres, who holds this lock is the only one that gives or takes feeds; SQLite has one writer anyway.
+LOCK = 0x6665656473
+
 Owners = Mapping[FeedKind, Collection[int]]
 
 
@@ -70,8 +73,15 @@ def _among(some: Owners | None, kind: SQLColumnExpression[Any], owner_id: SQLCol
     return true() if some is None else or_(*(and_(kind == of, owner_id.in_(ids)) for of, ids in some.items()))
 
 
+def _alone(session: Session) -> None:
+    """Wait until nobody else gives or takes feeds: a row that is being removed still looks like a feed."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(LOCK)))
+
+
 def ensure(session: Session, some: Owners | None = None) -> int:
     """Give everybody (of `some`, when given) who is entitled to a feed the row of one, and return how many were missing."""
+    _alone(session)
     owners = entitled().subquery()
     having = exists().where(Feed.kind == owners.c.kind, Feed.owner_id == owners.c.owner_id)
     entitled_now = select(owners.c.kind, owners.c.owner_id).where(_among(some, owners.c.kind, owners.c.owner_id))
@@ -278,6 +288,7 @@ def remove_orphans(session: Session, store: FeedStore, some: Owners | None = Non
 
     Return how many, and those whose file would not go.
     """
+    _alone(session)
     owners = entitled().subquery()
     having = exists().where(owners.c.kind == Feed.kind, owners.c.owner_id == Feed.owner_id)
     orphaned = select(Feed.id, Feed.kind, Feed.owner_id).where(_among(some, Feed.kind, Feed.owner_id), ~having)

@@ -147,10 +147,12 @@ def publish(session: Session, event_id: UUID, *, now: datetime) -> Event:
     Raises:
         NotFound, Conflict: There is no such event, it is not in review, or it is a version of one that was cancelled or deleted.
     """
+    # An event before its versions, as loading and deleting lock them, so that nobody waits in a circle.
+    original = select(Event.version_of_id).where(Event.id == event_id).scalar_subquery()
+    session.execute(select(Event.id).where(Event.id == original).with_for_update())
     event = _take(session, event_id, "publish")
     event.state = EventState.PUBLISHED
     if event.version_of_id is not None:
-        # Everybody locks a version before its event, so that nobody waits in a circle.
         current = _take(session, event.version_of_id, "edit")
         _swap(session, event, current)
         event = current

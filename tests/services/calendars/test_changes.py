@@ -1,6 +1,7 @@
 """From a change in the database to the files, and to no others: every change is made by SQL alone."""
 
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -14,9 +15,9 @@ from sqlalchemy.exc import IntegrityError
 
 from project.keeper import Keeper
 from project.testing import run_due
-from services.calendars import changes, feeds, sync
+from services.calendars import changes, feeds, serving, sync
 from services.calendars.jobs import BuildFeeds, RefreshFeeds
-from services.calendars.models import ChangeLog, Feed
+from services.calendars.models import ChangeLog, Feed, FeedKind
 from services.calendars.store import FeedStore, Stamp
 from services.calendars.sync import FEEDS_A_CHUNK
 from services.database import Base, Session
@@ -467,3 +468,89 @@ def test_any_changes_lead_to_what_a_full_sync_would_write(fresh: House, seed: in
         assert written >= {name for name in before | after if before.get(name) != after.get(name)}, number
         assert right(fresh), number
     assert done > 40
+
+
+NEW_EVENT = (
+    "INSERT INTO event (id, state, title, description, location, starts_on, ends_on, audience, teaching_affected, addressed, refusal,"
+    " created_at) VALUES ('{id}', '{state}', 'Neu', '', '', '2026-12-01', '2026-12-01', 'students', 'no', false, '',"
+    " '2026-11-21 12:00:00.000000')"
+)
+
+
+def test_event_that_is_written_anew_as_a_draft_leaves_its_feeds(fresh: House) -> None:
+    with fresh.boot.read_only() as session:
+        event_id = session.execute(text(event("Prüfung Mathematik").strip("()"))).scalar_one()
+    sql(fresh, f"DELETE FROM event WHERE id = '{event_id}'", NEW_EVENT.format(id=event_id, state="draft"))
+    assert refresh(fresh)
+    assert right(fresh)
+
+
+def test_event_for_all_that_is_written_anew_for_a_class_leaves_the_others(fresh: House) -> None:
+    event_id = uuid4().hex if fresh.boot.engine.dialect.name == "sqlite" else str(uuid4())
+    sql(fresh, NEW_EVENT.format(id=event_id, state="published"))
+    for_all = refresh(fresh)
+    anew = NEW_EVENT.format(id=event_id, state="published")
+    link = f"INSERT INTO event_class (event_id, class_id) VALUES ('{event_id}', {class_('28Ba')})"
+    sql(fresh, f"DELETE FROM event WHERE id = '{event_id}'", anew, link)
+    assert set(refresh(fresh)) == set(for_all)
+    assert right(fresh)
+
+
+def test_user_who_is_given_the_id_of_another_has_an_address_of_their_own(fresh: House) -> None:
+    with fresh.boot.read_only() as session:
+        user_id = session.execute(text("SELECT id FROM user_account WHERE first_name = 'Anna'")).scalar_one()
+        token = select(Feed.token).where(Feed.kind == FeedKind.USER, Feed.owner_id == user_id)
+        before = session.execute(token).scalar_one()
+    sql(
+        fresh,
+        f"DELETE FROM user_account WHERE id = {user_id}",
+        "INSERT INTO user_account (id, email, first_name, last_name, locale, role, untis_id, created_at)"
+        f" VALUES ({user_id}, 'bob@school.example', 'Bob', 'B', 'de', 'teacher', 'U9', '2026-11-21 12:00:00.000000')",
+    )
+    refresh(fresh)
+    with fresh.boot.read_only() as session:
+        after = session.execute(token).scalar_one()
+    assert serving.TOKEN.fullmatch(after)
+    assert after != before
+    assert right(fresh)
+
+
+def test_right_to_a_feed_that_comes_back_while_the_feed_is_removed_makes_a_new_one(fresh: House) -> None:
+    if fresh.boot.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite has one writer")
+    unsubscribed = "untis_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM subscription WHERE user_id = user_account.id)"
+    with fresh.boot.read_only() as session:
+        query = f"SELECT id, untis_id FROM user_account WHERE {unsubscribed} LIMIT 1"
+        user_id, untis_id = session.execute(text(query)).one()
+    sql(fresh, f"UPDATE user_account SET untis_id = NULL WHERE id = {user_id}")
+    removed, go = threading.Event(), threading.Event()
+
+    def finish() -> None:
+        with fresh.boot.unit_of_work() as session:
+            feeds.remove_orphans(session, fresh.boot.feed_store)
+            removed.set()
+            go.wait(20)
+
+    sync = threading.Thread(target=finish)
+    sync.start()
+    removed.wait(20)
+    sql(fresh, f"UPDATE user_account SET untis_id = '{untis_id}' WHERE id = {user_id}")
+    threading.Timer(1, go.set).start()
+    refresh(fresh)
+    sync.join()
+    assert right(fresh)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE event SET ends_at = 'infinity' WHERE ends_at IS NOT NULL",
+        "UPDATE semester SET ends_on = 'infinity'",
+        "UPDATE lesson SET ends = '24:00'",
+    ],
+)
+def test_time_that_python_cannot_read_is_refused_where_the_database_can_say_so(fresh: House, statement: str) -> None:
+    if fresh.boot.engine.dialect.name == "sqlite":
+        pytest.skip("SQLite stores any text")
+    with pytest.raises(IntegrityError, match="readable_times"):
+        sql(fresh, statement)

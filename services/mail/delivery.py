@@ -282,6 +282,9 @@ def _finish(run: Run, lane: int, tally: Counter[str], terms: Terms, session: Ses
         enqueue(session, DeliverMail(lane=0), now=now, run_at=at if at > now else None)
     elif at <= now and server.failures == 0 and lane < terms.concurrency:
         enqueue(session, DeliverMail(lane=lane), now=now)
+    else:
+        # Lane 0 may have ended while a message was ours, or wait for a later one than what we put off.
+        outbox.wake(session, now=now)
 
 
 def _now(session: Session) -> datetime:

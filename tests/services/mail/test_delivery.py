@@ -197,7 +197,7 @@ def test_server_that_is_back_is_asked_by_one_lane_first(session):
     deliver(session, AWAY)
     session.execute(update(MailServer).values(paused_until=LONG_AGO))
     assert deliver(session, lane=1)[0].taken == []
-    assert waiting(session) == []
+    assert waiting(session) == [(0, False)]
     deliver(session, AWAY)
     assert server(session).failures == 2
     session.execute(update(MailServer).values(paused_until=LONG_AGO))
@@ -235,7 +235,14 @@ def test_lane_beyond_the_limit_does_not_go_on(session):
     for number in range(delivery.SLICE + 1):
         put(session, number)
     deliver(session, lane=1, concurrency=1)
-    assert waiting(session) == []
+    assert waiting(session) == [(0, False)]
+
+
+def test_message_that_another_lane_puts_off_is_not_forgotten(session):
+    put(session)
+    # Lane 0 has ended meanwhile: there was nothing queued for it.
+    deliver(session, LATER, lane=1)
+    assert waiting(session) == [(0, False)]
 
 
 def test_rate_holds(session):

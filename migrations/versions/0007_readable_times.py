@@ -11,7 +11,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
-INSTANT = "{0} BETWEEN '0001-01-02 00:00:00+00' AND '9999-12-30 23:59:59+00'"
+INSTANT = "{0} BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+00'"
 DAY = "{0} BETWEEN '0001-01-01' AND '9999-12-31'"
 CHECKED = {
     "event": [

@@ -7,6 +7,7 @@ from functools import partial
 from project.bootstrap import bootstrap
 from project.task import job
 from services.calendars import agendas, audience, feeds, revisions
+from services.calendars.models import FeedKind
 from services.calendars.window import Window
 from services.database import Session
 from services.jobs import Outcome, Run
@@ -48,7 +49,7 @@ def prune_mail(args: PruneMail, run: Run) -> Outcome:
 @job(SendWelcome)
 def send_welcome(session: Session, args: SendWelcome, run: Run) -> Outcome:
     """Queue a welcome with the address of the user's calendar. A second run finds it queued."""
-    feeds.ensure(session)
+    feeds.ensure(session, {FeedKind.USER: [args.user_id]})
     return accounts.send_welcome(session, args.user_id, bootstrap().mail_rules, request_id=run.id, now=run.now)
 
 

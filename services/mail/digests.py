@@ -14,10 +14,8 @@ from services.mail import outbox
 from services.mail.compose import MailRules
 from services.mail.facts import moments, when
 from services.mail.jobs import QueueDigests
-from services.mail.recipients import Recipient, letter, recipients
+from services.mail.recipients import Recipient, chunks, letter, recipients
 from services.school.models import Event, User
-
-READERS_A_CHUNK = 200
 
 A_WEEK = timedelta(days=7)
 
@@ -39,8 +37,7 @@ def plan(session: Session, run: Run, rules: MailRules) -> Outcome:
     today = run.now.astimezone(rules.zone).date()
     week = today + timedelta(days=7 - today.weekday())
     wanting = session.execute(select(User.id).where(User.mail_digest).order_by(User.id)).scalars().all()
-    some = [tuple(wanting[at : at + READERS_A_CHUNK]) for at in range(0, len(wanting), READERS_A_CHUNK)]
-    run.spawn(session, [QueueDigests(week=week, user_ids=ids) for ids in some])
+    run.spawn(session, [QueueDigests(week=week, user_ids=ids) for ids in chunks(wanting)])
     return {"week": week.isoformat(), "users": len(wanting)}
 
 

@@ -19,11 +19,8 @@ from services.mail.facts import Content, content, facts, over_at
 from services.mail.invitations import Method, attach
 from services.mail.jobs import QueueNotices
 from services.mail.models import EventNotice
-from services.mail.recipients import Recipient, letter, recipients
+from services.mail.recipients import Recipient, chunks, letter, recipients
 from services.school.models import Event, EventState, EventUser, IgnoredEvent
-
-# A mail takes some milliseconds to compose; a job makes so many.
-READERS_A_CHUNK = 200
 
 # A chunk that is tried again reads its version and the one before.
 VERSIONS_KEPT = timedelta(days=7)
@@ -105,9 +102,9 @@ def tell(
     session.add(new)
     old = (EventNotice.event_id == event_id, EventNotice.version < new.version - 1, EventNotice.told_at < run.now - VERSIONS_KEPT)
     session.execute(delete(EventNotice).where(*old))
-    some = [tuple(change.concerned[at : at + READERS_A_CHUNK]) for at in range(0, len(change.concerned), READERS_A_CHUNK)]
-    run.spawn(session, [QueueNotices(event_id=event_id, version=new.version, user_ids=ids) for ids in some])
-    return {"concerned": len(change.concerned)}
+    concerned = change.concerned
+    run.spawn(session, [QueueNotices(event_id=event_id, version=new.version, user_ids=ids) for ids in chunks(concerned)])
+    return {"concerned": len(concerned)}
 
 
 def queue(session: Session, args: QueueNotices, rules: MailRules, *, now: datetime) -> Outcome:

@@ -1,6 +1,6 @@
 """Those whom mail about events goes to, and a mail for one of them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from email.policy import Policy
 from typing import Any, NamedTuple
@@ -14,6 +14,9 @@ from services.mail.compose import MailRules, compose
 from services.mail.kinds import KINDS
 from services.mail.outbox import Message
 from services.school.models import Locale, User
+
+# A mail takes some milliseconds to compose; a job makes so many.
+READERS_A_CHUNK = 200
 
 
 class Recipient(NamedTuple):
@@ -36,6 +39,11 @@ class Unfolded(str):
     def fold(self, *, policy: Policy) -> str:
         """Write the header, as `email` asks for it."""
         return f"{self.name}: {self}{policy.linesep}"
+
+
+def chunks(user_ids: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Cut readers into as many as one job writes to."""
+    return (tuple(user_ids[at : at + READERS_A_CHUNK]) for at in range(0, len(user_ids), READERS_A_CHUNK))
 
 
 def recipients(session: Session, user_ids: Collection[int]) -> list[Recipient]:

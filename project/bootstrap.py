@@ -19,7 +19,7 @@ from project import telemetry
 from project.settings import Settings
 from services.calendars.store import FeedStore
 from services.calendars.sync import Rules
-from services.database import Session
+from services.database import AT_ONCE, Session
 from services.jobs import Backoff
 from services.jobs.enqueue import ENQUEUED
 from services.mail.compose import MailRules
@@ -57,10 +57,9 @@ class Bootstrap:
 
     @cached_property
     def _at_once(self) -> Engine:
-        # On Postgres a single statement needs no BEGIN and no COMMIT, each a round trip of its own.
-        return (
-            self._writing if self.engine.dialect.name == "sqlite" else self.engine.execution_options(isolation_level="AUTOCOMMIT")
-        )
+        # On Postgres a single statement needs no BEGIN and no COMMIT, each a round trip of its own. On connections of its own: to switch
+        # one to and fro, twice a job, would cost as much as the statement.
+        return self._writing if self.engine.dialect.name == "sqlite" else make_engine(self.settings, isolation_level="AUTOCOMMIT")
 
     @cached_property
     def _reading(self) -> Engine:
@@ -113,7 +112,7 @@ class Bootstrap:
     def unit_of_work(self) -> Iterator[Session]:
         """Give a transaction: committed at the end, rolled back on an exception. Jobs enqueued in it are sent after the commit."""
         with Session(self._writing, expire_on_commit=False) as session:
-            session.info["trace"] = telemetry.carrier
+            session.info |= {"trace": telemetry.carrier, AT_ONCE: self._at_once}
             yield session
             session.commit()
             enqueued = session.info.pop(ENQUEUED, [])
@@ -145,7 +144,15 @@ class Bootstrap:
 
     def after_fork(self) -> None:
         """Forget the parent's connections without closing them: the parent may still use them."""
-        self.engine.dispose(close=False)
+        self._disconnect(close=False)
+
+    def disconnect(self) -> None:
+        """Close the connections to the database; the next use opens others."""
+        self._disconnect(close=True)
+
+    def _disconnect(self, *, close: bool) -> None:
+        for engine in (self.engine, self._at_once):
+            engine.dispose(close=close)
 
     def close(self) -> None:
         """Take leave of the mail server, if one was asked: this process ends."""
@@ -159,8 +166,8 @@ def bootstrap() -> Bootstrap:
     return Bootstrap(Settings())
 
 
-def make_engine(settings: Settings) -> Engine:
-    """Return an engine for DATABASE_URL. It opens nothing yet."""
+def make_engine(settings: Settings, **more: Any) -> Engine:
+    """Return an engine for DATABASE_URL. It opens nothing yet. `more` is for Postgres only."""
     url = make_url(settings.database_url)
     if url.get_backend_name() == "sqlite":
         if url.database:
@@ -174,7 +181,7 @@ def make_engine(settings: Settings) -> Engine:
     options = f"-c statement_timeout={STATEMENT_TIMEOUT}s -c timezone=UTC -c client_encoding=UTF8"
     connect = {"options": options, "connect_timeout": 5, "application_name": "nightshift"}
     # hide_parameters: they hold tokens and addresses, and exceptions are logged and kept in the ledger.
-    engine = create_engine(url, hide_parameters=True, connect_args=connect, pool_size=POOL_SIZE)
+    engine = create_engine(url, hide_parameters=True, connect_args=connect, pool_size=POOL_SIZE, **more)
     event.listen(engine, "checkin", _given_back)
     event.listen(engine, "checkout", partial(_ping_after_idleness, engine.dialect))
     return engine

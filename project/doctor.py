@@ -88,7 +88,7 @@ def examine(settings: Settings) -> list[dict[str, str]]:
             status, detail = _answer(one, boot, database_is_away=bool(found) and found[0]["status"] == FAIL)
             remedy = one.remedy if status in (WARN, FAIL) else ""
             found.append({"check": one.name, "status": status, "detail": detail, "remedy": remedy})
-    boot.engine.dispose()
+    boot.disconnect()
     return found
 
 

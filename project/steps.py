@@ -136,7 +136,7 @@ def _unknown(name: str, id: str, **_: Any) -> None:  # noqa: A002 - the signal's
     except Exception:
         logger.exception("job %s is of the unknown kind %s", id, name)
     finally:
-        boot.engine.dispose()
+        boot.disconnect()
 
 
 def _shutting_down(how: str, **_: Any) -> None:

@@ -128,7 +128,7 @@ def job_boot(tmp_path: Path) -> Iterator[Bootstrap]:
         app.loader.import_default_modules()
         Base.metadata.create_all(boot.engine.execution_options(sqlite_begin="IMMEDIATE"))
         yield boot
-        boot.engine.dispose()
+        boot.disconnect()
 
 
 @pytest.fixture

@@ -167,7 +167,7 @@ async def _bounded(_app: Starlette) -> AsyncIterator[None]:
     # More threads than pooled connections would open and close a connection for each request.
     anyio.to_thread.current_default_thread_limiter().total_tokens = POOL_SIZE
     yield
-    bootstrap().engine.dispose()
+    bootstrap().disconnect()
 
 
 async def _refuse(_request: Request, error: Exception) -> Response:

@@ -1,11 +1,25 @@
 """What every model stands on: the declarative base, instants, and the database's own clock."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, DateTime, Dialect, Float, MetaData, String, inspect, literal, select, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Float,
+    MetaData,
+    String,
+    inspect,
+    literal,
+    select,
+    type_coerce,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -15,6 +29,7 @@ from sqlalchemy.types import TypeDecorator
 from services.errors import Conflict, NotFound
 
 __all__ = [
+    "AT_ONCE",
     "LONGEST_LIST",
     "Base",
     "Reader",
@@ -29,6 +44,9 @@ __all__ = [
     "single_statement",
     "utc_now",
 ]
+
+# Under this name a session's owner gives the engine for statements that commit by themselves.
+AT_ONCE = "at_once"
 
 # Longer lists of ids are cut, or left out: a database takes so many parameters only.
 LONGEST_LIST = 5_000
@@ -134,10 +152,15 @@ def insert_or(session: Session, model: type[Base]) -> Any:
     return sqlite.insert(model)
 
 
-def single_statement(session: Session) -> None:
-    """Let the one statement that this session will execute commit itself: on Postgres BEGIN and COMMIT are round trips of their own."""
-    if session.get_bind().dialect.name == "postgresql":
-        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+@contextmanager
+def single_statement(session: Session) -> Iterator[Connection]:
+    """Give a connection for one statement, which is committed by itself unless `session` is in a transaction, or its owner knows no way."""
+    at_once: Engine | None = session.info.get(AT_ONCE)
+    if at_once is None or session.in_transaction():
+        yield session.connection()
+        return
+    with at_once.begin() as connection:
+        yield connection
 
 
 def resolve(session: Session, model: type[Base], prefix: str, *, digits: int = 1) -> UUID:

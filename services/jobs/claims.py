@@ -119,24 +119,26 @@ def note(session: Session, claim: Claim, notes: Notes) -> None:
     _write(session, claim, notes, {})
 
 
-def succeed(session: Session, claim: Claim, notes: Notes, *, result: Any, alone: bool = False) -> JobState:
-    """End well and return the new state; a job that spawned children waits for them instead. See `end` for `alone`."""
+def succeed(session: Session, claim: Claim, notes: Notes, *, result: Any, last: bool = False) -> JobState:
+    """End well and return the new state; a job that spawned children waits for them instead. See `end` for `last`."""
     waiting = batches.spawned(session, claim.job_id)
     if waiting is None:
-        return end(session, claim, JobState.SUCCEEDED, notes, result=result, alone=alone)
+        return end(session, claim, JobState.SUCCEEDED, notes, result=result, last=last)
     _write(session, claim, notes, {**waiting, "result": result})
     if waiting["children_open"] == 0:
         batches.close(session, claim.job_id)
     return JobState.WAITING
 
 
-def end(session: Session, claim: Claim, state: JobState, notes: Notes, *, result: Any = None, alone: bool = False) -> JobState:
-    """End for good, tell the parent, and return the state. `alone` promises that nothing else is done in `session`, before or after."""
-    if alone and claim.parent_id is None and not notes.lines:
-        # The first to ask for the session's connection decides how it commits.
-        single_statement(session)
+def end(session: Session, claim: Claim, state: JobState, notes: Notes, *, result: Any = None, last: bool = False) -> JobState:
+    """End for good, tell the parent, and return the state. `last` promises that nothing more is done in `session`."""
     values = {"end_state": state, "outcome": result, "done": notes.done, "total": notes.total}
-    _executed(session, claim, _END, notes, values)
+    if last and claim.parent_id is None and not notes.lines:
+        with single_statement(session) as connection:
+            _executed(connection, claim, _END, values)
+        return state
+    _executed(session.connection(), claim, _END, values)
+    _keep_lines(session, claim, notes)
     if claim.parent_id is not None and not claim.counted:
         batches.count(session, claim.parent_id, failed=state != JobState.SUCCEEDED)
     return state
@@ -184,14 +186,19 @@ def _write(session: Session, claim: Claim, notes: Notes, values: dict[str, Any])
     if notes.done is not None:
         values = {"progress_done": notes.done, "progress_total": notes.total, **values}
     # A write that sets nothing still has to show that the claim is held.
-    _executed(session, claim, update(TABLE).where(*_HELD).values(values or {"claim_id": claim.claim_id}), notes, {})
+    statement = update(TABLE).where(*_HELD).values(values or {"claim_id": claim.claim_id})
+    _executed(session.connection(), claim, statement, {})
+    _keep_lines(session, claim, notes)
 
 
-def _executed(session: Session, claim: Claim, statement: Update, notes: Notes, values: dict[str, Any]) -> None:
+def _executed(connection: Connection, claim: Claim, statement: Update, values: dict[str, Any]) -> None:
     # Past the ORM, which would look for objects to bring up to date.
-    written = session.connection().execute(statement, {"held_job": claim.job_id, "held_claim": claim.claim_id, **values})
+    written = connection.execute(statement, {"held_job": claim.job_id, "held_claim": claim.claim_id, **values})
     if written.rowcount == 0:
         raise LostClaim(f"job {claim.job_id} was cancelled or given to another worker")
+
+
+def _keep_lines(session: Session, claim: Claim, notes: Notes) -> None:
     if notes.lines:
         lines = [{"job_id": claim.job_id, "attempt": claim.attempt, "at": at, "line": line} for at, line in notes.lines]
         session.execute(insert(JobLog), lines)

@@ -102,9 +102,7 @@ class Run:
             case Cancel(reason):
                 self.state = claims.end(session, self._claim, JobState.CANCELLED, self._notes, result=reason)
             case _:
-                self.state = claims.succeed(
-                    session, self._claim, self._notes, result=outcome, alone=last and not session.in_transaction()
-                )
+                self.state = claims.succeed(session, self._claim, self._notes, result=outcome, last=last)
 
     def fail(self, session: Session, error: BaseException, *, retry_after: timedelta | None) -> JobState:
         """Record a failed attempt: tried again after `retry_after` unless that is None or the attempts are used up."""

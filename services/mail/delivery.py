@@ -136,10 +136,9 @@ def _record_and_claim(
 ) -> tuple[str, Taken | None]:
     as_usual = answer.verdict is Verdict.SENT and going_on and not failing and not terms.rate
     if as_usual and session.get_bind().dialect.name == "postgresql":
-        if not session.in_transaction():
-            single_statement(session)
         known = {"mail": taken.id, "claim": run.claim_id, "said": answer.reply, "server": terms.server}
-        recorded, *following = session.connection().execute(SENT_AND_CLAIM, known).one()
+        with single_statement(session) as connection:
+            recorded, *following = connection.execute(SENT_AND_CLAIM, known).one()
         return "sent" if recorded else "lost", None if following[0] is None else Taken(*following)
     became = _record(session, run.claim_id, taken, answer, terms)
     if answer.pause or (failing and answer.verdict is Verdict.SENT):

@@ -24,7 +24,7 @@ def boot(tmp_path, monkeypatch, example_school):
     with bootstrap().unit_of_work() as session:
         loading.load(session, example_school, zone=ZONE, now=NOW)
     yield bootstrap()
-    bootstrap().engine.dispose()
+    bootstrap().disconnect()
     bootstrap.cache_clear()
 
 

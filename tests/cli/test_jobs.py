@@ -41,7 +41,7 @@ def boot(environment, monkeypatch):
     bootstrap.cache_clear()
     Base.metadata.create_all(bootstrap().engine)
     yield bootstrap()
-    bootstrap().engine.dispose()
+    bootstrap().disconnect()
     bootstrap.cache_clear()
 
 

@@ -28,7 +28,7 @@ def boot(tmp_path, monkeypatch):
     bootstrap.cache_clear()
     Base.metadata.create_all(bootstrap().engine)
     yield bootstrap()
-    bootstrap().engine.dispose()
+    bootstrap().disconnect()
     bootstrap.cache_clear()
 
 

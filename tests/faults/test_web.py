@@ -68,7 +68,7 @@ def test_restarted_database_is_no_reason_to_forget_an_address(tmp_path: Path) ->
             path = address(installation)
             with server(tmp_path) as web:
                 etag = web.request("GET", path).headers["etag"]
-                installation.boot.engine.dispose()
+                installation.boot.disconnect()
                 answers = []
 
                 def ask(times: int) -> None:

@@ -52,7 +52,7 @@ def feeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         Base.metadata.create_all(boot.engine.execution_options(sqlite_begin="IMMEDIATE"))
         with boot.unit_of_work() as session:
             fill(session)
-        boot.engine.dispose()
+        boot.disconnect()
         sync = [sys.executable, "-m", "celery", "-A", "project", "feeds", "sync", "--inline", "--json"]
         run = subprocess.run(sync, cwd=folder, env=os.environ | values, stdout=subprocess.PIPE, check=True, timeout=300)
         files = sorted((folder / "feeds").rglob("*.ics"))

@@ -191,7 +191,7 @@ def test_connections_cannot_write(engine):
     boot = Observer(make_settings(database_url=url))
     with pytest.raises(SQLAlchemyError, match=r"read-?only"), boot.read_only() as session:
         session.execute(text("delete from worker"))
-    boot.engine.dispose()
+    boot.disconnect()
 
 
 def closed_port():
@@ -233,7 +233,7 @@ def test_postgres_installation(postgres_url, tmp_path):
     with boot.unit_of_work() as session:
         for table in reversed(Base.metadata.sorted_tables):
             session.execute(table.delete())
-    boot.engine.dispose()
+    boot.disconnect()
     assert {name for name, one in everything.items() if one["status"] != "ok"} <= OF_THE_MACHINE
     assert everything["database"]["detail"].startswith("postgresql ")
 

@@ -65,7 +65,7 @@ def test_command_prints_the_same(job_boot):
 
 
 def test_command_says_when_the_database_is_away(job_boot):
-    job_boot.engine.dispose()
+    job_boot.disconnect()
     Path(job_boot.engine.url.database).unlink()
     ran = CliRunner().invoke(command)
     assert (ran.exit_code, ran.stdout) == (1, "")

@@ -76,7 +76,7 @@ def site(tmp_path) -> Iterator[Site]:
             site.client.close()
             server.should_exit = True
             thread.join()
-            boot.engine.dispose()
+            boot.disconnect()
 
 
 def test_one_click_turns_mail_off(site):

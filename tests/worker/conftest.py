@@ -133,7 +133,7 @@ def installed(folder: Path, database_url: str, broker_url: str, **settings: str)
         yield installation
     finally:
         installation.stop()
-        installation.boot.engine.dispose()
+        installation.boot.disconnect()
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
         forget()

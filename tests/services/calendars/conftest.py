@@ -123,10 +123,10 @@ def house(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, examp
     with boot.unit_of_work() as session:
         load(session, example_school, zone=boot.rules.zone, now=NOW)
     yield House(boot)
-    bootstrap().engine.dispose()
+    bootstrap().disconnect()
     bootstrap.cache_clear()
     with boot.unit_of_work() as session:
         for table in reversed(Base.metadata.sorted_tables):
             session.execute(table.delete())
         session.execute(delete(ChangeLog))  # The triggers have noted all that.
-    boot.engine.dispose()
+    boot.disconnect()

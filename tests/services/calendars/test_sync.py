@@ -393,7 +393,7 @@ def build_example(url: str, folder: Path, example_school: Path) -> dict[str, byt
         feeds.build(session, window, boot.feed_store, school_name="Kantonsschule", feed_ids=ids, run_id=uuid4(), now=NOW)
         paths = {(row["kind"], row["owner"]): Path(row["path"]) for row in feeds.listed(session, boot.feed_store)}
         session.rollback()
-    boot.engine.dispose()
+    boot.disconnect()
     return {f"{kind} {owner}": path.read_bytes() for (kind, owner), path in paths.items()}
 
 

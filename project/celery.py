@@ -2,11 +2,12 @@
 
 from celery import Celery
 
-from project import logs, steps
+from project import logs, redisbroker, steps
 from project.celeryconfig import configuration
 from project.settings import Settings
 
 app = Celery("nightshift")
 app.conf.update(configuration(Settings()))
 logs.install()
+redisbroker.install()
 steps.install(app)

@@ -141,17 +141,23 @@ def test_jobs_run_when_the_broker_is_back(tmp_path):
     port = free_port()
     with postgres_database() as url, installed(tmp_path, url, f"redis://127.0.0.1:{port}/0", **QUICK) as installation:
         job_id = put(installation, probe.Leave())
-        installation.worker()
+        worker = installation.worker()
         server = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
         broker = subprocess.Popen(server, stdout=subprocess.DEVNULL)
         try:
             assert installation.ended(job_id, seconds=90).state == JobState.SUCCEEDED
-            # And once more, with everybody connected when it goes.
+            # And once more, with everybody connected when it goes, one process at work and the other waiting.
+            under_way = put(installation, probe.Leave(milliseconds=4000))
+            installation.until(lambda: installation.job(under_way).state == JobState.RUNNING)
             broker.kill()
             broker.wait()
             job_id = put(installation, probe.Leave())
             broker = subprocess.Popen(server, stdout=subprocess.DEVNULL)
-            assert installation.ended(job_id, seconds=90).state == JobState.SUCCEEDED
+            for ended in (installation.ended(under_way), installation.ended(job_id, seconds=90)):
+                assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1)
+            # What was under way could not be acknowledged: not then, and not when it ended.
+            installation.ended(put(installation, probe.Leave()), seconds=90)
+            assert worker.poll() is None
         finally:
             installation.stop()
             broker.kill()

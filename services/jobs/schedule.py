@@ -5,7 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import takewhile
 from typing import Literal
 
@@ -42,7 +42,9 @@ class Entry:
     def before(self, instant: datetime) -> Iterator[datetime]:
         """Give the slots up to and including an instant, newest first."""
         if isinstance(self.when, str):
-            yield from CronSim(self.when, instant.astimezone(self.zone) + timedelta(seconds=1), reverse=True)
+            # Added in UTC: in the hour that autumn repeats, wall-clock arithmetic would lead back into its first pass.
+            start = instant.astimezone(UTC) + timedelta(seconds=1)
+            yield from CronSim(self.when, start.astimezone(self.zone), reverse=True)
             return
         seconds = self.when.total_seconds()
         number = instant.timestamp() // seconds

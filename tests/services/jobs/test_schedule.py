@@ -72,6 +72,17 @@ def test_every_quarter_of_an_hour_goes_on_over_both_changes():
         assert {later - earlier for earlier, later in pairwise(slots)} == {timedelta(minutes=15)}
 
 
+@pytest.mark.parametrize(("when", "minutes"), [("*/30 * * * *", 30), ("15 */1 * * *", 60)])
+def test_beat_that_looks_in_the_repeated_hour_finds_its_slots(when, minutes):
+    often, last = entry(when), utc(2026, 10, 24, 23, 20)
+    fired = []
+    for number in range(4 * 60):
+        newest, chosen = often.due(last, last := utc(2026, 10, 24, 23, 20, 30) + timedelta(minutes=number))
+        assert (newest is not None) == bool(chosen)
+        fired += [slot.astimezone(UTC) for slot in chosen]
+    assert {later - earlier for earlier, later in pairwise(fired)} == {timedelta(minutes=minutes)}
+
+
 def test_third_tuesday_at_noon_utc():
     third = entry("0 12 * * 2#3", zone=ZoneInfo("UTC"))
     expected = [utc(2026, 12, 15, 12), utc(2027, 1, 19, 12), utc(2027, 2, 16, 12), utc(2027, 3, 16, 12)]

@@ -20,6 +20,9 @@ from services.jobs.models import Job, JobState, PausedQueue
 # One stamp's transaction stays short, and one batch of messages stays small.
 LARGEST_BATCH = 200
 
+# On Postgres, who holds this lock is the only one that admits jobs of limited kinds; SQLite has one writer anyway.
+LOCK = 0x6A6F6273
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -89,11 +92,18 @@ def _next(session: Session, queue: str, room: int) -> list[UUID]:
     )
     chosen = list(session.execute(waiting.where(Job.kind.not_in([policy.kind for policy in limited])).limit(room)))
     for policy in limited:
-        admitted = min(_admitted(session, policy), room) if policy.queue == queue else 0
+        admitted = min(_admitted(session, policy), room) if policy.queue == queue and _only_we_admit(session) else 0
         if admitted > 0:
             chosen += session.execute(waiting.where(Job.kind == policy.kind).limit(admitted))
     chosen.sort(key=lambda row: (row.priority, row.run_at))
     return [row.id for row in chosen[:room]]
+
+
+def _only_we_admit(session: Session) -> bool:
+    """Say whether no other keeper counts the limited kinds until we commit: two that counted the same would both fill the same room."""
+    if session.get_bind().dialect.name != "postgresql":
+        return True
+    return bool(session.execute(select(func.pg_try_advisory_xact_lock(LOCK))).scalar_one())
 
 
 def _admitted(session: Session, policy: Policy) -> int:

@@ -31,6 +31,10 @@ class Only(JobArgs, kind="care.only", unique_by=("number",)):
     number: int = 0
 
 
+class Limited(JobArgs, kind="care.limited", concurrency=2):
+    number: int
+
+
 class Parent(JobArgs, kind="care.parent"):
     pass
 
@@ -500,3 +504,18 @@ def test_clear_comes_back_for_what_somebody_just_holds(committed):
     thread.join(10)
     with committed() as session:
         assert (numbers, state(session, job_id), state(session, other)) == ([1, 1, 0], "cancelled", "cancelled")
+
+
+def test_two_keepers_admit_no_more_than_the_limit(committed):
+    with committed() as session, session.begin():
+        enqueue_many(session, [Limited(number=n) for n in range(5)], now=NOW)
+    with committed() as one, committed() as other:
+        # The other cannot see what the first has stamped, and must not count in its place.
+        assert [len(relay.due(keeper, buffer=100)) for keeper in (one, other)] == [2, 0]
+        one.commit()
+        assert relay.due(other, buffer=100) == []
+    with committed() as session, session.begin():
+        sent = session.execute(select(Job.id).where(Job.sent_at.is_not(None))).scalars().all()
+        for job_id in sent:
+            claims.end(session, take(session, job_id), JobState.SUCCEEDED, claims.Notes())
+        assert len(relay.due(session, buffer=100)) == 2

@@ -22,9 +22,9 @@ class Backoff:
 
     def delay(self, attempt: int) -> timedelta:
         """Return how long to wait after attempt number `attempt` (from 1)."""
-        # 2 ** 30 seconds are 34 years: no cap is longer, and the product cannot overflow.
-        longest = min(self.cap, self.first * (1 << min(attempt - 1, 30)))
-        return longest * random.uniform(0.5, 1)
+        # In seconds: a timedelta overflows, and whoever asks is about to record a failure.
+        longest = min(self.cap.total_seconds(), self.first.total_seconds() * 2.0 ** min(attempt - 1, 30))
+        return timedelta(seconds=longest * random.uniform(0.5, 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,11 @@ def snooze(session: Session, claim: Claim, delay: timedelta, notes: Notes) -> Jo
 def describe(error: BaseException) -> dict[str, str]:
     """Return what the ledger keeps of an exception."""
     lines = "".join(traceback.format_exception(error))
-    return {"type": type(error).__name__, "message": str(error), "traceback": lines[-LONGEST_TRACEBACK:]}
+    try:
+        message = str(error)
+    except Exception as second:  # noqa: BLE001 - the first is the one to tell of
+        message = f"its text cannot be read: {type(second).__name__}"
+    return {"type": type(error).__name__, "message": message, "traceback": lines[-LONGEST_TRACEBACK:]}
 
 
 def fail(

@@ -18,6 +18,9 @@ UnitOfWork = Callable[[], AbstractContextManager[Session]]
 # How often a body's progress is written at most: it may call `progress` in a tight loop.
 PROGRESS_EVERY = timedelta(seconds=1)
 
+# The ledger's integers have no more, and bytes are soon more than that.
+LONGEST_NUMBER = 31
+
 
 @dataclass(frozen=True, slots=True)
 class Snooze:
@@ -65,9 +68,12 @@ class Run:
     def progress(self, done: int, total: int) -> None:
         """Say how far the work is. Raises LostClaim when the job was cancelled or given to another worker meanwhile.
 
-        A body that holds its own transactions shows it at once (once a second at most), another one when it commits.
+        A body that holds its own transactions shows it at once (once a second at most), another one when it commits. Numbers that the
+        ledger cannot hold are made smaller, both alike.
         """
-        self._notes.done, self._notes.total = done, total
+        done, total = int(done), int(total)
+        beyond = max(0, done.bit_length() - LONGEST_NUMBER, total.bit_length() - LONGEST_NUMBER)
+        self._notes.done, self._notes.total = done >> beyond, total >> beyond
         if monotonic() - self._written < PROGRESS_EVERY.total_seconds():
             return
         self._written = monotonic()
@@ -80,6 +86,8 @@ class Run:
 
     def log(self, line: str) -> None:
         """Keep a line with the job, for people; it is written with the next progress or the finish."""
+        # A line that the database refuses would take the job's end with it, and its failure too: a file's name may hold any bytes.
+        line = line.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="backslashreplace").decode()
         self._notes.lines.append((datetime.now(UTC), line))
 
     def spawn(self, session: Session, children: Sequence[JobArgs], *, then: JobArgs | None = None) -> None:

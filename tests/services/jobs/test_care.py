@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 from project.bootstrap import make_engine
 from services.database import Base, Session, resolve
 from services.errors import Conflict, InvalidInput, NotFound
-from services.jobs import JobArgs, care, claims, enqueue, enqueue_many, insight, relay
+from services.jobs import Backoff, JobArgs, care, claims, enqueue, enqueue_many, insight, relay
 from services.jobs.models import Job, JobLog, JobState, PausedQueue
 from services.jobs.run import Run
 from tests.conftest import NOW, make_settings
@@ -80,6 +80,41 @@ def batch(session, children=3, *, then=True, parent_id=None):
 def numbers(session, job_id):
     parent = row(session, job_id)
     return parent.state, parent.children_open, parent.children_failed
+
+
+# --- what a body says ---
+
+
+class Unreadable(Exception):
+    def __str__(self):
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_that_a_body_says_keeps_its_end_out_of_the_ledger(session, fails):
+    job_id = put(session)
+    run = Run(take(session, job_id), None, None)
+    run.log("a\0b \udcff \N{GRINNING FACE}")
+    run.progress(3_000_000_000, 4_000_000_000)
+    if fails:
+        run.fail(session, Unreadable("\0 \udcff"), retry_after=None)
+    else:
+        run.finish(session, "\0 \udcff")
+    shown = insight.show(session, job_id)
+    assert [line.line for line in shown.lines] == ["a\N{REPLACEMENT CHARACTER}b \\udcff \N{GRINNING FACE}"]
+    assert shown.job.progress_done / shown.job.progress_total == 0.75
+    if fails:
+        message = "its text cannot be read: ValueError"
+        assert [(error["type"], error["message"]) for error in shown.job.errors] == [("Unreadable", message)]
+    else:
+        assert shown.job.result == "\0 \udcff"
+
+
+@pytest.mark.parametrize("first", [timedelta(seconds=5), timedelta(days=3)])
+def test_backoff_ends_at_its_cap_whatever_the_attempt(first):
+    backoff = Backoff(first, cap=timedelta(days=30))
+    assert first / 2 <= backoff.delay(1) <= first
+    assert all(timedelta(days=15) <= backoff.delay(attempt) <= timedelta(days=30) for attempt in (20, 31, 1000))
 
 
 # --- cancel ---

@@ -17,18 +17,21 @@ SPAWNED = "spawned"
 
 def spawn(session: Session, parent_id: UUID, children: Sequence[JobArgs], *, then: JobArgs | None, now: datetime) -> None:
     """Write the children of a running job, unseen by anyone until its finish commits with them."""
-    written = enqueue_many(session, children, now=now, parent_id=parent_id)
+    enqueue_many(session, children, now=now, parent_id=parent_id)
+    follow_ups = session.info.setdefault(SPAWNED, {})
     # All of the row, so that whoever ends the last child need not know the follow-up's kind.
-    follow_up = None if then is None else declared(then)
-    session.info.setdefault(SPAWNED, {})[parent_id] = {"children": len(written), "follow_up": follow_up}
+    follow_ups[parent_id] = follow_ups.get(parent_id) if then is None else declared(then)
 
 
 def spawned(session: Session, job_id: UUID) -> dict[str, Any] | None:
     """Return the columns of a job that goes on to wait, or None when it spawned nothing in this transaction."""
-    batch = session.info.get(SPAWNED, {}).pop(job_id, None)
-    if batch is None:
+    follow_ups = session.info.get(SPAWNED, {})
+    if job_id not in follow_ups:
         return None
-    return {"state": JobState.WAITING, "children_open": batch["children"], "children_failed": 0, **batch}
+    # What is there and not what was asked for: there may have been several calls, and a savepoint may have taken one back.
+    number = session.execute(select(func.count()).where(Job.parent_id == job_id, Job.counted_at.is_(None))).scalar_one()
+    batch = {"children": number, "children_open": number, "children_failed": 0}
+    return {"state": JobState.WAITING, **batch, "follow_up": follow_ups.pop(job_id)}
 
 
 def ended(state: JobState | BindParameter[JobState]) -> dict[str, Any]:

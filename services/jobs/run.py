@@ -93,7 +93,8 @@ class Run:
     def spawn(self, session: Session, children: Sequence[JobArgs], *, then: JobArgs | None = None) -> None:
         """Start `children` when this job finishes, which then waits for them; `then` runs once after the last one ended, however it ended.
 
-        The job succeeds when all children and `then` did. Without children `then` runs at once.
+        The job succeeds when all children and `then` did. Without children `then` runs at once. Called again, it adds children, and a
+        `then` takes the place of an earlier one.
         """
         batches.spawn(session, self.id, children, then=then, now=self.now)
 

@@ -117,6 +117,26 @@ def test_backoff_ends_at_its_cap_whatever_the_attempt(first):
     assert all(timedelta(days=15) <= backoff.delay(attempt) <= timedelta(days=30) for attempt in (20, 31, 1000))
 
 
+# --- batches ---
+
+
+def test_children_of_several_calls_are_one_batch(session):
+    parent = put(session, Parent())
+    run = Run(take(session, parent), None, None)
+    run.spawn(session, [Plain(number=1)], then=Then())
+    run.spawn(session, [Plain(number=2), Plain(number=3)])
+    with session.begin_nested() as savepoint:
+        run.spawn(session, [Plain(number=4)])
+        savepoint.rollback()
+    run.finish(session)
+    assert numbers(session, parent) == (JobState.WAITING, 3, 0)
+    for child in session.execute(select(Job.id).where(Job.parent_id == parent)).scalars().all():
+        assert session.execute(select(func.count()).where(Job.kind == "care.then")).scalar_one() == 0
+        finish(session, child)
+    finish(session, session.execute(select(Job.id).where(Job.kind == "care.then")).scalar_one())
+    assert (numbers(session, parent), row(session, parent).children) == ((JobState.SUCCEEDED, 0, 0), 4)
+
+
 # --- cancel ---
 
 

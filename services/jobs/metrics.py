@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Float, func, select, union_all
+from sqlalchemy import ColumnElement, Float, case, func, select, union_all
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
@@ -59,7 +59,9 @@ def timings(session: Session, *, over: timedelta) -> dict[str, tuple[Distributio
 
     The wait is from when a job was due to its last start; the run from there to its end, a batch's children included.
     """
-    wait, run = seconds_between(Job.run_at, Job.started_at), seconds_between(Job.started_at, Job.finished_at)
+    # What was put off once more, and cancelled then, is due after its last start; and the caller's clock may be ahead of the database's.
+    wait = case((Job.run_at > Job.started_at, 0.0), else_=seconds_between(Job.run_at, Job.started_at))
+    run = seconds_between(Job.started_at, Job.finished_at)
     columns: list[ColumnElement[Any]] = [func.count()]
     for span in (wait, run):
         columns += [func.sum(span), *(func.count().filter(span <= bound) for bound in BUCKETS)]

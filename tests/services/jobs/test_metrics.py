@@ -57,6 +57,12 @@ def test_job_that_never_started_has_no_timing(session):
     assert metrics.timings(session, over=timedelta(minutes=10)) == {}
 
 
+def test_retry_that_was_cancelled_has_not_waited_less_than_nothing(session):
+    add(session, JobState.CANCELLED, due=-3600, waited=-3700, ran=50)
+    wait, run = metrics.timings(session, over=timedelta(minutes=10))["a"]
+    assert (wait.count, wait.total, wait.at_most[0], run.total) == (1, 0, 1, pytest.approx(50, abs=0.01))
+
+
 def test_oldest_due_looks_at_sent_unsent_and_not_yet_queued(session):
     now = datetime.now(UTC)
     add(session, JobState.QUEUED, due=50)

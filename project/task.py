@@ -196,6 +196,8 @@ def working_here(boot: Bootstrap) -> Iterator[None]:
         ended.set()
         thread.join()
         with boot.unit_of_work() as session:
+            # Ctrl-C in the middle of a job: where no worker runs, nobody else would free it.
+            rescue.free_worker(session, _HERE)
             rescue.stopped(session, _HERE)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from unittest.mock import Mock
 from uuid import UUID
 
 import pytest
@@ -174,6 +175,16 @@ def test_work_off_runs_what_is_due_and_nothing_else(boot):
     assert (state(boot, due), state(boot, later), state(boot, paused)) == ("succeeded", "scheduled", "queued")
     assert str(unknown) in result.stderr
     assert run("work-off", "--queue", "mail").stdout == ""
+
+
+def test_work_off_that_is_interrupted_gives_its_job_back(boot, monkeypatch):
+    due = put(boot)
+    with monkeypatch.context() as patch:
+        patch.setattr("services.jobs.care.prune_all", Mock(side_effect=KeyboardInterrupt))
+        run("work-off", code=1)
+    assert state(boot, due) == "scheduled"
+    run("work-off")
+    assert state(boot, due) == "succeeded"
 
 
 def test_stats_as_table(boot):

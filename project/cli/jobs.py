@@ -285,7 +285,9 @@ def _present(read: Callable[[Session], Any], table: Callable[[Any], RenderableTy
     def look() -> Any:
         try:
             with bootstrap().read_only() as session:
-                return json.loads(json.dumps(read(session), default=_text))
+                # Half a character, as file names may hold, goes to no terminal.
+                rows = json.dumps(read(session), default=_text, ensure_ascii=False)
+                return json.loads(rows.encode(errors="replace"))
         except ServiceError as error:
             _end_with(str(error))
 

@@ -187,6 +187,14 @@ def test_work_off_that_is_interrupted_gives_its_job_back(boot, monkeypatch):
     assert state(boot, due) == "succeeded"
 
 
+def test_half_a_character_is_shown_as_something_else(boot):
+    errors = [{**failed()["errors"][0], "message": "no \udcff"}]
+    job_id = put(boot, **{**failed(), "errors": errors})
+    assert "Boom: no ?" in run("list").stdout
+    assert "Boom: no ?" in run("show", str(job_id)).stdout
+    assert read("list")[0]["errors"][0]["message"] == "no ?"
+
+
 def test_stats_as_table(boot):
     put(boot)
     out = run("stats").stdout

@@ -96,7 +96,10 @@ def enqueue_many(
     priority: int | None = None,
     parent_id: UUID | None = None,
 ) -> list[UUID]:
-    """Write many jobs at once and return the ids of those written; a unique one that is already there is left out."""
+    """Write many jobs at once and return the ids of those written; a unique one that is already there is left out.
+
+    Raises ValueError for a `run_at` without a time zone.
+    """
     trace = _trace(session)
     rows = [_row(args, now=now, run_at=run_at, priority=priority, parent_id=parent_id, trace=trace) for args in jobs]
     if not rows:
@@ -142,6 +145,8 @@ def _row(
     parent_id: UUID | None,
     trace: dict[str, str] | None,
 ) -> dict[str, Any]:
+    if run_at is not None and run_at.tzinfo is None:
+        raise ValueError(f"a run_at without a time zone is no instant: {run_at!r}")
     policy = args.policy
     return {
         **STARTING,

@@ -82,6 +82,16 @@ def numbers(session, job_id):
     return parent.state, parent.children_open, parent.children_failed
 
 
+# --- when ---
+
+
+def test_time_without_a_zone_is_refused(session):
+    naive = NOW.replace(tzinfo=None)
+    for call in (lambda: put(session, run_at=naive), lambda: enqueue_many(session, [Plain()], now=NOW, run_at=naive)):
+        with pytest.raises(ValueError, match="time zone"):
+            call()
+
+
 # --- what a body says ---
 
 

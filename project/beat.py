@@ -4,10 +4,12 @@ import logging
 from typing import Any
 
 from celery import beat
+from sqlalchemy import select
 
 from project.bootstrap import bootstrap
 from project.schedule import entries
 from project.steps import touch
+from services.database import utc_now
 from services.jobs import schedule
 
 logger = logging.getLogger(__name__)
@@ -30,9 +32,10 @@ class Scheduler(beat.Scheduler):
 
     def tick(self, *_: Any, **__: Any) -> float:
         """Start what is due and return the seconds until the next look. A database that is away is waited for."""
-        now = self._boot.now()
         try:
             with self._boot.unit_of_work() as session:
+                # The database's clock, which all beats share: one that was wrong for a moment would mark slots of a far future as started.
+                now = session.execute(select(utc_now())).scalar_one()
                 fired = [] if self._registered else schedule.register(session, self._entries, now=now)
                 fired += schedule.fire(session, self._entries, now=now)
             self._registered = True

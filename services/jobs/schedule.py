@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import takewhile
 from typing import Literal
 
-from cronsim import CronSim
+from cronsim import CronSim, CronSimError
 from sqlalchemy import delete, func, select, update
 
 from services.database import Session, insert_or
@@ -38,6 +38,16 @@ class Entry:
     missed: Literal["skip", "latest", "all"] = "latest"
     window: timedelta = timedelta(days=1)
     overdue_at_start: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a rule that nobody can read: beat looks at all entries at once, and would start none of them."""
+        if isinstance(self.when, str):
+            try:
+                CronSim(self.when, datetime.now(UTC))
+            except CronSimError as error:
+                raise ValueError(f"the schedule's entry {self.name!r} cannot be due at {self.when!r}: {error}") from error
+        elif self.when <= timedelta():
+            raise ValueError(f"the schedule's entry {self.name!r} cannot be due every {self.when}")
 
     def before(self, instant: datetime) -> Iterator[datetime]:
         """Give the slots up to and including an instant, newest first."""

@@ -103,6 +103,12 @@ def test_slot_of_this_very_second_is_due_and_not_next():
     assert (next(daily.before(NOW)), daily.after(NOW)) == (NOW, NOW + timedelta(days=1))
 
 
+@pytest.mark.parametrize("when", ["", "0 6 * *", "61 * * * *", "0 0 30 2 *", timedelta(), timedelta(hours=-1)])
+def test_entry_that_can_never_be_due_is_refused_by_name(when):
+    with pytest.raises(ValueError, match="'backup'"):
+        entry(when, name="backup")
+
+
 # --- what was missed ---
 
 

@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -158,7 +158,8 @@ def _row(
         "unique_key": args.unique_key(now),
         "unique_until_started": policy.unique_until == "started",
         "created_at": now,
-        "run_at": now if run_at is None else run_at,
+        # In UTC, so that what no database could give back is refused here.
+        "run_at": now if run_at is None else run_at.astimezone(UTC),
         "parent_id": parent_id,
         "trace": trace,
     }

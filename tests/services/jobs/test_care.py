@@ -1,7 +1,7 @@
 """What a person may do to jobs, on both databases."""
 
 import threading
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from uuid import uuid4
 
 import pytest
@@ -90,6 +90,14 @@ def test_time_without_a_zone_is_refused(session):
     for call in (lambda: put(session, run_at=naive), lambda: enqueue_many(session, [Plain()], now=NOW, run_at=naive)):
         with pytest.raises(ValueError, match="time zone"):
             call()
+
+
+def test_time_beyond_the_last_one_is_refused(session):
+    last = datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))
+    for call in (lambda: put(session, run_at=last), lambda: enqueue_many(session, [Plain()], now=NOW, run_at=last)):
+        with pytest.raises(OverflowError):
+            call()
+    assert row(session, put(session, run_at=datetime.max.replace(tzinfo=UTC))).run_at.year == 9999
 
 
 # --- what a body says ---

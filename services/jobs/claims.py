@@ -14,6 +14,7 @@ from services.jobs import batches
 from services.jobs.models import TABLE, Job, JobLog, JobState, PausedQueue
 
 LONGEST_TRACEBACK = 10_000
+LONGEST_MESSAGE = 2_000
 
 _READ = ("kind", "args", "attempt", "max_attempts", "started_at", "run_at", "parent_id", "counted_at", "trace")
 
@@ -158,7 +159,7 @@ def describe(error: BaseException) -> dict[str, str]:
         message = str(error)
     except Exception as second:  # noqa: BLE001 - the first is the one to tell of
         message = f"its text cannot be read: {type(second).__name__}"
-    return {"type": type(error).__name__, "message": message, "traceback": lines[-LONGEST_TRACEBACK:]}
+    return {"type": type(error).__name__, "message": message[:LONGEST_MESSAGE], "traceback": lines[-LONGEST_TRACEBACK:]}
 
 
 def fail(

@@ -128,6 +128,11 @@ def test_nothing_that_a_body_says_keeps_its_end_out_of_the_ledger(session, fails
         assert shown.job.result == "\0 \udcff"
 
 
+def test_of_an_error_only_so_much_is_kept():
+    kept = claims.describe(RuntimeError("no " * 1_000_000))
+    assert (len(kept["message"]), kept["message"][:6], len(kept["traceback"])) == (claims.LONGEST_MESSAGE, "no no ", 10_000)
+
+
 @pytest.mark.parametrize("first", [timedelta(seconds=5), timedelta(days=3)])
 def test_backoff_ends_at_its_cap_whatever_the_attempt(first):
     backoff = Backoff(first, cap=timedelta(days=30))

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context,
 from jinja2.runtime import Context
 from markupsafe import Markup
 
+from services.mail.headers import literal
 from services.school.models import Locale
 from services.translation import translations
 
@@ -62,8 +63,8 @@ def compose(kind: str, locale: Locale, rules: MailRules, **context: Any) -> Emai
     """
     given: dict[str, Any] = {"calendar_url": None, "unsubscribe_url": None, **context, "locale": locale, "rules": rules}
     templates = _templates(locale)
-    # One line, whatever a title holds: a header must not be ended by it.
-    given["subject"] = " ".join(templates.get_template(f"{kind}.subject.txt").render(given).split())
+    # Whatever a title holds: a header must not be ended by it.
+    given["subject"] = literal(templates.get_template(f"{kind}.subject.txt").render(given))
     text = re.sub(r"\n{3,}", "\n\n", templates.get_template(f"{kind}.txt").render(given)).strip()
     html = _INLINER.inline(templates.get_template(f"{kind}.html").render(given))
     mail = EmailMessage()

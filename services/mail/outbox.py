@@ -17,6 +17,7 @@ from services.database import Session, ago, insert_or, plain, utc_now
 from services.errors import Conflict, InvalidInput
 from services.jobs import enqueue
 from services.jobs.run import UnitOfWork
+from services.mail.headers import literal
 from services.mail.jobs import DeliverMail
 from services.mail.models import ENDED, Mail, MailServer, MailState, Suppression
 
@@ -118,7 +119,7 @@ def _row(message: Message, now: datetime) -> dict[str, Any]:
     # A domain has an ASCII form; what stands before the @ has none, and needs a server that takes it as it is (SMTPUTF8).
     domain = address.ascii_domain
     # What display names may not hold unquoted is what some programs fail to unquote.
-    name = " ".join(re.sub(r'[@:,;"<>()\[\]\\\x00-\x1f\x7f]', " ", message.name).split())
+    name = literal(re.sub(r'[@:,;"<>()\[\]\\\x00-\x1f\x7f]', " ", message.name))
     for header, value in (
         ("To", Address(name, address.local_part, domain)),
         ("Date", now),

@@ -194,13 +194,30 @@ def test_line_breaks_in_a_value_make_no_header():
     assert set(message_from_bytes(mail.as_bytes(), policy=default)) == {"From", "Subject", "MIME-Version", "Content-Type"}
 
 
+ENCODED = [
+    "=?utf-8?q?x=0D=0ABcc=3A_all=40school.example?=",
+    "=?utf-8?b?eA0KDQo8cD5hbm90aGVyIGJvZHk8L3A+?=",
+    "a=?UTF-8*en?Q?=00?=b",
+    "=?=?x?q?=FF?=",
+]
+
+
+@pytest.mark.parametrize("value", ENCODED)
+def test_value_that_looks_encoded_is_not_decoded(value):
+    mail = welcome(MailRules(RULES.sender, value, RULES.public_url, ZONE), name="Anna")
+    read = message_from_bytes(mail.as_bytes(policy=SMTP), policy=default)
+    assert mail["Subject"].replace("= ?", "=?") == read["Subject"].replace("= ?", "=?") == f"Welcome to {value}"
+    assert set(read) == {"From", "Subject", "MIME-Version", "Content-Type"}
+    assert bodies(read)[0].startswith("Hello Anna,")
+
+
 def test_line_break_in_the_sender_is_refused():
     rules = MailRules("School <a@school.example>\r\nBcc: all@school.example", "School", RULES.public_url, ZONE)
     with pytest.raises(ValueError, match=r"linefeed|newline"):
         welcome(rules, name="Anna")
 
 
-@pytest.mark.parametrize("name", [*NAMES, 'a" <b@school.example>, "c', "Bcc:\r\nall@school.example", "=?utf-8?q?x?="])
+@pytest.mark.parametrize("name", [*NAMES, *ENCODED, 'a" <b@school.example>, "c', "Bcc:\r\nall@school.example", "=?utf-8?q?x?="])
 def test_any_name_makes_one_recipient(session, name):
     content = welcome(name=name)
     message = Message(

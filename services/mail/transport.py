@@ -37,7 +37,10 @@ OLDEST_CONNECTION = 300.0
 MOST_MESSAGES = 100
 
 LONGEST_REPLY = 500
-ADDRESS = re.compile(r"<?[^\s<>]+@[^\s<>]+>?")
+# From the beginning of a word, or a long one without an @ would be searched from each of its letters.
+ADDRESS = re.compile(r"<?(?<![^\s<>])[^\s<>]+@[^\s<>]+>?")
+# No database takes a NUL, and no terminal should be told what to do.
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DEAD_ADDRESS = re.compile(r"5\.1\.(?![78]\b)\d")  # RFC 3463, 3.2; 7 and 8 are about the sender
 
 # Whatever is being refused, these want another login or another number of connections from us. The last is Exchange Online's.
@@ -352,4 +355,4 @@ def _text(error: Exception) -> str:
 
 def _said(reply: str) -> str:
     """Return a reply as it may be kept: servers like to repeat addresses."""
-    return ADDRESS.sub("…", " ".join(reply.split()))[:LONGEST_REPLY]
+    return ADDRESS.sub("…", " ".join(CONTROLS.sub(" ", reply).split()))[:LONGEST_REPLY]

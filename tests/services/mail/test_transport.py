@@ -6,6 +6,7 @@ import subprocess
 from contextlib import closing
 from email.message import EmailMessage
 from email.policy import SMTP
+from time import process_time
 
 import pytest
 from aiosmtpd.smtp import AuthResult
@@ -79,6 +80,25 @@ def test_refused_sender_is_about_us_unless_the_message_is_too_large(reply, verdi
     with serving() as server, plain(server) as transport:
         server.handler.handle_MAIL = refuse
         assert send(transport).verdict is verdict
+
+
+@pytest.mark.parametrize(
+    ("reply", "kept"),
+    [
+        ("550 no\x00\x1b[2J body", "RCPT TO: 550 no [2J body"),
+        ("550 <anna@school.example> a@b,c@d x<y@z> @home", "RCPT TO: 550 … … x… @home"),
+        ("\r\n".join(["550-" + "x" * 8000] * 40 + ["550 end"]), f"RCPT TO: 550 {'x' * 487}"),
+    ],
+)
+def test_reply_is_kept_as_a_short_line_of_plain_text(reply, kept):
+    async def refuse(smtp, session, envelope, address, options):
+        return reply
+
+    with serving() as server, plain(server) as transport:
+        server.handler.handle_RCPT = refuse
+        began = process_time()
+        assert send(transport).reply == kept
+        assert process_time() - began < 1
 
 
 def test_server_that_is_away_is_no_fault_of_the_message():

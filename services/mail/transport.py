@@ -136,7 +136,7 @@ class SmtpTransport:
             return self._give_up(Answer(Verdict.AWAY, _said(_text(error)), pause=True))
         begun = False
         try:
-            self._expect("RCPT TO", smtp.rcpt(recipient), OK, 251)
+            self._expect("RCPT TO", smtp.rcpt(recipient), OK)
             self._expect("DATA", smtp.docmd("DATA"), 354)
             begun = True
             smtp.send(_dotted(content))
@@ -236,13 +236,14 @@ class SmtpTransport:
         # Certificates are verified; SSL_CERT_FILE names those of a school's own authority. Reading them takes a tenth of a second.
         return ssl.create_default_context()
 
-    def _expect(self, step: str, answer: tuple[int, bytes], *codes: int) -> str:
+    def _expect(self, step: str, answer: tuple[int, bytes], wanted: int) -> str:
         code, reply = answer
         text = reply.decode(errors="replace")
         self.tell(step, f"{code} {text}")
         if code == -1:
             raise smtplib.SMTPServerDisconnected("the connection was closed in the middle of an answer")
-        if code not in codes:
+        # The first digit says what to do next (RFC 5321, 4.2.1). Who said yes in other words was to be given the message once.
+        if code // 100 != wanted // 100:
             raise _Refused(step, code, reply)
         return f"{code} {text}"
 

@@ -101,6 +101,20 @@ def test_reply_is_kept_as_a_short_line_of_plain_text(reply, kept):
         assert process_time() - began < 1
 
 
+def test_any_code_that_begins_with_two_is_a_yes():
+    async def will_try(smtp, session, envelope, address, options):
+        envelope.rcpt_tos.append(address)
+        return "252 will try"
+
+    async def take(smtp, session, envelope):
+        return "251 kept for somebody else"
+
+    with serving() as server, plain(server) as transport:
+        server.handler.handle_RCPT, server.handler.handle_DATA = will_try, take
+        answer = send(transport)
+        assert (answer.verdict, answer.reply) == (Verdict.SENT, "251 kept for somebody else")
+
+
 def test_server_that_is_away_is_no_fault_of_the_message():
     answer = send(SmtpTransport("127.0.0.1", free_port(), tls="none"))
     assert (answer.verdict, answer.pause) == (Verdict.AWAY, True)

@@ -142,15 +142,16 @@ class SmtpTransport:
             smtp.send(_dotted(content))
             if smtp.sock is not None:
                 smtp.sock.settimeout(TIMEOUT_AFTER_DATA / TIMEOUT * self._timeout)
-            reply = self._expect("message", smtp.getreply(), OK)
+            code, text = smtp.getreply()
             if smtp.sock is not None:
                 smtp.sock.settimeout(self._timeout)
+            reply = self._expect("message", (code, text), OK)
         except _Refused as refused:
             return self._give_up(refused.answer(), closed=refused.code == SERVICE_ENDS)
         except OSError as error:
             self._drop()
             return Answer(Verdict.UNKNOWN if begun else Verdict.LATER, _said(_text(error)))
-        self._used_at, self._messages = monotonic(), self._messages + 1
+        self._used_at = monotonic()
         return Answer(Verdict.SENT, _said(reply))
 
     def close(self) -> None:
@@ -169,7 +170,8 @@ class SmtpTransport:
             options = [f"size={size}"] if smtp.has_extn("size") else []
             if not recipient.isascii():
                 options += ["SMTPUTF8", "BODY=8BITMIME"]
-            used = self._messages > 0
+            # Whatever became of the earlier ones: servers hang up on who names too many addresses that nobody has.
+            used, self._messages = self._messages > 0, self._messages + 1
             try:
                 code, reply = smtp.mail(sender, options)
             except smtplib.SMTPServerDisconnected:
@@ -254,8 +256,10 @@ class SmtpTransport:
             self._drop()
         elif self._smtp is not None:
             try:
-                self._smtp.rset()
+                ready = self._smtp.rset()[0] == OK
             except OSError:
+                ready = False
+            if not ready:
                 self._drop()
         return answer
 

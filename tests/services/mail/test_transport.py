@@ -1,5 +1,6 @@
 """What each answer of a server means, against a real one."""
 
+import asyncio
 import socket
 import ssl
 import subprocess
@@ -143,6 +144,29 @@ def test_connection_is_used_again_and_replaced_when_the_server_closed_it():
         transport._smtp.sock.shutdown(socket.SHUT_RDWR)
         assert send(transport).verdict is Verdict.SENT
         assert len(set(sessions)) == 2
+
+
+@pytest.mark.parametrize("step", ["handle_MAIL", "handle_RSET"])
+def test_connection_that_the_server_ends_after_refusals_is_replaced(step):
+    async def enough(smtp, session, envelope, *_):
+        envelope.mail_from = SENDER if step == "handle_MAIL" else None
+        if session.peer not in met:
+            met.append(session.peer)
+            return "250 OK"
+        smtp.transport.write(b"421 4.7.0 too many errors\r\n")
+        smtp.transport.close()
+        raise asyncio.CancelledError
+
+    met = []
+    with serving(["5xx", "5xx", "5xx"]) as server, plain(server) as transport:
+        setattr(server.handler, step, enough)
+        assert [send(transport).verdict for _ in range(4)] == [Verdict.REFUSED] * 3 + [Verdict.SENT]
+
+
+def test_long_wait_is_for_the_answer_to_the_message_only():
+    with serving(["data 4xx"]) as server, plain(server) as transport:
+        assert send(transport).verdict is Verdict.LATER
+        assert transport._smtp.sock.gettimeout() == 0.5
 
 
 def test_address_that_is_not_ascii_needs_smtputf8():

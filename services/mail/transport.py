@@ -132,7 +132,8 @@ class SmtpTransport:
         except smtplib.SMTPNotSupportedError:
             reply = "the server does not take addresses that are not ASCII (SMTPUTF8)"
             return self._give_up(Answer(Verdict.REFUSED, reply))
-        except OSError as error:  # smtplib's errors are OSErrors too
+        except (OSError, ValueError) as error:
+            # smtplib's own errors are OSErrors; ValueErrors are a host that is no name, and a challenge that is no base64.
             return self._give_up(Answer(Verdict.AWAY, _said(_text(error)), pause=True))
         begun = False
         try:
@@ -228,7 +229,7 @@ class SmtpTransport:
             # A server without AUTH is not one that cannot take an address.
             smtp.close()
             raise smtplib.SMTPException(_text(error)) from error
-        except OSError:
+        except (OSError, ValueError):
             smtp.close()
             raise
         return smtp
@@ -332,11 +333,14 @@ def open_transport(url: str, *, password: str = "") -> Transport:
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
     tls = options.pop("tls", "starttls" if scheme == "smtp" else "implicit")
     timeout = options.pop("timeout", f"{TIMEOUT:g}")
-    if options or tls not in ({"starttls", "none"} if scheme == "smtp" else {"implicit"}) or not timeout.isdecimal():
-        raise InvalidInput("MAIL_URL knows ?tls=none, for a server on this machine, and ?timeout=SECONDS")
+    known = {"starttls", "none"} if scheme == "smtp" else {"implicit"}
+    if options or tls not in known or not re.fullmatch("[1-9][0-9]{0,2}", timeout):
+        raise InvalidInput("MAIL_URL knows ?tls=none, for a server on this machine, and ?timeout=SECONDS, 1 to 999")
     user = unquote(parts.username or "")
     if user and not password:
         raise InvalidInput("MAIL_URL names a user, so MAIL_PASSWORD is needed")
+    if not (user + password).isascii():
+        raise InvalidInput("MAIL_URL's user and MAIL_PASSWORD must be ASCII: servers do not agree on how to read anything else")
     if user and tls == "none":
         raise InvalidInput("MAIL_URL says tls=none and names a user: a password is never sent in the clear")
     port = parts.port or (587 if scheme == "smtp" else 465)

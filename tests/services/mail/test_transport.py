@@ -245,6 +245,29 @@ def test_server_without_login_fails_no_message(certificate, monkeypatch):
     assert (answer.verdict, answer.pause) == (Verdict.AWAY, True)
 
 
+async def _offer_login(server, session, envelope, hostname, responses):
+    session.host_name = hostname
+    return [responses[0], "250-AUTH LOGIN", *responses[1:]]
+
+
+async def _ask_nonsense(server, args):
+    await server.push("334 abcde")
+
+
+def test_login_that_asks_nonsense_fails_no_message(monkeypatch):
+    with serving() as server:
+        server.handler.handle_EHLO = _offer_login
+        monkeypatch.setattr("aiosmtpd.smtp.SMTP.smtp_AUTH", _ask_nonsense)
+        answer = send(SmtpTransport("127.0.0.1", server.port, tls="none", user="school", password="hush", timeout=0.5))
+    assert (answer.verdict, answer.pause) == (Verdict.AWAY, True)
+    assert "base64" in answer.reply
+
+
+def test_host_that_is_no_name_fails_no_message():
+    answer = send(open_transport("smtp://mail..example"))
+    assert (answer.verdict, answer.pause) == (Verdict.AWAY, True)
+
+
 def test_certificate_that_nobody_vouches_for_is_refused(certificate):
     _, context = certificate
     with serving(tls_context=context) as server:
@@ -279,6 +302,9 @@ def test_folder_that_cannot_be_written_is_away(tmp_path):
         ("smtp://school@mail.school.example", "", "MAIL_PASSWORD is needed"),
         ("smtp://school@mail.school.example?tls=none", "hush", "never sent in the clear"),
         ("smtp://mail.school.example?tls=maybe", "", "tls=none"),
+        ("smtp://mail.school.example?timeout=0", "", "timeout=SECONDS"),
+        ("smtp://mail.school.example?timeout=99999999999999", "", "timeout=SECONDS"),
+        ("smtp://school@mail.school.example", "hush-ü", "must be ASCII"),
     ],
 )
 def test_wrong_url_says_what_is_wrong(url, password, message):

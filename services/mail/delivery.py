@@ -174,7 +174,8 @@ def _record(session: Session, claim_id: UUID, taken: Taken, answer: Answer, term
     if answer.verdict is Verdict.SENT:
         return "sent" if session.connection().execute(SENT, known).rowcount else "lost"
     now = _now(session)
-    later: dict[str, Any] = {"state": MailState.QUEUED, "claim_id": None}
+    # It may have been given up as unknown meanwhile, and so have ended.
+    later: dict[str, Any] = {"state": MailState.QUEUED, "claim_id": None, "ended_at": None}
     match answer.verdict:
         case Verdict.UNKNOWN:
             values = _unknown(taken.attempt, terms, now=now)

@@ -349,6 +349,18 @@ def test_sender_that_was_presumed_dead_may_still_tell_what_nobody_knows(session)
     assert record(session, stalled, mail_id, OK) == "sent"
 
 
+def test_message_that_was_given_up_and_is_put_off_after_all_has_not_ended(session):
+    mail_id = put(session, resend=False)
+    stalled, _ = die(session)
+    bury(session, stalled)
+    delivery.clear_up(session, terms())
+    assert (record(session, stalled, mail_id, LATER), row(session, mail_id).ended_at) == ("queued", None)
+    # Or its deadline would not end it, and the lane would be called for it again and again.
+    session.execute(update(Mail).values(due_at=LONG_AGO, expires_at=LONG_AGO))
+    deliver(session)
+    assert (row(session, mail_id).state, waiting(session)) == (MailState.FAILED, [])
+
+
 def test_message_that_is_queued_while_the_lane_ends_is_not_forgotten(session):
     run = start(session)
     put(session)

@@ -150,10 +150,13 @@ def clear_up(session: Session, terms: Terms) -> None:
     """See to what has no owner: messages whose sender died, and those past their deadline."""
     running = select(Job.claim_id).where(Job.state == JobState.RUNNING, Job.claim_id.is_not(None))
     lost = select(Mail.id, Mail.attempt).where(Mail.state == MailState.SENDING, Mail.claim_id.not_in(running))
-    for row in session.execute(lost.with_for_update(skip_locked=True)).all():
+    found = session.execute(lost.with_for_update(skip_locked=True)).all()
+    for row in found:
         values = _unknown(row.attempt, terms, now=_now(session)) | {"reply": "its sender died"}
         session.execute(update(TABLE).where(TABLE.c.id == row.id, TABLE.c.state == MailState.SENDING).values(values))
         logger.warning("mail %d: its sender died, the server may have it", row.id)
+    if found:
+        outbox.bar(session, [row.id for row in found])
     outbox.expire(session)
 
 
@@ -190,6 +193,8 @@ def _record(session: Session, claim_id: UUID, taken: Taken, answer: Answer, term
     state = session.execute(recorded, known).scalar()
     if answer.dead_address:
         outbox.refused(session, taken.recipient, now=now)
+    if state == MailState.QUEUED and outbox.bar(session, [taken.id]):
+        return "suppressed"
     return "lost" if state is None else str(state)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import ColumnElement, and_, case, delete, func, null, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, exists, func, null, or_, select, update
 
 from services.database import Session, ago, insert_or, plain, utc_now
 from services.errors import Conflict, InvalidInput
@@ -189,6 +189,12 @@ def suppress(session: Session, address: str, *, now: datetime, reason: str = "by
     session.execute(put.on_conflict_do_update(index_elements=[Suppression.address], set_={"suppressed_at": now}))
     reply = f"the address is suppressed: {reason}"
     _end(session, func.lower(Mail.recipient) == address.lower(), state=MailState.SUPPRESSED, reply=reply, at=now)
+
+
+def bar(session: Session, mail_ids: Sequence[int]) -> int:
+    """End those of these messages that wait and whose addresses are suppressed, and return how many: that may happen during a try."""
+    listed = exists().where(Suppression.address == func.lower(Mail.recipient), Suppression.suppressed_at.is_not(None))
+    return _end(session, Mail.id.in_(mail_ids), listed, state=MailState.SUPPRESSED, reply="the address is suppressed", at=utc_now())
 
 
 def refused(session: Session, address: str, *, now: datetime) -> None:

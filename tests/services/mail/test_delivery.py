@@ -265,6 +265,28 @@ def test_rate_is_no_more_in_any_minute(rate):
     assert burst + int((timedelta(minutes=1) - timedelta(microseconds=1)) / gap) <= rate
 
 
+@pytest.mark.parametrize("answer", [LATER, AWAY, UNKNOWN])
+def test_address_that_is_suppressed_during_a_try_is_not_tried_again(session, answer):
+    class Suppressing(MemoryTransport):
+        def send(self, sender, recipient, content):
+            outbox.suppress(session, recipient, now=NOW)
+            return answer
+
+    mail_id, other = put(session, 1, recipient="Anna@school.example", sensitive=True), put(session, 2)
+    _, result = deliver(session, transport=Suppressing())
+    assert (row(session, mail_id).state, row(session, mail_id).body) == (MailState.SUPPRESSED, None)
+    assert (result["suppressed"], row(session, other).ended_at is None) == ((1, True) if answer is AWAY else (2, False))
+
+
+def test_address_that_is_suppressed_while_its_sender_dies_is_not_tried_again(session):
+    mail_id = put(session)
+    run, _ = die(session)
+    bury(session, run)
+    outbox.suppress(session, "person1@school.example", now=NOW)
+    delivery.clear_up(session, terms())
+    assert row(session, mail_id).state == MailState.SUPPRESSED
+
+
 class Dying(MemoryTransport):
     """Takes the message and dies before anybody hears of it."""
 

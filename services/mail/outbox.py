@@ -185,10 +185,11 @@ def cancel(session: Session, dedupe_keys: Sequence[str], *, now: datetime) -> in
 
 def suppress(session: Session, address: str, *, now: datetime, reason: str = "by hand") -> None:
     """Send nothing to an address any more; what is queued for it ends as suppressed."""
-    put = insert_or(session, Suppression).values(address=address.lower(), refusals=0, suppressed_at=now)
+    address = _listed(address)
+    put = insert_or(session, Suppression).values(address=address, refusals=0, suppressed_at=now)
     session.execute(put.on_conflict_do_update(index_elements=[Suppression.address], set_={"suppressed_at": now}))
     reply = f"the address is suppressed: {reason}"
-    _end(session, func.lower(Mail.recipient) == address.lower(), state=MailState.SUPPRESSED, reply=reply, at=now)
+    _end(session, func.lower(Mail.recipient) == address, state=MailState.SUPPRESSED, reply=reply, at=now)
 
 
 def bar(session: Session, mail_ids: Sequence[int]) -> int:
@@ -210,7 +211,16 @@ def refused(session: Session, address: str, *, now: datetime) -> None:
 
 def unsuppress(session: Session, address: str) -> bool:
     """Take an address off the suppression list, and say whether it was on it."""
-    return bool(_rows(session, delete(Suppression).where(Suppression.address == address.lower())))
+    return bool(_rows(session, delete(Suppression).where(Suppression.address == _listed(address))))
+
+
+def _listed(address: str) -> str:
+    """Return an address as a person writes it in the form that messages have."""
+    try:
+        valid = validate_email(address.strip(), check_deliverability=False)
+    except EmailNotValidError:
+        return address.strip().lower()
+    return f"{valid.local_part}@{valid.ascii_domain}".lower()
 
 
 def expire(session: Session) -> int:

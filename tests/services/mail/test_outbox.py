@@ -136,6 +136,15 @@ def test_suppressed_address_gets_nothing(session):
     assert row(session, put(session, 4, recipient="person1@school.example")).state == MailState.QUEUED
 
 
+@pytest.mark.parametrize("address", ["anna@bücher.example", "Anna@Bücher.Example", " anna@xn--bcher-kva.example\n"])
+def test_address_is_suppressed_however_it_is_written(session, address):
+    mail_id = put(session, 1, recipient="anna@bücher.example")
+    outbox.suppress(session, address, now=NOW)
+    later = put(session, 2, recipient="anna@bücher.example")
+    assert [row(session, number).state for number in (mail_id, later)] == [MailState.SUPPRESSED] * 2
+    assert outbox.unsuppress(session, address)
+
+
 def test_third_refusal_suppresses(session):
     waiting = put(session)
     for _ in range(outbox.SUPPRESSED_AFTER - 1):

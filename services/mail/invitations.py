@@ -35,7 +35,7 @@ def itip(vevent: str, method: Method, *, organizer: tuple[str, str], attendee: t
     """Return a calendar that invites one person to an event, or takes that back, with just the properties that the feeds have."""
     if uninvited and method == "CANCEL":
         # RFC 5546 §3.2.5: where the event itself is not cancelled, it says nothing of a status.
-        vevent = vevent.replace("STATUS:CONFIRMED\r\n", "")
+        vevent = vevent.replace("\r\nSTATUS:CONFIRMED\r\n", "\r\n")
     asked = {"PARTSTAT": "NEEDS-ACTION", "RSVP": "TRUE"} if method == "REQUEST" else {}
     people = _line("ORGANIZER", organizer) + _line("ATTENDEE", attendee, CUTYPE="INDIVIDUAL", ROLE="REQ-PARTICIPANT", **asked)
     head = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//Nightshift//Nightshift//EN\r\nCALSCALE:GREGORIAN\r\n"

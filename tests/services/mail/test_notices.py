@@ -448,6 +448,12 @@ def test_malformed_address_is_not_written_into_a_calendar(session, house):
     assert session.execute(select(Mail.state, Mail.body).where(Mail.kind == "invitation")).all() == [("failed", None)]
 
 
+def test_title_that_reads_as_a_status_stays():
+    vevent = "BEGIN:VEVENT\r\nSUMMARY:STATUS:CONFIRMED\r\nSTATUS:CONFIRMED\r\nEND:VEVENT\r\n"
+    calendar = itip(vevent, "CANCEL", organizer=("", "a@b.example"), attendee=("", "c@d.example"), uninvited=True)
+    assert calendar.count(b"STATUS:CONFIRMED") == calendar.count(b"\r\nSUMMARY:STATUS:CONFIRMED\r\n") == 1
+
+
 @pytest.mark.parametrize("name", ['Ann "A" Öz', "Müller; Anna: x, y", "a\r\nX-Y:1", "", "ü" * 90])
 def test_any_name_is_one_attendee(name):
     calendar = itip(

@@ -84,12 +84,16 @@ def tell(
     newest = select(EventNotice).where(EventNotice.event_id == event_id).order_by(EventNotice.version.desc()).limit(1)
     last = session.execute(newest).scalar_one_or_none()
     linked = select(EventUser.user_id).where(EventUser.event_id == event_id)
+    says, invited = content(session, event), set(session.execute(linked).scalars())
+    if says["cancelled"] and last is not None and last.content is not None:
+        # To what was cancelled before it was told that they are named, nobody was invited.
+        invited &= set(last.invited)
     new = EventNotice(
         event_id=event_id,
         version=1 if last is None else last.version + 1,
-        content=content(session, event),
+        content=says,
         readers=sorted(affected(session, event_id)),
-        invited=sorted(session.execute(linked).scalars()),
+        invited=sorted(invited),
         vevents={},
         told_at=run.now,
     )

@@ -421,6 +421,17 @@ def test_who_is_no_longer_named_is_uninvited_and_the_others_hear_nothing(session
     assert (method, vevent["SEQUENCE"], str(vevent["STATUS"])) == ("REQUEST", 2, "CONFIRMED")
 
 
+def test_who_is_named_and_cancelled_upon_at_once_was_never_invited(session, house):
+    event = house.published()
+    house.tell(event)
+    house.change(event, users=("guest@school.example",))
+    events.cancel(session, event.id, now=NOW)
+    assert house.tell(event)["guest"] == "event_cancelled"
+    events.restore(session, event.id, now=NOW)
+    assert house.tell(event)["guest"] == "invitation"
+    assert house.text("guest").startswith("You are invited to this event.\n")
+
+
 def test_uninvited_reader_whom_the_event_still_affects_hears_so(house):
     event = house.published(users=("ann@school.example",))
     house.tell(event)

@@ -28,8 +28,8 @@ TEMPLATES = Path(__file__).parent / "templates"
 # CLDR's plain `en` is American: months before days, and twelve hours.
 WRITTEN_AS = {Locale.ENGLISH: "en_GB"}
 
-# Controls but the newline, what overrides or isolates the direction of writing, and what is no character by itself.
-_UNWANTED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
+# Controls but tab and newline, what overrides or isolates the direction of writing, and what is no character by itself.
+_UNWANTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
 
 _INLINER = CSSInliner(load_remote_stylesheets=False)
 

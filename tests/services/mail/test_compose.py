@@ -194,6 +194,13 @@ def test_line_breaks_in_a_value_make_no_header():
     assert set(message_from_bytes(mail.as_bytes(), policy=default)) == {"From", "Subject", "MIME-Version", "Content-Type"}
 
 
+def test_tab_keeps_words_apart():
+    mail = welcome(MailRules(RULES.sender, "School\tof Arts", RULES.public_url, ZONE), name="Anna\tMuster")
+    text, html = bodies(mail)
+    assert (mail["Subject"], text.splitlines()[0]) == ("Welcome to School of Arts", "Hello Anna\tMuster,")
+    assert "<bdi>Anna\tMuster</bdi>" in html
+
+
 ENCODED = [
     "=?utf-8?q?x=0D=0ABcc=3A_all=40school.example?=",
     "=?utf-8?b?eA0KDQo8cD5hbm90aGVyIGJvZHk8L3A+?=",

@@ -59,8 +59,8 @@ class Settings(BaseSettings):
     sync_every: timedelta = Field(timedelta(hours=6), gt=timedelta(), description="how often all feeds are brought up to date")
     public_url: str = Field(
         "http://127.0.0.1:8000",
-        pattern=r"^https?://\S{1,180}$",
-        description="where people reach the feed server: calendars and links in mails",
+        pattern=r"^https?://[!-~]{1,180}$",  # what a header may hold
+        description="where people reach the feed server: calendars and links in mails; a host with other letters in its xn-- form",
     )
     link_secret: SecretStr = Field(
         SecretStr(PLACEHOLDER),

@@ -67,6 +67,7 @@ def test_secrets_are_not_shown():
         ({"worker_silent_after": "PT5S"}, "WORKER_SILENT_AFTER"),
         ({"feed_days_ahead": 0}, "feed_days_ahead"),
         ({"public_url": "calendar.school.example"}, "public_url"),
+        ({"public_url": "https://schüle.example"}, "public_url"),
         ({"web_bind": "8000"}, "web_bind"),
         ({"feed_store": Path(__file__)}, "is a file; name a folder"),
         ({"mail_url": "smtp://school@mail.school.example"}, "MAIL_PASSWORD is needed"),

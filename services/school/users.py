@@ -1,5 +1,6 @@
 """Users one by one; a whole school comes by services/school/loading.py, which sends nobody mail."""
 
+import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
 from zoneinfo import ZoneInfo
@@ -65,7 +66,9 @@ def request_key(session: Session, email: str, purpose: KeyPurpose, *, now: datet
 
 
 def _find(session: Session, email: str) -> int:
-    user_id = session.scalar(select(User.id).where(User.email == email.strip().lower()))
+    # Some keyboards write a letter and its accent as two characters; addresses are kept as one.
+    known = unicodedata.normalize("NFC", email).strip().lower()
+    user_id = session.scalar(select(User.id).where(User.email == known))
     if user_id is None:
         raise NotFound("nobody has this address")
     return user_id

@@ -90,6 +90,12 @@ def test_requests_for_a_user_wait_as_one_job_for_each_purpose(session):
     ]
 
 
+def test_address_is_found_however_its_accents_are_typed(session):
+    user_id = add(session, email="Zoë@school.example")
+    users.request_key(session, " zoe\N{COMBINING DIAERESIS}@SCHOOL.example", KeyPurpose.RESET_PASSWORD, now=NOW)
+    assert user_id in [args["user_id"] for kind, args in jobs(session) if kind == "mail.send_key"]
+
+
 def test_request_for_an_unknown_address_is_refused(session):
     with pytest.raises(NotFound):
         users.request_key(session, "nobody@school.example", KeyPurpose.RESET_PASSWORD, now=NOW)

@@ -152,6 +152,7 @@ def test_server_that_is_away_loses_nothing(tmp_path, kind):
         server.stop()
 
 
+@pytest.mark.timeout(300)
 def test_nothing_personal_is_to_be_seen(tmp_path):
     """Logs, arguments and results of jobs name no address, no body, no key."""
     key = "k3y-that-nobody-may-see"
@@ -160,7 +161,8 @@ def test_nothing_personal_is_to_be_seen(tmp_path):
         with any_installation("servers", tmp_path, **settings(server), log_level="DEBUG") as installation:
             installation.worker("--loglevel=DEBUG")
             put(installation, 100, sensitive=True, key=key)
-            installation.until(lambda: open_mails(installation) == 0)
+            # One in a hundred is put off four times in a row, now and then, and waits twice as long each time.
+            installation.until(lambda: open_mails(installation) == 0, seconds=200)
             with installation.boot.unit_of_work() as session:
                 enqueue(session, SweepMail(), now=installation.boot.now())
             installation.until(lambda: installation.open_jobs() == 0)

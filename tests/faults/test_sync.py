@@ -55,6 +55,10 @@ def test_killed_sync_ends_complete(tmp_path, kind):
             size = {"users": 2000, "classes": 80, "departments": 8, "events": 1000}
             demo.generate(session, **size, seed=1, zone=boot.rules.zone, now=now, today=now.date())
         worker = installation.worker()
+        # A worker whose children are killed before it stands gives up, and its supervisor starts it again. Here is none.
+        with boot.unit_of_work() as session:
+            job_id = enqueue(session, probe.Leave(), now=boot.now())
+        installation.ended(job_id)
         reader = Reader(installation)
         reader.start()
         killed = {"child": 0, "worker": 0}

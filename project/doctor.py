@@ -77,6 +77,10 @@ class Observer(Bootstrap):
         path = f"{Path(url.database or '').absolute().as_uri()}?mode=ro"
         return create_engine(url, creator=lambda: sqlite3.connect(path, uri=True, check_same_thread=False))
 
+    @cached_property
+    def _at_once(self) -> Engine:
+        return self.engine
+
 
 def examine(settings: Settings) -> list[dict[str, str]]:
     """Make every check that suits the settings, and return name, status, detail and remedy of each."""

@@ -191,6 +191,8 @@ def test_connections_cannot_write(engine):
     boot = Observer(make_settings(database_url=url))
     with pytest.raises(SQLAlchemyError, match=r"read-?only"), boot.read_only() as session:
         session.execute(text("delete from worker"))
+    with pytest.raises(SQLAlchemyError, match=r"read-?only"), boot.at_once() as connection:
+        connection.execute(text("delete from worker"))
     boot.disconnect()
 
 

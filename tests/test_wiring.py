@@ -5,8 +5,10 @@ import tempfile
 from pathlib import Path
 
 import pytest
+from kombu import Connection
 from sqlalchemy import event
 
+from project import redisbroker
 from project.celery import app
 from project.celeryconfig import QUEUES, configuration
 from project.filebroker import prune
@@ -100,6 +102,15 @@ def put_messages(folder: str, number: int) -> None:
         with connection.SimpleQueue("probe") as queue:
             for index in range(number):
                 queue.put({"index": index, "filler": "x" * 20_000})
+
+
+@pytest.mark.parametrize(
+    ("url", "tls"), [("redis://127.0.0.1:1/0", False), ("rediss://127.0.0.1:1/0?ssl_cert_reqs=required", True)]
+)
+def test_redis_is_spoken_to_by_our_transport(url, tls):
+    # The app's own `broker_transport` is the file broker's here.
+    connection = Connection(url)
+    assert (connection.get_transport_cls(), bool(connection.ssl)) == (redisbroker.Transport, tls)
 
 
 def test_file_broker_gives_whole_messages_to_many():

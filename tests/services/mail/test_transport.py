@@ -7,13 +7,12 @@ import subprocess
 from contextlib import closing
 from email.message import EmailMessage
 from email.policy import SMTP
-from time import process_time
 
 import pytest
 from aiosmtpd.smtp import AuthResult
 
 from services.errors import InvalidInput
-from services.mail.transport import FolderTransport, SmtpTransport, Verdict, open_transport
+from services.mail.transport import FolderTransport, SmtpTransport, Verdict, _said, open_transport
 from tests.faults.servers import free_port
 from tests.smtp import serving
 
@@ -97,9 +96,12 @@ def test_reply_is_kept_as_a_short_line_of_plain_text(reply, kept):
 
     with serving() as server, plain(server) as transport:
         server.handler.handle_RCPT = refuse
-        began = process_time()
         assert send(transport).reply == kept
-        assert process_time() - began < 1
+
+
+def test_no_reply_keeps_a_process_busy():
+    # Where every letter is searched from, this takes hours, and the test runs into its time limit.
+    assert _said("550 " + "x" * 2_000_000) == f"550 {'x' * 496}"
 
 
 def test_any_code_that_begins_with_two_is_a_yes():

@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 COMPOSE = docker compose
+# The distributions that lie here and are installed in place: each folder after those that it depends on.
+EDITABLES = .
 
 .DEFAULT_GOAL := help
 .PHONY: help demo dev test check format bench faults oracles messages up down logs lock clean
@@ -52,9 +54,10 @@ messages: $(VENV)/.dev ## bring the catalogues up to date with the texts in code
 			--input-file build/nightshift.pot --locale $$language --output-file services/locales/$$language/nightshift.po || exit 1; \
 	done
 
-lock: $(VENV)/.dev ## pin every dependency anew, with hashes
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --upgrade --group build pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --constraint requirements.txt --group build --group dev --extra telemetry pyproject.toml -o requirements-dev.txt
+lock: $(VENV)/.installer ## pin every dependency anew, with hashes; `make lock UPGRADE=` keeps the versions that are pinned
+	$(LOCK) --group installer --output-file requirements-installer.txt
+	$(LOCK) --group build $(PYPROJECTS) --output-file requirements.txt
+	$(LOCK) --constraint requirements.txt --group build --group dev --extra telemetry $(PYPROJECTS) --output-file requirements-dev.txt
 
 clean: ## remove the environment and everything that was made
 	rm -rf $(VENV) var build *.egg-info
@@ -84,15 +87,29 @@ logs: ## follow what the containers say
 
 # --- the environment ---
 
-$(VENV)/.run: requirements.txt pyproject.toml
+# Whatever pip the system has, it installs one thing: the installer, which then installs the rest. What is asked for with extras is locked
+# with them (`kombu[redis]`), or a pip before 23.3 would look for a release of its own.
+PYPROJECTS = $(patsubst ./%,%,$(EDITABLES:%=%/pyproject.toml))
+INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
+# uv trusts the certificates that it brings; where the system has some, those, among which may be a company's. With none it would not start.
+export UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/cert.pem /etc/ssl/ca-bundle.pem /etc/ssl/certs/ca-*),true,false)
+UPGRADE = --upgrade
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header $(UPGRADE)
+
+# A venv without pip is completed: Debian leaves one where python3-venv is missing, and uv makes such.
+$(VENV)/.installer: requirements-installer.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-installer.txt
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.installer requirements.txt $(PYPROJECTS)
 	@echo "installing into $(VENV) …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(INSTALL) --require-hashes --requirement requirements.txt
+	@$(INSTALL) --no-deps --no-build-isolation $(EDITABLES:%=--editable %)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	@echo "installing the developer's tools …"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	@$(INSTALL) --require-hashes --requirement requirements-dev.txt
 	@touch $@

@@ -1,0 +1,41 @@
+"""The Celery app of a project: `App("project.celery", Composition([...]))`.
+
+`celery -A project worker|beat|flower` and the commands beside them find it in the project's
+celery.py. It holds what a process of this project needs: the components and the runtime.
+"""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from celery import Celery
+
+from nightshift.celery import logs, redisbroker, steps, telemetry
+from nightshift.celery.configuration import build_configuration
+from nightshift.celery.publisher import CALLER_PATIENCE, Publisher
+from nightshift.component import Composition
+from nightshift.runtime import Runtime
+
+
+class App(Celery):
+    """A Celery app with a ledger.
+
+    `name` is the module that holds the app; a worker's keeper imports it. `values` are settings
+    that override the environment's. Raises ValueError when two components claim the same name, and
+    pydantic.ValidationError, which names the setting, when a setting is wrong.
+    """
+
+    def __init__(self, name: str, composition: Composition, **values: Any) -> None:
+        super().__init__(name)
+        self.composition = composition
+        # The id of the worker that this process is, or was forked from.
+        self.worker_id: UUID = uuid4()
+        self.runtime: Runtime = composition.runtime(
+            publisher=Publisher(self, CALLER_PATIENCE),
+            trace=telemetry.read_trace_headers,
+            given={App: self},
+            **values,
+        )
+        self.conf.update(build_configuration(self.runtime.settings, composition))
+        logs.install(self.runtime.settings)
+        redisbroker.install()
+        steps.install(self)

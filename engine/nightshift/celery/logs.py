@@ -1,0 +1,87 @@
+"""Logs: one line for each event, for people or for machines.
+
+Every line that is written while a job runs has the task's name and the job's id.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+from celery import current_app, signals
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.json import JsonFormatter
+
+from nightshift.settings import Settings
+
+_current: ContextVar[tuple[str, str] | None] = ContextVar("current", default=None)
+
+CONSOLE = logging.Formatter("%(asctime)s %(levelname)-7s %(process)d %(message)s%(job_suffix)s")
+JSON = JsonFormatter(
+    ["levelname", "name", "process", "message"],
+    timestamp="time",
+    rename_fields={"levelname": "level", "name": "logger"},
+    reserved_attrs=[*RESERVED_ATTRS, "job_suffix", "data"],
+)
+
+
+@contextmanager
+def job_context(task: str, job: str) -> Iterator[None]:
+    """Put the task's name and the job's id on every line that is logged inside."""
+    token = _current.set((task, job))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def install(settings: Settings) -> None:
+    """Let `setup` configure the logs of worker and beat. Celery configures other commands' logs.
+
+    Of several apps in a process, the settings of the newest count.
+    """
+    signals.setup_logging.disconnect(dispatch_uid=__name__)
+    signals.setup_logging.connect(partial(_setup, settings), weak=False, dispatch_uid=__name__)
+
+
+def setup(log_format: str, level: int | str) -> None:
+    """Log to standard error in the given format."""
+    handler = logging.StreamHandler()
+    handler.addFilter(_add_job)
+    handler.addFilter(_drop_repeated)
+    handler.setFormatter(JSON if log_format == "json" else CONSOLE)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # Only warnings of these: they log every message.
+    for noisy in ("celery.worker.strategy", "celery.beat", "kombu", "amqp"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def _setup(settings: Settings, loglevel: int | str | None = None, **_: Any) -> None:
+    # The command line's level, where it is given. Celery passes WARNING where it is not.
+    chosen = (
+        loglevel
+        if loglevel and loglevel not in ("WARNING", logging.WARNING)
+        else settings.log_level
+    )
+    setup(settings.log_format, chosen)
+
+
+def _add_job(record: logging.LogRecord) -> bool:
+    current = _current.get()
+    record.job_suffix = ""
+    if current is not None:
+        record.task, record.job = current
+        record.job_suffix = f" task={current[0]} job={current[1]}"
+    return True
+
+
+def _drop_repeated(record: logging.LogRecord) -> bool:
+    # task.py logs a job's start and end, so Celery's lines would repeat it. Those of plain tasks
+    # stay.
+    if record.name != "celery.app.trace":
+        return True
+    return getattr(record, "data", {}).get("name") not in current_app.composition.kinds

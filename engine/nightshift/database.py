@@ -1,0 +1,340 @@
+"""The base of all models, instants, the database's clock, and engines.
+
+`make_engine` opens a database as the ledger needs it: in UTC, with a statement timeout, and on
+SQLite with transactions that declare at their start whether they write.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from functools import partial
+from operator import methodcaller
+from pathlib import Path
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    DateTime,
+    Dialect,
+    Engine,
+    Enum,
+    Float,
+    Index,
+    MetaData,
+    String,
+    create_engine,
+    event,
+    inspect,
+    literal,
+    make_url,
+    select,
+    text,
+    type_coerce,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.sql.expression import FunctionElement
+from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from nightshift.errors import Conflict, NotFound
+
+# Seconds. Below every time limit of a job: a query ends before the worker kills the process that
+# waits for it.
+STATEMENT_TIMEOUT = 30
+SQLITE_BUSY_TIMEOUT = 20
+CONNECT_TIMEOUT = 5
+
+# A connection that was idle for more seconds is tested before it is used.
+PING_AFTER_IDLE = 1.0
+
+# Connections that a pool keeps open. A worker's process uses one or two at once, the web server one
+# for each thread.
+POOL_SIZE = 4
+
+__all__ = [
+    "LONGEST_LIST",
+    "POOL_SIZE",
+    "Base",
+    "Reader",
+    "Session",
+    "UtcDateTime",
+    "ago",
+    "batched",
+    "choice",
+    "committed_lazily",
+    "insert_or",
+    "make_engine",
+    "partial_index",
+    "plain",
+    "read_clock",
+    "reader",
+    "resolve",
+    "seconds_between",
+    "upsert",
+    "utc_now",
+]
+
+T = TypeVar("T")
+
+# Longer lists of ids are split, or not used: databases limit a statement's parameters.
+LONGEST_LIST = 5_000
+
+
+class Base(DeclarativeBase):
+    """The base of all models. Every constraint has a name, which a migration needs to change it."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An instant: aware in Python, `timestamptz` on Postgres, UTC text with microseconds on SQLite.
+
+    Such texts sort by time. Raises ValueError for a datetime without a time zone.
+    """
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"a datetime without a time zone was given for an instant: {value!r}")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class _ByDialect(FunctionElement[T]):
+    """An expression that each database writes in its own way; {} stands for an argument."""
+
+    _traverse_internals = [  # noqa: RUF012 - SQLAlchemy's: what makes two expressions the same
+        *FunctionElement._traverse_internals,  # noqa: SLF001 - as above
+        ("postgresql", InternalTraversal.dp_string),
+        ("sqlite", InternalTraversal.dp_string),
+    ]
+
+    def __init__(
+        self, result: TypeEngine[T], *arguments: Any, postgresql: str, sqlite: str
+    ) -> None:
+        super().__init__(*arguments)
+        self.type, self.postgresql, self.sqlite = result, postgresql, sqlite
+
+
+@compiles(_ByDialect)
+def _compile(element: _ByDialect[Any], compiler: Any, **options: Any) -> str:
+    on_postgres = compiler.dialect.name == "postgresql"
+    arguments = [compiler.process(clause, **options) for clause in element.clauses]
+    return (element.postgresql if on_postgres else element.sqlite).format(*arguments)
+
+
+def utc_now() -> ColumnElement[datetime]:
+    """Return the database's clock. All workers use it, so they agree on what is due."""
+    return _ByDialect(
+        UtcDateTime(),
+        # now() is the start of the transaction, which may have waited for a lock since then.
+        # clock_timestamp() is volatile: a condition with it would not use an index.
+        postgresql="statement_timestamp()",
+        sqlite="(strftime('%Y-%m-%d %H:%M:%f', 'now') || '000')",
+    )
+
+
+def read_clock(session: Session) -> datetime:
+    """Return the time by the database's clock."""
+    return session.execute(select(utc_now())).scalar_one()
+
+
+def ago(span: timedelta) -> ColumnElement[datetime]:
+    """Return the database's clock minus a span."""
+    return _ByDialect(
+        UtcDateTime(),
+        literal(span.total_seconds(), Float),
+        postgresql="(statement_timestamp() - make_interval(secs => {}))",
+        sqlite="(strftime('%Y-%m-%d %H:%M:%f', 'now', '-' || {} || ' seconds') || '000')",
+    )
+
+
+def seconds_between(earlier: Any, later: Any) -> ColumnElement[float]:
+    """Return the seconds from one instant to a later one. SQLite counts milliseconds."""
+    return _ByDialect(
+        Float(),
+        earlier,
+        later,
+        postgresql="(extract(epoch from {1} - {0})::double precision)",
+        sqlite="((julianday({1}) - julianday({0})) * 86400.0)",
+    )
+
+
+def committed_lazily() -> ColumnElement[str]:
+    """Return what lets the transaction's commit not wait for the disk, once it is selected.
+
+    When the database's server crashes right after it, the transaction may be lost; nothing else is.
+    """
+    return _ByDialect(
+        String(),
+        postgresql="set_config('synchronous_commit', 'off', true)",
+        sqlite="null",  # in WAL mode SQLite does not wait
+    )
+
+
+def insert_or(session: Session, model: type[Base]) -> Any:
+    """Return an INSERT that has `on_conflict_do_nothing` and `on_conflict_do_update`."""
+    on_postgres = session.get_bind().dialect.name == "postgresql"
+    return postgresql.insert(model) if on_postgres else sqlite.insert(model)
+
+
+def upsert(session: Session, model: type[Base], rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows with the same columns. A row whose primary key exists is overwritten."""
+    statement = insert_or(session, model)
+    keys = statement.table.primary_key.columns
+    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys}
+    session.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), rows)
+
+
+def resolve(session: Session, model: type[Base], prefix: str, *, digits: int = 1) -> UUID:
+    """Return the id of the row whose id begins with `prefix`, which has at least `digits` digits.
+
+    Raises NotFound when there is none, Conflict when there are several.
+    """
+    noun, beginning = model.__tablename__, prefix.lower().replace("-", "")
+    hexadecimal = set(beginning) <= set("0123456789abcdef")
+    if not digits <= len(beginning) <= 32 or not hexadecimal:  # noqa: PLR2004 - a UUID's length
+        raise NotFound(
+            f"{prefix!r} is not the id of any {noun}: ids are hexadecimal; give all of it, or at"
+            f" least {digits} of its first digits"
+        )
+    first, last = UUID(beginning.ljust(32, "0")), UUID(beginning.ljust(32, "f"))
+    # A range: both databases use the primary key's index for it.
+    key = inspect(model).primary_key[0]
+    ids: Sequence[UUID] = session.scalars(
+        select(key).where(key.between(first, last)).order_by(key).limit(2)
+    ).all()
+    if not ids:
+        raise NotFound(f"no {noun}'s id begins with {prefix}")
+    if len(ids) > 1:
+        raise Conflict(f"several {noun}s' ids begin with {prefix}: give more digits")
+    return ids[0]
+
+
+def plain(column: Any) -> ColumnElement[Any]:
+    """Select an enum's column as plain text, which is equal to the member.
+
+    Over thousands of rows that is much faster.
+    """
+    return type_coerce(column, String).label(column.key)
+
+
+Reader = Callable[[Any], Sequence[Any]]
+
+
+def reader(session: Session) -> Reader:
+    """Return a function that executes a SELECT and returns all its rows, without the ORM.
+
+    Over tens of thousands of rows that is much faster.
+    """
+    connection = session.connection()
+    return lambda statement: connection.execute(statement).all()
+
+
+def batched(items: Sequence[T], size: int) -> Iterator[tuple[T, ...]]:
+    """Return the items in tuples of `size`; the last tuple may be shorter."""
+    return (tuple(items[at : at + size]) for at in range(0, len(items), size))
+
+
+def choice(values: type[StrEnum]) -> Enum:
+    """Return the type of a column that stores an enum's values, with a CHECK constraint."""
+    return Enum(
+        values,
+        native_enum=False,
+        create_constraint=True,
+        length=20,
+        name=values.__name__.lower(),
+        values_callable=lambda enum: [member.value for member in enum],
+    )
+
+
+def partial_index(name: str, *columns: str, where: str) -> Index:
+    """Return an index of the rows that fit a condition."""
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
+
+
+def make_engine(url: str, *, password: str | None = None, **options: Any) -> Engine:
+    """Return an engine for a database. It connects when it is first used.
+
+    `password` is used where the URL has none. `options` are SQLAlchemy's. The folder of an SQLite
+    file is created.
+    """
+    address = make_url(url)
+    # hide_parameters: they hold tokens and addresses, and exceptions are logged and stored.
+    options = {"hide_parameters": True, **options}
+    if address.get_backend_name() == "sqlite":
+        if address.database:
+            Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+        arguments: dict[str, Any] = {"timeout": SQLITE_BUSY_TIMEOUT, "check_same_thread": False}
+        engine = create_engine(address, connect_args=arguments, **options)
+        event.listen(engine, "connect", _open_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    if password and address.password is None:
+        address = address.set(password=password)
+    arguments = {
+        "options": f"-c statement_timeout={STATEMENT_TIMEOUT}s -c timezone=UTC"
+        " -c client_encoding=UTF8",
+        "connect_timeout": CONNECT_TIMEOUT,
+        "application_name": "nightshift",
+    }
+    engine = create_engine(address, connect_args=arguments, pool_size=POOL_SIZE, **options)
+    event.listen(engine, "checkin", _note_checkin)
+    event.listen(engine, "checkout", partial(_ping_after_idleness, engine.dialect))
+    return engine
+
+
+def _note_checkin(_connection: Any, record: Any) -> None:
+    record.info["given_back"] = time.monotonic()
+
+
+def _ping_after_idleness(dialect: Dialect, connection: Any, record: Any, _proxy: Any) -> None:
+    # Notice a restarted database when a connection is taken from the pool, not in the middle of a
+    # job. SQLAlchemy's own pre-ping would test each time, twice a job.
+    if time.monotonic() - record.info.get("given_back", math.inf) > PING_AFTER_IDLE:
+        try:
+            dialect.do_ping(connection)
+        except psycopg.Error as error:
+            raise DisconnectionError from error
+
+
+def _open_sqlite(connection: Any, _record: Any) -> None:
+    # sqlite3 must not begin transactions by itself: `_begin_sqlite` does.
+    connection.isolation_level = None
+    # Text that other programs wrote may hold bytes that are not UTF-8; one such row must not make
+    # its whole table unreadable.
+    connection.text_factory = methodcaller("decode", "utf-8", "replace")
+    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # IMMEDIATE waits until it may write. A DEFERRED transaction that reads first and writes later
+    # fails at once when another writes, whatever the busy timeout.
+    mode = connection.get_execution_options().get("sqlite_begin", "DEFERRED")
+    connection.exec_driver_sql(f"BEGIN {mode}")

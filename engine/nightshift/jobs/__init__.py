@@ -1,0 +1,34 @@
+"""The job ledger: a row for each job. The table is the truth; a broker's message only names a row.
+
+    scheduled ──due──> queued ──claim──> running ──> succeeded
+        ^                                  │ ├────> waiting    for children; then succeeded | failed
+        │                                  │ ├────> failed     no attempt left, or a permanent error
+        └── retry, snooze, dead worker ────┘ ├────> discarded  its arguments or kind are not valid
+     held <──> queued | scheduled            └────> cancelled
+
+Each module makes these changes of state:
+
+    enqueue.py   inserts a row: queued, or scheduled when it has a time of its own
+    relay.py     scheduled → queued, when due; decides which queued rows the broker is told of
+    claims.py    queued → running; running → every other state. Each write checks the claim
+    batches.py   waiting → succeeded | failed, when the last child has ended
+    rescue.py    running → scheduled | failed, when the worker is dead
+    care.py      what a person may do: cancel, retry, hold, release
+"""
+
+from nightshift.jobs.args import Backoff, JobArgs, Rate
+from nightshift.jobs.enqueue import enqueue, enqueue_many
+from nightshift.jobs.run import Cancel, Discard, Outcome, Run, Snooze
+
+__all__ = [
+    "Backoff",
+    "Cancel",
+    "Discard",
+    "JobArgs",
+    "Outcome",
+    "Rate",
+    "Run",
+    "Snooze",
+    "enqueue",
+    "enqueue_many",
+]

@@ -1,0 +1,316 @@
+"""What a person may do to jobs: cancel, retry, hold, release, pause, resume, clear, prune.
+
+insight.py has what a person may read. Every update names the states that it expects, so it does not
+overrule a worker that was faster. Locks are taken in the order of claims.py: child before parent.
+Bulk work skips rows that another transaction has locked; the next call takes them.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+from sqlalchemy import Row, and_, case, delete, exists, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import InstrumentedAttribute, aliased
+
+from nightshift.database import Session, batched, insert_or
+from nightshift.errors import Conflict, InvalidInput
+from nightshift.jobs import batches
+from nightshift.jobs.args import Kinds
+from nightshift.jobs.models import ENDED, NOT_STARTED, Job, JobState, PausedQueue
+from nightshift.jobs.run import UnitOfWork, repeat
+
+# Rows a statement and a transaction: transactions stay short, and databases limit parameters.
+BATCH = 1_000
+
+Locked = Row[UUID, UUID | None, datetime | None]
+Ended = Row[UUID, str, dict[str, Any]]
+
+
+def cancel(session: Session, ids: Iterable[UUID]) -> list[UUID]:
+    """Cancel jobs that have not ended, and all their open children; return the ids of all these.
+
+    A running body gets LostClaim from its next `progress` or from its finish. The follow-up of a
+    cancelled batch never runs.
+    """
+    roots = list(ids)
+    while True:
+        savepoint = session.begin_nested()
+        levels = _open_tree(session, roots)
+        # By id: a child may also be one of `ids`.
+        rows = {row.id: row for level in reversed(levels) for row in _lock_open(session, level)}
+        if all(job_id in rows for level in _open_tree(session, roots) for job_id in level):
+            savepoint.commit()
+            return _end(session, list(rows.values()))
+        # A batch grew while we took its locks. Release them: the new children must be locked before
+        # their parent.
+        savepoint.rollback()
+
+
+def clear(
+    session: Session, *, queue: str | None = None, kind: str | None = None, limit: int = BATCH
+) -> int:
+    """Cancel up to `limit` jobs of a queue or kind that have not started, and return how many.
+
+    Call it until it returns 0. Raises ValueError without a queue or kind: that would be every job.
+    """
+    if queue is None and kind is None:
+        raise ValueError("clear needs a queue or a kind")
+    which = [
+        column == value
+        for column, value in ((Job.queue, queue), (Job.kind, kind))
+        if value is not None
+    ]
+    waiting = select(Job.id, Job.parent_id, Job.counted_at).where(
+        *which, Job.state.in_(NOT_STARTED)
+    )
+    free = waiting.order_by(Job.id).limit(limit).with_for_update(skip_locked=True)
+    # When only locked rows are left, wait for one of them. We hold no lock then, so this cannot
+    # deadlock.
+    rows = session.execute(free).all() or session.execute(waiting.limit(1).with_for_update()).all()
+    return len(_end(session, rows))
+
+
+def _open_tree(session: Session, roots: Iterable[UUID]) -> list[list[UUID]]:
+    """Return the open jobs among `roots`, their open children, and so on: a list a generation."""
+    levels: list[list[UUID]] = []
+    column: InstrumentedAttribute[Any] = Job.id
+    among = list(roots)
+    while among:
+        found: list[Any] = []
+        for some in batched(among, BATCH):
+            found += session.execute(
+                select(Job.id, Job.state).where(column.in_(some), Job.state.not_in(ENDED))
+            )
+        levels.append([row.id for row in found])
+        # Only a waiting job has open children that others can see.
+        column, among = Job.parent_id, [row.id for row in found if row.state == JobState.WAITING]
+    return levels
+
+
+def _lock_open(session: Session, ids: Iterable[UUID]) -> Iterator[Locked]:
+    for some in batched(sorted(ids), BATCH):
+        still_open = select(Job.id, Job.parent_id, Job.counted_at).where(
+            Job.id.in_(some), Job.state.not_in(ENDED)
+        )
+        yield from session.execute(still_open.order_by(Job.id).with_for_update())
+
+
+def _end(session: Session, rows: Sequence[Locked]) -> list[UUID]:
+    """Cancel locked rows and count each in its parent, unless it was counted before a retry."""
+    ids = [row.id for row in rows]
+    cancelled = {
+        **batches.build_ended_columns(JobState.CANCELLED),
+        "claim_id": None,
+        "follow_up": None,
+    }
+    for some in batched(ids, BATCH):
+        _change(session, Job.id.in_(some), Job.state.not_in(ENDED), **cancelled)
+    uncounted = Counter(
+        row.parent_id for row in rows if row.parent_id is not None and row.counted_at is None
+    )
+    for parent_id, number in sorted(uncounted.items()):
+        if number > 1:
+            # All but the last in one statement: in one transaction, each update of the same row is
+            # slower than the one before.
+            open_, failed = Job.children_open - (number - 1), Job.children_failed + (number - 1)
+            _change(session, Job.id == parent_id, children_open=open_, children_failed=failed)
+        batches.record_child_end(session, parent_id, failed=True)
+    return ids
+
+
+def retry(session: Session, ids: Iterable[UUID], *, kinds: Kinds, now: datetime) -> list[UUID]:
+    """Schedule jobs that have ended, with all their attempts, and return their ids.
+
+    Errors and log lines stay. A child's parent has counted the child's first end: it does not wait
+    for the retry, and its state does not change.
+
+    Raises:
+        Conflict: another open job has the unique key; the message names it.
+        InvalidInput: no component declares the kind, or the arguments are no longer valid.
+
+    """
+    done = []
+    for some in batched(list(ids), BATCH):
+        ended = select(Job.id, Job.kind, Job.args).where(Job.id.in_(some), Job.state.in_(ENDED))
+        for row in session.execute(ended.order_by(Job.id).with_for_update()).all():
+            holder = _schedule_again(session, row, kinds=kinds, now=now)
+            if holder is not None:
+                raise Conflict(
+                    f"job {row.id} cannot run again:"
+                    f" job {holder} has its unique key and has not ended"
+                )
+            done.append(row.id)
+    return done
+
+
+def retry_failed(session: Session, kind: str, *, kinds: Kinds, now: datetime) -> int:
+    """Schedule every failed job of a kind, with all its attempts, and return how many.
+
+    Of jobs with the same unique key only the newest is scheduled, and only where no open job has
+    the key. Raises InvalidInput as `retry` does.
+    """
+    failed = (Job.kind == kind, Job.state == JobState.FAILED)
+    if kind in kinds and kinds[kind].policy.unique_by is None:
+        return _change(session, *failed, **_restart(now))
+    newest_first = (
+        select(Job.id, Job.kind, Job.args)
+        .where(*failed)
+        .order_by(Job.finished_at.desc())
+        .with_for_update()
+    )
+    return sum(
+        _schedule_again(session, row, kinds=kinds, now=now) is None
+        for row in session.execute(newest_first).all()
+    )
+
+
+def _schedule_again(session: Session, row: Ended, *, kinds: Kinds, now: datetime) -> UUID | None:
+    """Schedule an ended row, or return the id of the open job that has its unique key."""
+    if row.kind not in kinds:
+        raise InvalidInput(
+            f"job {row.id} cannot run again: no component declares the kind {row.kind!r} any more"
+        )
+    try:
+        key = kinds[row.kind].from_row(row.args).unique_key(now)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"job {row.id} cannot run again: its arguments are no longer valid: {error}"
+        ) from error
+    try:
+        with session.begin_nested():
+            ended = (Job.id == row.id, Job.state.in_(ENDED))
+            _change(session, *ended, **_restart(now), unique_key=key)
+    except IntegrityError:
+        holder: UUID | None = session.execute(select(Job.id).where(Job.unique_key == key)).scalar()
+        # Where there is none now, it ended between the two statements: try again.
+        return holder or _schedule_again(session, row, kinds=kinds, now=now)
+    return None
+
+
+def _restart(now: datetime) -> dict[str, Any]:
+    """Return what to write when an ended job becomes one that has never run."""
+    empty = dict.fromkeys((
+        "sent_at", "finished_at", "claim_id", "worker_id", "pid", "result", "follow_up",
+        "push_until", "progress_done", "progress_total",
+    ))  # fmt: skip
+    counts = {"attempt": 0, "children": 0, "children_open": 0, "children_failed": 0}
+    return {**empty, **counts, "state": JobState.SCHEDULED, "run_at": now}
+
+
+def hold(session: Session, ids: Iterable[UUID]) -> list[UUID]:
+    """Keep jobs that have not started from starting; return the ids of those held now.
+
+    They stay held until they are released.
+    """
+    held = update(Job).where(
+        Job.id.in_(list(ids)), Job.state.in_((JobState.SCHEDULED, JobState.QUEUED))
+    )
+    return list(
+        session.execute(held.values(state=JobState.HELD, sent_at=None).returning(Job.id)).scalars()
+    )
+
+
+def release(session: Session, ids: Iterable[UUID], *, now: datetime) -> list[UUID]:
+    """Let held jobs run when they are due; return the ids of those released."""
+    state = case((Job.run_at <= now, JobState.QUEUED), else_=JobState.SCHEDULED)
+    released = (
+        update(Job)
+        .where(Job.id.in_(list(ids)), Job.state == JobState.HELD)
+        .values(state=state, sent_at=None)
+    )
+    return list(
+        session.execute(
+            released.returning(Job.id).execution_options(synchronize_session=False)
+        ).scalars()
+    )
+
+
+def pause(session: Session, queue: str, *, now: datetime) -> bool:
+    """Start no job of a queue until it is resumed. Return False when it was already paused.
+
+    Jobs that run go on.
+    """
+    paused = (
+        insert_or(session, PausedQueue).values(queue=queue, paused_at=now).on_conflict_do_nothing()
+    )
+    return session.execute(paused.returning(PausedQueue.queue)).scalar() is not None
+
+
+def resume(session: Session, queue: str) -> bool:
+    """Start the jobs of a paused queue again. Return False when it was not paused."""
+    if session.execute(delete(PausedQueue).where(PausedQueue.queue == queue)).rowcount == 0:  # type: ignore[attr-defined]
+        return False
+    # Workers dropped the messages that arrived meanwhile. Jobs that are marked as unsent are sent
+    # at the relay's next look; others only after it notices that their messages are lost.
+    _change(
+        session,
+        Job.queue == queue,
+        Job.state == JobState.QUEUED,
+        Job.sent_at.is_not(None),
+        sent_at=None,
+    )
+    return True
+
+
+def prune(
+    session: Session, keep: Mapping[JobState, timedelta], *, now: datetime, limit: int = BATCH
+) -> int:
+    """Delete up to `limit` jobs that ended longer ago than `keep` says for their state.
+
+    Return how many; call it until that is 0. Children of an open batch, parents that still have
+    children, and the last successful job of each kind stay.
+    """
+    parent, child = aliased(Job), aliased(Job)
+    old = [
+        and_(Job.state == state, Job.finished_at < now - age)
+        for state, age in keep.items()
+        if state in ENDED
+    ]
+    prunable = select(Job.id, Job.kind).where(
+        or_(*old),
+        Job.finished_at.is_not(None),
+        Job.unique_key.is_(None),
+        ~exists().where(child.parent_id == Job.id),
+        ~exists().where(parent.id == Job.parent_id, parent.state.not_in(ENDED)),
+    )
+    rows = session.execute(prunable.limit(limit).with_for_update(skip_locked=True, of=Job)).all()
+    spared = {_find_last_good(session, kind) for kind in {row.kind for row in rows}}
+    ids = [row.id for row in rows if row.id not in spared]
+    session.execute(delete(Job).where(Job.id.in_(ids)).execution_options(synchronize_session=False))
+    return len(ids)
+
+
+def _find_last_good(session: Session, kind: str) -> UUID | None:
+    # By start, not by end: there is an index on kind and start.
+    good = select(Job.id).where(
+        Job.kind == kind, Job.state == JobState.SUCCEEDED, Job.started_at.is_not(None)
+    )
+    return session.execute(good.order_by(Job.started_at.desc()).limit(1)).scalar()
+
+
+def prune_all(
+    unit_of_work: UnitOfWork, *, succeeded: timedelta, failed: timedelta, now: datetime
+) -> int:
+    """Prune until nothing is left to prune, in transactions of BATCH jobs; return how many.
+
+    `succeeded` and `failed` as in `build_retention`.
+    """
+    keep = build_retention(succeeded=succeeded, failed=failed)
+    return repeat(unit_of_work, partial(prune, keep=keep, now=now))
+
+
+def build_retention(*, succeeded: timedelta, failed: timedelta) -> dict[JobState, timedelta]:
+    """Return how long each ended state is kept; `failed` is for all but `succeeded`."""
+    return {state: succeeded if state == JobState.SUCCEEDED else failed for state in ENDED}
+
+
+def _change(session: Session, *which: Any, **values: Any) -> int:
+    changed = session.execute(
+        update(Job).where(*which).values(values).execution_options(synchronize_session=False)
+    )
+    return int(changed.rowcount)  # type: ignore[attr-defined]

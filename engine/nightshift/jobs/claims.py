@@ -1,0 +1,287 @@
+"""Claim a job, and write its progress and end.
+
+A write without a valid claim changes nothing and raises LostClaim.
+"""
+
+import traceback
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import (
+    Connection,
+    Integer,
+    Update,
+    bindparam,
+    case,
+    func,
+    insert,
+    null,
+    select,
+    update,
+)
+
+from nightshift.database import Session, committed_lazily, read_clock, utc_now
+from nightshift.errors import PermanentError
+from nightshift.jobs import batches
+from nightshift.jobs.models import TABLE, Job, JobLog, JobState, PausedQueue
+from nightshift.jobs.session import single_statement
+
+LONGEST_TRACEBACK = 10_000
+LONGEST_MESSAGE = 2_000
+
+_READ = (
+    "kind",
+    "args",
+    "attempt",
+    "max_attempts",
+    "started_at",
+    "run_at",
+    "parent_id",
+    "counted_at",
+    "trace",
+)
+
+
+class LostClaim(PermanentError):
+    """The job was cancelled, or its worker was thought dead and another worker runs it.
+
+    What this run did in the database must not be committed.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to run one attempt of one job, and that job's row as it was when it was claimed."""
+
+    job_id: UUID
+    claim_id: UUID
+    kind: str
+    args: dict[str, Any]
+    attempt: int
+    max_attempts: int
+    started_at: datetime
+    run_at: datetime
+    parent_id: UUID | None
+    counted: bool
+    trace: dict[str, str] | None
+
+    @classmethod
+    def of(cls, row: Any, *, job_id: UUID, claim_id: UUID) -> "Claim":
+        """Make the claim on a job from its row."""
+        return cls(
+            job_id=job_id,
+            claim_id=claim_id,
+            kind=row.kind,
+            args=row.args,
+            attempt=row.attempt,
+            max_attempts=row.max_attempts,
+            started_at=row.started_at,
+            run_at=row.run_at,
+            parent_id=row.parent_id,
+            counted=row.counted_at is not None,
+            trace=row.trace,
+        )
+
+
+@dataclass(slots=True)
+class Notes:
+    """The progress and the log lines of a body that are not yet written."""
+
+    done: int | None = None
+    total: int | None = None
+    lines: list[tuple[datetime, str]] = field(default_factory=list)
+
+
+# Built once: to build this statement takes longer than to execute it.
+_CLAIM = (
+    update(TABLE)
+    .where(
+        TABLE.c.id == bindparam("job_id"),
+        TABLE.c.state == JobState.QUEUED,
+        TABLE.c.queue.not_in(select(PausedQueue.queue)),
+    )
+    .values(
+        state=JobState.RUNNING,
+        attempt=TABLE.c.attempt + 1,
+        claim_id=bindparam("claim"),
+        worker_id=bindparam("worker"),
+        pid=bindparam("process"),
+        started_at=utc_now(),
+        unique_key=case((TABLE.c.unique_until_started, null()), else_=TABLE.c.unique_key),
+    )
+    # A claim need not survive a crash of the database: the run does not either, and the row is then
+    # still queued.
+    .returning(*(TABLE.c[name] for name in _READ), committed_lazily())
+)
+_HELD = (
+    TABLE.c.id == bindparam("held_job"),
+    TABLE.c.claim_id == bindparam("held_claim"),
+    TABLE.c.state == JobState.RUNNING,
+)
+_END = (
+    update(TABLE)
+    .where(*_HELD)
+    .values(
+        **batches.build_ended_columns(bindparam("end_state", type_=TABLE.c.state.type)),
+        result=bindparam("outcome", type_=TABLE.c.result.type),
+        progress_done=func.coalesce(bindparam("done", type_=Integer), TABLE.c.progress_done),
+        progress_total=func.coalesce(bindparam("total", type_=Integer), TABLE.c.progress_total),
+    )
+)
+
+
+def claim(connection: Connection, job_id: UUID, *, worker_id: UUID, pid: int) -> Claim | None:
+    """Claim a queued job, or return None.
+
+    None means that the message was early, a duplicate or out of date: the caller has nothing to do.
+    """
+    claim_id = uuid4()
+    row = connection.execute(
+        _CLAIM, {"job_id": job_id, "claim": claim_id, "worker": worker_id, "process": pid}
+    ).one_or_none()
+    if row is None:
+        return None
+    return Claim.of(row, job_id=job_id, claim_id=claim_id)
+
+
+def require_valid(session: Session, claim: Claim) -> None:
+    """Raise LostClaim when the claim is no longer valid."""
+    held = select(Job.id).where(
+        Job.id == claim.job_id, Job.claim_id == claim.claim_id, Job.state == JobState.RUNNING
+    )
+    if session.execute(held).one_or_none() is None:
+        raise LostClaim(f"job {claim.job_id} was cancelled or given to another worker")
+
+
+def succeed(
+    session: Session, claim: Claim, notes: Notes, *, result: Any, last: bool = False
+) -> JobState:
+    """End a job as succeeded, or let it wait for the children that it spawned; return its state.
+
+    `last` as in `mark_ended`.
+    """
+    waiting = batches.build_waiting_columns(session, claim.job_id)
+    if waiting is None:
+        return mark_ended(session, claim, JobState.SUCCEEDED, notes, result=result, last=last)
+    write_notes(session, claim, notes, {**waiting, "result": result})
+    if waiting["children_open"] == 0:
+        batches.advance_parent(session, claim.job_id)
+    return JobState.WAITING
+
+
+def mark_ended(
+    session: Session,
+    claim: Claim,
+    state: JobState,
+    notes: Notes,
+    *,
+    result: Any = None,
+    last: bool = False,
+) -> JobState:
+    """End a job in this state, count it in its parent, and return the state.
+
+    `last` promises that the caller does nothing more in `session`: then the write may be a
+    statement that commits by itself.
+    """
+    values = {"end_state": state, "outcome": result, "done": notes.done, "total": notes.total}
+    if last and claim.parent_id is None and not notes.lines:
+        with single_statement(session) as connection:
+            _execute(connection, claim, _END, values)
+        return state
+    _execute(session.connection(), claim, _END, values)
+    _keep_lines(session, claim, notes)
+    if claim.parent_id is not None and not claim.counted:
+        batches.record_child_end(session, claim.parent_id, failed=state != JobState.SUCCEEDED)
+    return state
+
+
+def snooze(session: Session, claim: Claim, delay: timedelta, notes: Notes) -> JobState:
+    """Schedule a job `delay` after this run's start. This run does not count as an attempt."""
+    again = {
+        "state": JobState.SCHEDULED,
+        "run_at": claim.started_at + delay,
+        "attempt": Job.attempt - 1,
+        "claim_id": None,
+    }
+    write_notes(session, claim, notes, again)
+    return JobState.SCHEDULED
+
+
+def describe(error: BaseException) -> dict[str, str]:
+    """Return type, message and traceback of an exception, cut to what the ledger stores."""
+    lines = "".join(traceback.format_exception(error))
+    try:
+        message = str(error)
+    except Exception as second:  # noqa: BLE001 - the first exception is the one to describe
+        message = f"its text cannot be read: {type(second).__name__}"
+    return {
+        "type": type(error).__name__,
+        "message": message[:LONGEST_MESSAGE],
+        "traceback": lines[-LONGEST_TRACEBACK:],
+    }
+
+
+def record_failure(
+    session: Session,
+    claim: Claim,
+    error: dict[str, str],
+    *,
+    retry_after: timedelta | None,
+    notes: Notes | None = None,
+    at_last: JobState = JobState.FAILED,
+) -> JobState:
+    """Record a failed attempt and return the job's state.
+
+    The job is scheduled again after `retry_after`. Without an attempt left, or when `retry_after`
+    is None, it ends as `at_last`.
+    """
+    notes = notes or Notes()
+    require_valid(session, claim)
+    errors = session.execute(select(Job.errors).where(Job.id == claim.job_id)).scalar_one() or []
+    entry = {"attempt": claim.attempt, "at": claim.started_at.isoformat(), **error}
+    if retry_after is not None and claim.attempt < claim.max_attempts:
+        run_at = read_clock(session) + retry_after
+        again = {"state": JobState.SCHEDULED, "run_at": run_at, "claim_id": None}
+        write_notes(session, claim, notes, {**again, "errors": [*errors, entry]})
+        return JobState.SCHEDULED
+    write_notes(
+        session, claim, notes, {**batches.build_ended_columns(at_last), "errors": [*errors, entry]}
+    )
+    if claim.parent_id is not None and not claim.counted:
+        batches.record_child_end(session, claim.parent_id, failed=True)
+    return at_last
+
+
+def write_notes(
+    session: Session, claim: Claim, notes: Notes, values: dict[str, Any] | None = None
+) -> None:
+    """Write progress and log lines of a running job, and `values` into its row."""
+    if notes.done is not None:
+        progress = {"progress_done": notes.done, "progress_total": notes.total}
+        values = progress | (values or {})
+    # A write without values must still raise when the claim is lost.
+    statement = update(TABLE).where(*_HELD).values(values or {"claim_id": claim.claim_id})
+    _execute(session.connection(), claim, statement, {})
+    _keep_lines(session, claim, notes)
+
+
+def _execute(
+    connection: Connection, claim: Claim, statement: Update, values: dict[str, Any]
+) -> None:
+    # Without the ORM, which would look for loaded objects to update.
+    written = connection.execute(
+        statement, {"held_job": claim.job_id, "held_claim": claim.claim_id, **values}
+    )
+    if written.rowcount == 0:
+        raise LostClaim(f"job {claim.job_id} was cancelled or given to another worker")
+
+
+def _keep_lines(session: Session, claim: Claim, notes: Notes) -> None:
+    if notes.lines:
+        lines = [
+            {"job_id": claim.job_id, "attempt": claim.attempt, "at": at, "line": line}
+            for at, line in notes.lines
+        ]
+        session.execute(insert(JobLog), lines)

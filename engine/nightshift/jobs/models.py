@@ -1,0 +1,142 @@
+"""The ledger's tables."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import JSON, ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from nightshift.database import Base, UtcDateTime, choice, partial_index
+
+
+class JobState(StrEnum):
+    SCHEDULED = "scheduled"
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    HELD = "held"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    DISCARDED = "discarded"
+    CANCELLED = "cancelled"
+
+
+NOT_STARTED = (JobState.SCHEDULED, JobState.QUEUED, JobState.HELD)
+# The type of the error of a job that is held because its message cannot be built.
+UNSENDABLE = "Unsendable"
+
+ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.DISCARDED, JobState.CANCELLED)
+
+
+class Job(Base):
+    """One job. nightshift/jobs/__init__.py has a drawing of its states.
+
+    `unique_key`: set while no second job with that key may exist, null afterwards. `claim_id`: the
+    run that may write. `sent_at`: when the relay last sent a message for this queued row.
+    `push_until`: the latest `run_at` that debouncing may set. `counted_at`: when the parent counted
+    this child as ended.
+    """
+
+    __tablename__ = "job"
+    __table_args__ = (
+        partial_index("ix_job_scheduled", "run_at", where="state = 'scheduled'"),
+        partial_index(
+            "ix_job_unsent",
+            "queue",
+            "priority",
+            "run_at",
+            where="state = 'queued' and sent_at is null",
+        ),
+        partial_index(
+            "ix_job_sent", "queue", "sent_at", where="state = 'queued' and sent_at is not null"
+        ),
+        partial_index("ix_job_running", "worker_id", where="state = 'running'"),
+        partial_index("ix_job_children", "parent_id", "state", where="parent_id is not null"),
+        Index("ix_job_kind_started", "kind", "started_at"),
+        partial_index("ix_job_finished", "finished_at", where="finished_at is not null"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    kind: Mapped[str] = mapped_column(String(100))
+    queue: Mapped[str] = mapped_column(String(50))
+    priority: Mapped[int]
+    state: Mapped[JobState] = mapped_column(choice(JobState))
+    args: Mapped[dict[str, Any]] = mapped_column(JSON)
+    unique_key: Mapped[str | None] = mapped_column(String(200), unique=True)
+    unique_until_started: Mapped[bool] = mapped_column(default=False)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    run_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    push_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    attempt: Mapped[int] = mapped_column(default=0)
+    max_attempts: Mapped[int]
+    time_limit: Mapped[float]
+    claim_id: Mapped[UUID | None]
+    worker_id: Mapped[UUID | None]
+    pid: Mapped[int | None]
+    result: Mapped[Any | None] = mapped_column(JSON(none_as_null=True))
+    errors: Mapped[list[dict[str, Any]] | None] = mapped_column(JSON(none_as_null=True))
+    progress_done: Mapped[int | None]
+    progress_total: Mapped[int | None]
+    trace: Mapped[dict[str, str] | None] = mapped_column(JSON(none_as_null=True))
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
+    counted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    children: Mapped[int] = mapped_column(default=0)
+    children_open: Mapped[int] = mapped_column(default=0)
+    children_failed: Mapped[int] = mapped_column(default=0)
+    follow_up: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+
+
+# For statements without the ORM, where there are thousands of rows or calls.
+TABLE = Base.metadata.tables[Job.__tablename__]
+
+
+class JobLog(Base):
+    """A line that a job's body wrote with `run.log`."""
+
+    __tablename__ = "job_log"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), index=True)
+    attempt: Mapped[int]
+    at: Mapped[datetime] = mapped_column(UtcDateTime)
+    line: Mapped[str] = mapped_column(Text)
+
+
+class Worker(Base):
+    """A worker process and its last sign of life."""
+
+    __tablename__ = "worker"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200))
+    queues: Mapped[str] = mapped_column(Text)
+    pid: Mapped[int]
+    started_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class PausedQueue(Base):
+    """A queue whose jobs are neither sent nor claimed until it is resumed."""
+
+    __tablename__ = "paused_queue"
+
+    queue: Mapped[str] = mapped_column(String(50), primary_key=True)
+    paused_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class ScheduleEntry(Base):
+    """The newest slot of a recurring job that a beat has dealt with.
+
+    Beats update it by compare-and-set, so each slot is started once, however many beats run.
+    """
+
+    __tablename__ = "schedule"
+
+    entry: Mapped[str] = mapped_column(String(100), primary_key=True)
+    last_fire_at: Mapped[datetime] = mapped_column(UtcDateTime)

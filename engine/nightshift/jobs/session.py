@@ -1,0 +1,66 @@
+"""What a session carries for the ledger beside its transaction: one typed object.
+
+A `Runtime` fills it for the sessions that it opens. Any other SQLAlchemy session starts with an
+empty one: its jobs exist once it has committed, and the relay sends them.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine
+
+from nightshift.database import Session
+from nightshift.jobs.args import Kinds
+
+_KEY = "nightshift"
+
+
+def _no_trace() -> dict[str, str] | None:
+    return None
+
+
+@dataclass(slots=True)
+class Carried:
+    """The ledger's notes on one session.
+
+    `enqueued`: the jobs that may be sent once the transaction has committed. `follow_ups`: by
+    parent, the follow-up of a batch that was spawned in this transaction, or None for a batch
+    without one. `trace`: returns the caller's W3C trace headers. `autocommit`: an engine for
+    statements that commit by themselves, where the session's owner has one. `kinds`: those that the
+    session's owner declares; None for a session that no Runtime has opened.
+    """
+
+    enqueued: list[UUID] = field(default_factory=list)
+    follow_ups: dict[UUID, dict[str, Any] | None] = field(default_factory=dict)
+    trace: Callable[[], dict[str, str] | None] = _no_trace
+    autocommit: Engine | None = None
+    kinds: Kinds | None = None
+
+
+def get_carried(session: Session) -> Carried:
+    """Return what a session carries. A session without notes gets empty ones."""
+    found: Carried = session.info.setdefault(_KEY, Carried())
+    return found
+
+
+def carry(session: Session, notes: Carried) -> None:
+    """Make a session carry `notes`."""
+    session.info[_KEY] = notes
+
+
+@contextmanager
+def single_statement(session: Session) -> Iterator[Connection]:
+    """Yield a connection for one statement that commits by itself.
+
+    Where `session` has begun a transaction, or carries no engine for this, it is the session's own
+    connection, and the statement commits with the session.
+    """
+    autocommit = get_carried(session).autocommit
+    if autocommit is None or session.in_transaction():
+        yield session.connection()
+        return
+    with autocommit.begin() as connection:
+        yield connection

@@ -1,0 +1,34 @@
+"""The engine's own component, which every project lists first."""
+
+from collections.abc import Sequence
+from datetime import UTC
+
+from nightshift.celery import checks as broker_checks
+from nightshift.component import Component
+from nightshift.jobs.jobs import PruneJobs
+from nightshift.jobs.schedule import Entry
+from nightshift.observe import checks
+from nightshift.runtime import Runtime
+from nightshift.settings import Settings
+
+
+def _schedule(_runtime: Runtime) -> Sequence[Entry]:
+    return [Entry("jobs.prune", PruneJobs(), "17 3 * * *", UTC, missed="latest")]
+
+
+ledger = Component(
+    name="ledger",
+    models=("nightshift.jobs.models",),
+    migrations="nightshift",
+    kinds=(PruneJobs,),
+    tasks=("nightshift.celery.tasks",),
+    settings=Settings,
+    schedule=_schedule,
+    probes=(*checks.PROBES, *broker_checks.PROBES),
+    commands={
+        "jobs": "nightshift.cli.jobs:jobs",
+        "schedule": "nightshift.cli.schedule:schedule",
+        "doctor": "nightshift.cli.doctor:doctor",
+        "metrics": "nightshift.cli.metrics:metrics",
+    },
+)

@@ -1,0 +1,221 @@
+"""The engine's own probes of the database, the ledger and the machine."""
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+from nightshift.component import Answer, Composition, Probe, Status
+from nightshift.database import Session, read_clock
+from nightshift.jobs import schedule, statistics
+from nightshift.runtime import Runtime
+from nightshift.settings import PLACEHOLDER
+
+OLDEST_POSTGRES = (14, 0)
+INITS = {
+    "docker-init", "tini", "dumb-init", "catatonit", "podman-init",
+    "s6-svscan", "systemd", "init", "launchd",
+}  # fmt: skip
+SKEW_NOTICED, SKEW_HARMFUL = 2.0, 30.0
+STUCK_AFTER = timedelta(minutes=1)
+BEAT_LATE = timedelta(minutes=2)
+OVERDUE_AFTER = timedelta(minutes=5)
+
+
+def show_time(moment: datetime) -> str:
+    """Return an instant as a probe's detail shows it."""
+    return f"{moment:%Y-%m-%d %H:%M %Z}"
+
+
+def check_database(_runtime: Runtime, session: Session) -> Answer:
+    """Warn when the database's version is too old, or SQLite's journal mode is not WAL."""
+    connection = session.connection()
+    version = connection.dialect.server_version_info or ()
+    name = f"{connection.dialect.name} {'.'.join(map(str, version))}"
+    if connection.dialect.name == "sqlite":
+        mode = connection.execute(text("PRAGMA journal_mode")).scalar_one()
+        return Status.OK if mode == "wal" else Status.WARN, f"{name}, journal mode {mode}"
+    return Status.WARN if version < OLDEST_POSTGRES else Status.OK, name
+
+
+def check_migrations(_runtime: Runtime, session: Session) -> Answer:
+    """Fail when the database is not at the revisions that the code needs."""
+    if not Path("alembic.ini").exists():
+        return Status.WARN, "there is no alembic.ini here: run this in the project's folder"
+    script = ScriptDirectory.from_config(Config("alembic.ini"))
+    wanted = set(script.get_heads())
+    current = MigrationContext.configure(session.connection()).get_current_heads()
+    # The table holds only heads; the revisions that they depend on are applied too.
+    applied = {
+        one.revision for one in script.iterate_revisions(current, "base", implicit_base=True)
+    }
+    missing = ", ".join(sorted(wanted - applied))
+    found = ", ".join(sorted(current)) or "none"
+    return (
+        (Status.FAIL, f"at {found}, missing {missing}") if missing else (Status.OK, f"at {found}")
+    )
+
+
+def check_clock(_runtime: Runtime, session: Session) -> Answer:
+    """Warn, or fail, when the database's clock and this machine's differ."""
+    before = time.time()
+    database = read_clock(session).timestamp()
+    skew = abs(database - (before + time.time()) / 2)
+    detail = f"{skew:.1f} s between the database's and ours"
+    if skew > SKEW_HARMFUL:
+        return Status.FAIL, detail
+    return Status.WARN if skew > SKEW_NOTICED else Status.OK, detail
+
+
+def check_workers(runtime: Runtime, session: Session) -> Answer:
+    """Fail when a queue has no living worker; name the queues with due jobs but no worker."""
+    declared = runtime[Composition].queues
+    living = statistics.count_workers(session, silent_after=runtime.settings.worker_silent_after)
+    orphaned = [
+        f"{queue} has due jobs and no worker"
+        + ("" if queue in declared else ", and no component declares it")
+        for queue in statistics.read_oldest_due(session)
+        if not living.get(queue)
+    ]
+    counts = ", ".join(f"{queue}: {living.get(queue, 0)}" for queue in declared)
+    good = not orphaned and all(map(living.get, declared))
+    return Status.OK if good else Status.FAIL, "; ".join([counts, *orphaned])
+
+
+def check_beat(runtime: Runtime, session: Session) -> Answer:
+    """Fail when a slot has passed that no beat has started."""
+    # Beat writes only when it starts something, so between two slots a dead beat is not noticed.
+    fired, now = schedule.read_last_fires(session), runtime.now()
+    slots = {
+        entry.name: entry.after(fired[entry.name]) if entry.name in fired else None
+        for entry in runtime[Composition].schedule(runtime)
+    }
+    said = [
+        f"{name}: {f'next {show_time(slot)}' if slot else 'never registered'}"
+        for name, slot in slots.items()
+    ]
+    good = all(slot and now < slot + BEAT_LATE for slot in slots.values())
+    return Status.OK if good else Status.FAIL, "; ".join(said)
+
+
+def check_recurring(runtime: Runtime, session: Session) -> Answer:
+    """Warn when a recurring job has not succeeded since its last slot but one."""
+    fired, now = schedule.read_last_fires(session), runtime.now()
+    said, status = [], Status.OK
+    for entry in runtime[Composition].schedule(runtime):
+        at = schedule.find_last_success(session, entry.job.policy.kind)
+        said.append(f"{entry.name}: last good run {show_time(at) if at else 'never'}")
+        last_fire = fired.get(entry.name)
+        fresh = last_fire is not None and next(entry.before(last_fire)) != last_fire
+        # An entry that was registered after its last slot need not have run. For the others, a run
+        # may last until the next slot, so the last slot but one must have succeeded.
+        if not fresh and (at is None or at < list(islice(entry.before(now), 2))[-1]):
+            status = Status.WARN
+    return status, "; ".join(said)
+
+
+def expect_none(
+    status: Status,
+    find: Callable[[Session], Mapping[str, Any]],
+    _runtime: Runtime,
+    session: Session,
+) -> Answer:
+    """Answer with `status`, and with what `find` returns, unless that is empty."""
+    found = [f"{name}: {str(what).partition('.')[0]}" for name, what in find(session).items()]
+    return status if found else Status.OK, ", ".join(found) or "none"
+
+
+def _find_overdue(session: Session) -> dict[str, timedelta]:
+    paused = statistics.find_paused_queues(session)
+    oldest = statistics.read_oldest_due(session)
+    return {
+        queue: age for queue, age in oldest.items() if age > OVERDUE_AFTER and queue not in paused
+    }
+
+
+def check_first_process(_runtime: Runtime, _session: Session) -> Answer:
+    """Warn when PID 1 of this container is not an init."""
+    in_container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
+    if not in_container and "KUBERNETES_SERVICE_HOST" not in os.environ:
+        return Status.OK, "not in a container"
+    name = Path("/proc/1/comm").read_text(encoding="utf-8").strip()
+    return Status.OK if name in INITS else Status.WARN, name
+
+
+def check_flower(runtime: Runtime, _session: Session) -> Answer:
+    """Fail when Flower would start without a login of its own; outside production only warn."""
+    login = os.environ.get("FLOWER_BASIC_AUTH", "")
+    if login and PLACEHOLDER not in login:
+        return Status.OK, "has a login"
+    production = runtime.settings.environment == "production"
+    detail = "its login is the placeholder" if login else "the environment has no login for it"
+    return Status.FAIL if production else Status.WARN, detail
+
+
+PROBES = (
+    Probe(
+        "database",
+        check_database,
+        "start it, or correct DATABASE_URL; `alembic upgrade heads` creates an SQLite file, which"
+        " must be on a local disk",
+        ready=True,
+        ledger=False,
+    ),
+    Probe("migrations", check_migrations, "alembic upgrade heads"),
+    Probe("clock", check_clock, "synchronise the clocks of all machines (NTP)"),
+    Probe("workers", check_workers, "celery -A project worker"),
+    Probe("beat", check_beat, "celery -A project beat"),
+    Probe(
+        "recurring jobs",
+        check_recurring,
+        "`celery -A project jobs list` shows what became of their runs",
+    ),
+    Probe(
+        "stuck jobs",
+        partial(expect_none, Status.FAIL, partial(statistics.count_stuck, slack=STUCK_AFTER)),
+        "only a worker's keeper releases them: start one, or see its log",
+    ),
+    Probe(
+        "overdue jobs",
+        partial(expect_none, Status.WARN, _find_overdue),
+        "start more workers, or look at what they do",
+    ),
+    Probe(
+        "unsendable jobs",
+        partial(expect_none, Status.WARN, statistics.count_unsendable),
+        "`celery -A project jobs list --state held` shows why; correct that and release them",
+    ),
+    Probe(
+        "failed in a day",
+        partial(expect_none, Status.WARN, partial(statistics.count_failed, over=timedelta(days=1))),
+        "`celery -A project jobs` shows why, and retries",
+    ),
+    Probe(
+        "paused queues",
+        partial(expect_none, Status.WARN, statistics.find_paused_queues),
+        "celery -A project jobs resume QUEUE",
+    ),
+    Probe(
+        "PID 1",
+        check_first_process,
+        "run an init: `init: true` in Compose, `docker run --init`, tini elsewhere; without one"
+        " SIGTERM may be lost",
+        ledger=False,
+    ),
+    Probe(
+        "Flower",
+        check_flower,
+        "set FLOWER_BASIC_AUTH=NAME:PASSWORD in the environment that Flower starts in; it does not"
+        " read .env",
+        ledger=False,
+    ),
+)

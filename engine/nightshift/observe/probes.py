@@ -1,0 +1,103 @@
+"""Run the components' probes, for `doctor`, `/ready` and the metrics.
+
+Nothing is written, and no secret is shown.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from sqlalchemy import Engine, create_engine, make_url
+
+from nightshift.component import Answer, Composition, Probe, Status
+from nightshift.database import Session, make_engine
+from nightshift.errors import first_line
+from nightshift.runtime import Runtime
+from nightshift.settings import PLACEHOLDER, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one probe found. `remedy` is empty unless it warns or fails."""
+
+    probe: str
+    status: Status
+    detail: str
+    remedy: str
+
+
+def examine(runtime: Runtime) -> list[Finding]:
+    """Run every probe that fits the settings, on connections that can only read.
+
+    Probes that read the database are skipped while it is away.
+    """
+    engine = _open_for_reading(runtime.settings)
+    scheme = _broker_scheme(runtime.settings)
+    probes = [one for one in runtime[Composition].probes if one.broker in ("", scheme)]
+    try:
+        return run_probes(runtime, probes, lambda: Session(engine))
+    finally:
+        engine.dispose()
+
+
+def run_probes(
+    runtime: Runtime,
+    probes: Iterable[Probe],
+    open_session: Callable[[], AbstractContextManager[Session]],
+) -> list[Finding]:
+    """Run these probes. One that raises fails; the others still run."""
+    found: list[Finding] = []
+    for probe in probes:
+        if probe.ledger and any(
+            one.probe == "database" and one.status == Status.FAIL for one in found
+        ):
+            status, detail = Status.SKIP, "the database cannot be read"
+        else:
+            status, detail = _run(probe, runtime, open_session)
+        remedy = probe.remedy if status in (Status.WARN, Status.FAIL) else ""
+        found.append(Finding(probe.name, status, detail, remedy))
+    return found
+
+
+def _run(
+    probe: Probe,
+    runtime: Runtime,
+    open_session: Callable[[], AbstractContextManager[Session]],
+) -> Answer:
+    try:
+        with open_session() as session:  # it connects when it is first used
+            return probe.run(runtime, session)
+    except Exception as error:  # noqa: BLE001 - any exception is this probe's failure
+        return Status.FAIL, f"{type(error).__name__}: {_mask_secrets(first_line(error), runtime)}"
+
+
+def _open_for_reading(settings: Settings) -> Engine:
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite":
+        path = f"{Path(url.database or '').absolute().as_uri()}?mode=ro"
+        connect = lambda: sqlite3.connect(path, uri=True, check_same_thread=False)  # noqa: E731
+        return create_engine(url, creator=connect)
+    password = settings.postgres_password.get_secret_value()
+    engine = make_engine(settings.database_url, password=password)
+    return engine.execution_options(postgresql_readonly=True)
+
+
+def _broker_scheme(settings: Settings) -> str:
+    scheme = settings.broker_url.partition(":")[0]
+    return "redis" if scheme.startswith(("redis", "valkey")) else scheme
+
+
+def _mask_secrets(detail: str, runtime: Runtime) -> str:
+    # A driver's message may hold a password, quoted as in a URL or not.
+    urls = (runtime.settings.database_url, runtime.settings.broker_url)
+    given = [urlsplit(url).password or "" for url in urls]
+    for section in runtime.sections:
+        for secret in section.secrets().values():
+            given += [secret, secret.partition(":")[2]]
+    masked = {*given, *map(unquote, given)} - {"", PLACEHOLDER}
+    for secret in sorted(masked, key=len, reverse=True):
+        detail = detail.replace(secret, "***")
+    return detail

@@ -1,23 +1,7 @@
-"""Alembic's entry: the database of the settings, and every model."""
+"""Alembic's entry: the database of the settings, and every component's tables."""
 
-from alembic import context
+from nightshift.migrations import run_migrations
 
-import services.calendars.models
-import services.jobs.models
-import services.mail.models
-import services.school.models  # noqa: F401 - imported so that their tables are known
-from project.bootstrap import bootstrap
-from services.database import Base
+from project.celery import app
 
-with bootstrap().engine.execution_options(sqlite_begin="IMMEDIATE").connect() as connection:
-    context.configure(
-        connection=connection,
-        target_metadata=Base.metadata,
-        compare_type=True,
-        user_module_prefix="database.",
-        # SQLite changes a table by copying it.
-        render_as_batch=connection.dialect.name == "sqlite",
-        transactional_ddl=True,
-    )
-    with context.begin_transaction():
-        context.run_migrations()
+run_migrations(app.runtime, app.composition.table_branches())

@@ -1,7 +1,8 @@
 """readable times
 
-Postgres takes times that Python cannot read ('infinity', the year 10000, 24:00), and one such row would stop every calendar. Rows that are
-there already are not looked at: a migration must not stop for them.
+Postgres takes times that Python cannot read ('infinity', the year 10000, 24:00), and one such row
+would stop every calendar. The constraints do not check rows that exist: a migration must not stop
+for them.
 """
 
 from alembic import op
@@ -15,7 +16,10 @@ INSTANT = "{0} BETWEEN '0001-01-01 00:00:00+00' AND '9999-12-31 23:59:59.999999+
 DAY = "{0} BETWEEN '0001-01-01' AND '9999-12-31'"
 CHECKED = {
     "event": [
-        *(INSTANT.format(column) for column in ("starts_at", "ends_at", "cancelled_at", "deleted_at", "created_at")),
+        *(
+            INSTANT.format(column)
+            for column in ("starts_at", "ends_at", "cancelled_at", "deleted_at", "created_at")
+        ),
         *(DAY.format(column) for column in ("starts_on", "ends_on")),
     ],
     "semester": [DAY.format("starts_on"), DAY.format("ends_on")],
@@ -24,10 +28,11 @@ CHECKED = {
 
 
 def upgrade() -> None:
-    # SQLite cannot add a constraint without copying the table, which would drop its triggers.
+    # Other programs write to Postgres; SQLite would have to copy whole tables for a constraint.
     if op.get_context().dialect.name == "postgresql":
         for table, checks in CHECKED.items():
-            op.execute(f"ALTER TABLE {table} ADD CONSTRAINT ck_{table}_readable_times CHECK ({' AND '.join(checks)}) NOT VALID")
+            readable = f"CHECK ({' AND '.join(checks)}) NOT VALID"
+            op.execute(f"ALTER TABLE {table} ADD CONSTRAINT ck_{table}_readable_times {readable}")
 
 
 def downgrade() -> None:

@@ -1,8 +1,10 @@
 """change log
 
-Triggers note what was touched, old and new, whoever wrote: a service, another program, a cascade. services/calendars/changes.py reads it.
+Triggers note what was touched, old and new, for every writer: a service, another program, a
+cascade. services/calendars/changes.py reads the notes.
 
-SQLite drops a table's triggers when a migration copies the table (`batch_alter_table`): such a migration has to make them again.
+A migration that renames or drops a column that a trigger names drops the trigger first, and creates
+it again afterwards.
 """
 
 import sqlalchemy as sa
@@ -19,10 +21,10 @@ def _note(kind: str, key: str, event: str = "CAST(NULL AS uuid)", where: str = "
 
 
 EVENT = (
-    "id, state, title, description, location, starts_at, ends_at, starts_on, ends_on, audience, teaching_affected, addressed,"
-    " version_of_id, cancelled_at, deleted_at"
+    "id, state, title, description, location, starts_at, ends_at, starts_on, ends_on, audience,"
+    " teaching_affected, addressed, version_of_id, cancelled_at, deleted_at"
 )
-# Of events only what subscribers may have seen counts; one that is addressed to nobody is in every calendar.
+# Only events that subscribers may have seen count; one addressed to nobody is in every calendar.
 EVENT_OR_ALL = "CASE WHEN {row}.addressed THEN 'event' ELSE 'all' END"
 SEEN = "{row}.state = 'published' AND {row}.version_of_id IS NULL"
 
@@ -30,17 +32,34 @@ SEEN = "{row}.state = 'published' AND {row}.version_of_id IS NULL"
 NOTED = {
     "event": (EVENT, [_note(EVENT_OR_ALL, "NULL", "{row}.id", SEEN)]),
     "event_class": ("event_id, class_id", [_note("'class'", "{row}.class_id", "{row}.event_id")]),
-    "event_class_group": ("event_id, class_group", [_note("'group'", "{row}.class_group", "{row}.event_id")]),
-    "event_department": ("event_id, department_id", [_note("'department'", "{row}.department_id", "{row}.event_id")]),
+    "event_class_group": (
+        "event_id, class_group",
+        [_note("'group'", "{row}.class_group", "{row}.event_id")],
+    ),
+    "event_department": (
+        "event_id, department_id",
+        [_note("'department'", "{row}.department_id", "{row}.event_id")],
+    ),
     "event_user": ("event_id, user_id", [_note("'user'", "{row}.user_id", "{row}.event_id")]),
     "school_class": (
         "id, name, display_name, department_id",
-        [_note("'class'", "{row}.id"), _note("'department_feed'", "{row}.department_id", where="{row}.department_id IS NOT NULL")],
+        [
+            _note("'class'", "{row}.id"),
+            _note(
+                "'department_feed'", "{row}.department_id", where="{row}.department_id IS NOT NULL"
+            ),
+        ],
     ),
     "department": ("id, name, locale", [_note("'department'", "{row}.id")]),
-    "user_account": ("id, first_name, last_name, locale, role, class_id, untis_id", [_note("'user'", "{row}.id")]),
+    "user_account": (
+        "id, first_name, last_name, locale, role, class_id, untis_id",
+        [_note("'user'", "{row}.id")],
+    ),
     "semester": ("id, starts_on, ends_on", [_note("'all'", "NULL")]),
-    "lesson": ("id, semester_id, weekday, starts, ends, is_class_teachers", [_note("'lesson'", "{row}.id")]),
+    "lesson": (
+        "id, semester_id, weekday, starts, ends, is_class_teachers",
+        [_note("'lesson'", "{row}.id")],
+    ),
     "lesson_class": ("lesson_id, class_id", [_note("'lesson'", "{row}.lesson_id")]),
     "lesson_teacher": ("lesson_id, user_id", [_note("'user'", "{row}.user_id")]),
     "subscription": ("user_id, follows_me", [_note("'user'", "{row}.user_id")]),
@@ -64,7 +83,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_change_log")),
         sqlite_autoincrement=True,
     )
-    named = " OR ".join(f"EXISTS (SELECT 1 FROM {table} WHERE event_id = event.id)" for table in NAMING)  # noqa: S608 - names of our own
+    exists = "EXISTS (SELECT 1 FROM {} WHERE event_id = event.id)"
+    named = " OR ".join(map(exists.format, NAMING))
     op.execute(f"UPDATE event SET addressed = true WHERE NOT addressed AND ({named})")  # noqa: S608
     for table, (columns, notes) in NOTED.items():
         for operation in _operations(table):
@@ -77,7 +97,10 @@ def upgrade() -> None:
     if _is_postgres():
         op.execute(_function("note_truncate", ["INSERT INTO change_log (kind) VALUES ('all')"]))
         for table in NOTED:
-            op.execute(f"CREATE TRIGGER note_truncate AFTER TRUNCATE ON {table} EXECUTE FUNCTION note_truncate()")
+            op.execute(
+                f"CREATE TRIGGER note_truncate AFTER TRUNCATE ON {table}"
+                " EXECUTE FUNCTION note_truncate()"
+            )
 
 
 def downgrade() -> None:
@@ -90,7 +113,8 @@ def downgrade() -> None:
 
 
 def _operations(table: str) -> list[str]:
-    # A new lesson concerns nobody before it has a teacher and a class, and there are tens of thousands.
+    # A new lesson is in no calendar before it has a teacher or a class, and there are tens of
+    # thousands.
     # A revision is ours: only that it went with its event says something.
     if table == "event_revision":
         return ["delete"]
@@ -102,11 +126,13 @@ def _is_postgres() -> bool:
 
 
 def _function(name: str, statements: list[str]) -> str:
-    # As its owner: another program's role need not know of the log. Its temporary tables come last: they could stand in for ours.
+    # SECURITY DEFINER: another program's role needs no rights on the log. pg_temp comes last: a
+    # temporary table of the caller could hide ours.
     schema = op.get_bind().scalar(sa.text("SELECT current_schema()"))
     body = "; ".join(statements)
     return (
-        f'CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = "{schema}", pg_temp'
+        f"CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql"
+        f' SECURITY DEFINER SET search_path = "{schema}", pg_temp'
         f" AS $$ BEGIN {body}; RETURN NULL; END $$"
     )
 

@@ -1,13 +1,13 @@
 """feed addresses
 
-Who is deleted loses the address at once, and whoever another program gives the same id must not inherit it: so the row has a new one, and
-the next refresh removes it, or not.
+A deleted owner loses the address of the feed at once: a trigger writes another one. So an owner to
+whom another program gives the same id does not inherit it. The next refresh removes the feed where
+the owner is still missing.
 """
 
 import sqlalchemy as sa
 from alembic import op
-
-from services import database
+from nightshift import database
 
 revision = "0003"
 down_revision = "0002"
@@ -23,17 +23,23 @@ TOKENS = {
 
 
 def upgrade() -> None:
-    op.add_column("feed", sa.Column("modified_at", database.UtcDateTime(timezone=True), nullable=True))
-    op.add_column("feed", sa.Column("revoked_at", database.UtcDateTime(timezone=True), nullable=True))
+    op.add_column(
+        "feed", sa.Column("modified_at", database.UtcDateTime(timezone=True), nullable=True)
+    )
+    op.add_column(
+        "feed", sa.Column("revoked_at", database.UtcDateTime(timezone=True), nullable=True)
+    )
     op.execute("UPDATE feed SET modified_at = built_at")
     dialect = op.get_context().dialect.name
     for table, kind in OWNERS.items():
-        change = f"UPDATE feed SET token = {TOKENS[dialect]} WHERE kind = '{kind}' AND owner_id = OLD.id"  # noqa: S608 - names of our own
+        owned = f"kind = '{kind}' AND owner_id = OLD.id"
+        change = f"UPDATE feed SET token = {TOKENS[dialect]} WHERE {owned}"  # noqa: S608 - constants
         name = f"readdress_{table}"
         trigger = f"CREATE TRIGGER {name} AFTER DELETE ON {table} FOR EACH ROW"
         if dialect == "postgresql":
             secured = "LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT"
-            op.execute(f"CREATE FUNCTION {name}() RETURNS trigger {secured} AS $$ BEGIN {change}; RETURN NULL; END $$")
+            body = f"$$ BEGIN {change}; RETURN NULL; END $$"
+            op.execute(f"CREATE FUNCTION {name}() RETURNS trigger {secured} AS {body}")
             op.execute(f"{trigger} EXECUTE FUNCTION {name}()")
         else:
             op.execute(f"{trigger} BEGIN {change}; END")

@@ -1,1 +1,4 @@
-"""What the software does. Knows neither Celery nor the environment: everything a service needs is handed to it."""
+"""What the software does: plain functions that know neither Celery nor the environment.
+
+A service is given everything that it needs.
+"""

@@ -1,5 +1,10 @@
-"""Texts in the school's languages: English in the code, the others in catalogues (`locales/*/nightshift.po`) that a translator edits."""
+"""Texts in the readers' languages.
 
+They are English in the code; the other languages are in `locales/*/nightshift.po`, which a
+translator edits.
+"""
+
+from enum import StrEnum
 from functools import cache
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
@@ -8,18 +13,24 @@ from pathlib import Path
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
-from services.school.models import Locale
+
+class Locale(StrEnum):
+    GERMAN = "de"
+    FRENCH = "fr"
+    ENGLISH = "en"
+
 
 LOCALES = Path(__file__).parent / "locales"
 
 
 @cache
 def translations(locale: Locale) -> NullTranslations:
-    """Return the texts of a language, by `gettext` and its relatives; a text that nobody translated stays English."""
+    """Return the texts of a language. A text without a translation stays English."""
     catalogue = LOCALES / locale / "nightshift.po"
     if locale == Locale.ENGLISH or not catalogue.exists():
         return NullTranslations()
-    # Compiled here, in a few milliseconds: what a translator edits is what runs, and no build step can be forgotten.
+    # Compiled here, in a few milliseconds: what a translator edits is used at once, without a
+    # build.
     compiled = BytesIO()
     with catalogue.open("rb") as source:
         write_mo(compiled, read_po(source, locale=locale, abort_invalid=True))

@@ -1,11 +1,13 @@
-"""Mails from templates. A kind has three, in `templates/`: KIND.subject.txt, KIND.txt and KIND.html; the last two say the same facts.
+"""Make mails from templates.
 
-The texts are English in the templates, and translated as all others (docs/translating.md). A value that a template uses and nobody gave
-is an error. In HTML values are escaped; nowhere do they bring characters along that turn or hide what stands around them.
+A kind has three templates, in its noun's folder: KIND.subject.txt, KIND.txt and KIND.html. The last
+two say the same facts. Templates are written in English and translated as all other texts are
+(docs/translating.md). A template that uses a value which was not given is an error. Values are
+escaped in HTML, and characters that turn or hide the text around them are removed everywhere.
 """
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date, datetime
 from email.message import EmailMessage
 from functools import cache
@@ -19,106 +21,116 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context,
 from jinja2.runtime import Context
 from markupsafe import Markup
 
-from services.mail.headers import literal
-from services.school.models import Locale
-from services.translation import translations
+from services.mail.headers import make_header_text
+from services.translation import Locale, translations
 
 TEMPLATES = Path(__file__).parent / "templates"
 
 # CLDR's plain `en` is American: months before days, and twelve hours.
 WRITTEN_AS = {Locale.ENGLISH: "en_GB"}
 
-# Controls but tab and newline, what overrides or isolates the direction of writing, and what is no character by itself.
-_UNWANTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]")
+# Control characters except tab and newline, those that override or isolate the direction of
+# writing, and code points that are not characters.
+_UNWANTED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
+)
 
 _INLINER = CSSInliner(load_remote_stylesheets=False)
 
 
 @dataclass(frozen=True, slots=True)
-class MailRules:
-    """The school's settings that mails are made by. `sender` is NAME <ADDRESS>, `public_url` where the web server is reached.
+class Frame:
+    """What all mails of an installation have in common.
 
-    `link_secret` signs the links that turn a kind of mail off.
+    `sender` is NAME <ADDRESS>. `name` stands above and below each mail. Times are those of `zone`.
+    `templates` is the folder with the kinds' own templates, which extend base.html and base.txt.
     """
 
     sender: str
-    school_name: str
-    public_url: str
+    name: str
     zone: ZoneInfo
-    link_secret: str = field(default="", repr=False)
-
-    def calendar_url(self, token: str) -> str:
-        """Return the address of a calendar."""
-        return f"{self.public_url}/f/{token}.ics"
+    templates: Path
 
 
-def compose(kind: str, locale: Locale, rules: MailRules, **context: Any) -> EmailMessage:
-    """Return a mail of a kind with From, Subject, and its body as text and as HTML. The outbox adds the other headers.
+def compose(kind: str, locale: Locale, frame: Frame, **context: Any) -> EmailMessage:
+    """Return a mail of a kind: From, Subject, and a body as text and as HTML.
 
-    Every kind may be given `calendar_url`, the reader's calendar, and `unsubscribe_url`, which the foot then shows.
+    The outbox adds the other headers. The foot shows `calendar_url`, the reader's calendar, and
+    `unsubscribe_url` where they are given.
 
     Raises:
         jinja2.UndefinedError: The templates use a value that was not given.
         ValueError: The sender would break the header.
     """
-    given: dict[str, Any] = {"calendar_url": None, "unsubscribe_url": None, **context, "locale": locale, "rules": rules}
-    templates = _templates(locale)
-    # Whatever a title holds: a header must not be ended by it.
-    given["subject"] = literal(templates.get_template(f"{kind}.subject.txt").render(given))
+    given: dict[str, Any] = {
+        "calendar_url": None,
+        "unsubscribe_url": None,
+        **context,
+        "locale": locale,
+        "frame": frame,
+    }
+    templates = _load_templates(locale, frame.templates)
+    # A title may hold line breaks, which would end the header.
+    given["subject"] = make_header_text(templates.get_template(f"{kind}.subject.txt").render(given))
     text = re.sub(r"\n{3,}", "\n\n", templates.get_template(f"{kind}.txt").render(given)).strip()
     html = _INLINER.inline(templates.get_template(f"{kind}.html").render(given))
     mail = EmailMessage()
-    mail["From"], mail["Subject"] = rules.sender, given["subject"]
+    mail["From"], mail["Subject"] = frame.sender, given["subject"]
     mail.set_content(f"{text}\n", cte="quoted-printable")
     mail.add_alternative(html, subtype="html", cte="quoted-printable")
     return mail
 
 
-def page(name: str, locale: Locale, rules: MailRules, **context: Any) -> str:
-    """Return a page that a mail leads to, `templates/page_NAME.html`: it looks as the mails do."""
-    template = _templates(locale).get_template(f"page_{name}.html")
-    return template.render(context, locale=locale, rules=rules, calendar_url=None)
+def render_page(name: str, locale: Locale, frame: Frame, **context: Any) -> str:
+    """Return a page that a mail links to, from `page_NAME.html`. It looks like the mails."""
+    template = _load_templates(locale, frame.templates).get_template(f"page_{name}.html")
+    return template.render(context, locale=locale, frame=frame, calendar_url=None)
 
 
 @cache
-def _templates(locale: Locale) -> Environment:
+def _load_templates(locale: Locale, folder: Path) -> Environment:
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=select_autoescape(["html"], default=False),
         undefined=StrictUndefined,
-        finalize=_printable,
+        finalize=_remove_unwanted,
         auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
         extensions=["jinja2.ext.i18n"],
     )
-    environment.install_gettext_translations(translations(locale), newstyle=True)  # type: ignore[attr-defined]
-    environment.filters |= {"day": _day, "moment": _moment}
+    # jinja2's extension adds the method at run time.
+    environment.install_gettext_translations(  # type: ignore[attr-defined]
+        translations(locale), newstyle=True
+    )
+    environment.filters |= {"day": _format_day, "moment": _format_moment}
     environment.globals["bdi"] = Markup("<bdi>{}</bdi>").format
     return environment
 
 
-def _printable(value: Any) -> Any:
-    # Of the same type: text that is escaped already stays marked as such.
+def _remove_unwanted(value: Any) -> Any:
+    # The type stays the same, so text that is escaped already is not escaped again.
     return type(value)(_UNWANTED.sub("", value)) if isinstance(value, str) else value
 
 
 @pass_context
-def _day(context: Context, value: date) -> str:
-    """Write a date, or the day of an instant on the school's clock: Tuesday, 1 December 2026."""
-    rules, locale = context["rules"], context["locale"]
-    day = value.astimezone(rules.zone).date() if isinstance(value, datetime) else value
+def _format_day(context: Context, value: date) -> str:
+    """Write a date, or an instant's day in the frame's zone: Tuesday, 1 December 2026."""
+    frame, locale = context["frame"], context["locale"]
+    day = value.astimezone(frame.zone).date() if isinstance(value, datetime) else value
     return format_date(day, "full", locale=WRITTEN_AS.get(locale, locale))
 
 
 @pass_context
-def _clock(context: Context, value: datetime) -> str:
-    """Write the time of an instant on the school's clock: 08:15."""
+def _format_clock(context: Context, value: datetime) -> str:
+    """Write an instant's time in the frame's zone: 08:15."""
     locale = context["locale"]
-    return format_time(value, "short", tzinfo=context["rules"].zone, locale=WRITTEN_AS.get(locale, locale))
+    return format_time(
+        value, "short", tzinfo=context["frame"].zone, locale=WRITTEN_AS.get(locale, locale)
+    )
 
 
 @pass_context
-def _moment(context: Context, value: datetime) -> str:
-    """Write an instant: Tuesday, 1 December 2026, 08:15."""
-    return f"{_day(context, value)}, {_clock(context, value)}"
+def _format_moment(context: Context, value: datetime) -> str:
+    """Write an instant in the frame's zone: Tuesday, 1 December 2026, 08:15."""
+    return f"{_format_day(context, value)}, {_format_clock(context, value)}"

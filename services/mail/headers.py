@@ -1,14 +1,15 @@
-"""Text in a message's headers. A leaf: anyone may import it."""
+"""Text in a message's headers. A leaf: any module may import it."""
 
 import re
 
-# How RFC 2047 writes other letters in a header, up to where they begin: =?CHARSET?Q?
+# The beginning of what RFC 2047 calls an encoded word: =?CHARSET?Q?
 _ENCODED = re.compile(r"=(?=\?[^?]*\?[bq]\?)", re.IGNORECASE)
 
 
-def literal(text: str) -> str:
-    """Return a text on one line that `email` takes as it stands.
+def make_header_text(text: str) -> str:
+    """Return a text on one line that the package `email` does not decode.
 
-    It would read what looks encoded as what that stands for, which may be line breaks, and so headers of somebody else's choice.
+    It decodes whatever looks like an encoded word. What comes out may hold line breaks, and with
+    them headers that an attacker chose.
     """
     return _ENCODED.sub("= ", " ".join(text.split()))

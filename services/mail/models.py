@@ -2,14 +2,11 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, Text, false, text, true
+from nightshift.database import Base, UtcDateTime, choice, partial_index
+from sqlalchemy import LargeBinary, String, Text, false, true
 from sqlalchemy.orm import Mapped, mapped_column
-
-from services.database import Base, UtcDateTime
-from services.school.models import choice
 
 
 class MailState(StrEnum):
@@ -23,28 +20,31 @@ class MailState(StrEnum):
     CANCELLED = "cancelled"
 
 
-ENDED = (MailState.SENT, MailState.FAILED, MailState.UNKNOWN, MailState.SUPPRESSED, MailState.CANCELLED)
-
-
-def _partial(name: str, *columns: str, where: str) -> Index:
-    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
+ENDED = (
+    MailState.SENT,
+    MailState.FAILED,
+    MailState.UNKNOWN,
+    MailState.SUPPRESSED,
+    MailState.CANCELLED,
+)
 
 
 class Mail(Base):
     """One message to one recipient. See the drawing in services/mail/__init__.py.
 
-    `body` is the finished MIME message; of a `sensitive` one it is erased as soon as it is not needed. `claim_id` is the claim of the
-    job that sends it, and may say what became of it. `resend` says whether it is sent again when nobody knows whether it was sent, and
-    `repeats` how often that happened. `reply` is what the server said last, without addresses.
+    `body` is the finished MIME message; that of a `sensitive` message is erased as soon as it is
+    not needed. `claim_id` is the claim of the job that sends the message and may record what became
+    of it. `resend` says whether a message that may have been sent is sent again, and `repeats` how
+    often that happened. `reply` is the server's last answer, without addresses.
     """
 
     __tablename__ = "mail"
     __table_args__ = (
-        _partial("ix_mail_queued", "priority", "due_at", where="state = 'queued'"),
-        # Not by the state: Postgres would rather sort this one's rows than walk the index above.
-        _partial("ix_mail_deadline", "expires_at", where="ended_at is null"),
-        _partial("ix_mail_sending", "claim_id", where="state = 'sending'"),
-        _partial("ix_mail_ended", "ended_at", where="ended_at is not null"),
+        partial_index("ix_mail_queued", "priority", "due_at", where="state = 'queued'"),
+        # Not by the state: then Postgres would sort these rows instead of using the index above.
+        partial_index("ix_mail_deadline", "expires_at", where="ended_at is null"),
+        partial_index("ix_mail_sending", "claim_id", where="state = 'sending'"),
+        partial_index("ix_mail_ended", "ended_at", where="ended_at is not null"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -70,9 +70,10 @@ class Mail(Base):
 
 
 class MailServer(Base):
-    """What the workers know together about where mail goes: whether to leave it alone for a while, and when its rate allows the next.
+    """What the workers share about a mail server: its pause, and when the rate allows more.
 
-    `failures` counts since it last took a message, `error` is what it said then. `rate_at` is when the slots that were given out end.
+    `failures` counts since the server last took a message; `error` is its last answer. `rate_at` is
+    the end of the slots that were given out.
     """
 
     __tablename__ = "mail_server"
@@ -86,7 +87,7 @@ class MailServer(Base):
 
 
 class Suppression(Base):
-    """An address, in lower case, that servers say does not exist; nothing is sent to it from `suppressed_at` on."""
+    """An address, in lower case, that servers refused. Once suppressed, it gets no mail."""
 
     __tablename__ = "mail_suppression"
 
@@ -94,22 +95,3 @@ class Suppression(Base):
     refusals: Mapped[int] = mapped_column(default=0)
     refused_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     suppressed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
-
-
-class EventNotice(Base):
-    """What readers were told of an event: one row each time, the highest `version` the last.
-
-    `content` is what the event said, None before anything was told: `publish` writes that row, so that an event without any is one that
-    others put there. `readers` are the ids of the users whom it affected, `invited` those whom it names, and `vevents` is
-    what these were sent for their calendars, by language.
-    """
-
-    __tablename__ = "event_notice"
-
-    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
-    version: Mapped[int] = mapped_column(primary_key=True)
-    content: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    readers: Mapped[list[int]] = mapped_column(JSON, default=list)
-    invited: Mapped[list[int]] = mapped_column(JSON, default=list)
-    vevents: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
-    told_at: Mapped[datetime] = mapped_column(UtcDateTime)

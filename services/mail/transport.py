@@ -1,17 +1,19 @@
-"""Where mail goes: an SMTP server, a folder of `.eml` files, or memory for tests. An answer says what became of one message.
+"""Send one message to an SMTP server, or into a folder of `.eml` files.
 
 What a server's refusal means depends on when it comes (RFC 5321, 4.2 and 4.5.4):
 
-    connecting, TLS, AUTH, MAIL FROM   about us, not about the recipient, 5xx too: AWAY, nothing is lost for a wrong password
+    connecting, TLS, AUTH, MAIL FROM   it is about us, not about the recipient, even a 5xx: AWAY,
+                                       so that a wrong password fails no message
     RCPT TO, DATA                      4xx or a lost connection: LATER; 5xx: REFUSED
-    after the content began            a reply is a reply; a lost connection or no answer: UNKNOWN, the server may have it
+    after the content began            as its code says; a lost connection or no answer: UNKNOWN,
+                                       because the server may have the message
 """
 
 import re
 import smtplib
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -22,28 +24,31 @@ from typing import Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import uuid4
 
-from services.errors import InvalidInput
+from nightshift.errors import InvalidInput
 
 TIMEOUT = 20.0
-# Scanning a message takes servers long, and giving up on them makes a repeat.
+# Servers take long to scan a message, and a message that we give up on may be sent twice.
 TIMEOUT_AFTER_DATA = 3 * TIMEOUT
 
-# Nobody waits for the answer to a goodbye.
-PARTING = 1.0
+# The answer to QUIT does not matter.
+QUIT_TIMEOUT = 1.0
 
-# Seconds, and messages. Servers drop connections that are idle, old or busy, so an idle one is asked first and an old one replaced.
+# In seconds, and in messages. Servers drop connections that are idle, old or busy: an idle one is
+# tested with NOOP first, and an old one replaced.
 IDLE_AT_MOST = 1.0
 OLDEST_CONNECTION = 300.0
 MOST_MESSAGES = 100
 
 LONGEST_REPLY = 500
-# From the beginning of a word, or a long one without an @ would be searched from each of its letters.
+# Matches only from the beginning of a word: otherwise a long word without an @ would be searched
+# from each of its letters.
 ADDRESS = re.compile(r"<?(?<![^\s<>])[^\s<>]+@[^\s<>]+>?")
-# No database takes a NUL, and no terminal should be told what to do.
+# Databases refuse NUL, and terminals obey control characters.
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 DEAD_ADDRESS = re.compile(r"5\.1\.(?![78]\b)\d")  # RFC 3463, 3.2; 7 and 8 are about the sender
 
-# Whatever is being refused, these want another login or another number of connections from us. The last is Exchange Online's.
+# At any step these ask for another login. The next one, of Exchange Online, asks for fewer
+# connections.
 ABOUT_US = (530, 534, 535, 538)
 TOO_MANY_CONNECTIONS = 432
 SERVICE_ENDS = 421
@@ -62,7 +67,11 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What became of one message. `reply` names no address. `pause`: leave the server alone; `dead_address`: nobody has that address."""
+    """What became of one message.
+
+    `reply` names no address. `pause`: send nothing to this server for a while. `dead_address`: the
+    server says that the address does not exist.
+    """
 
     verdict: Verdict
     reply: str
@@ -71,24 +80,27 @@ class Answer:
 
 
 class Transport(Protocol):
-    """Takes one message at a time and never raises for what the other side does."""
+    """Sends one message at a time. Never raises for what the server does."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The server's name, by which workers share what they know about it."""
 
-    def send(self, sender: str, recipient: str, content: bytes) -> Answer: ...
+    def send(self, sender: str, recipient: str, content: bytes) -> Answer:
+        """Send one message and return what became of it."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close the connection. The next message opens another."""
 
 
 class _Refused(Exception):
-    """A step was not answered as hoped."""
+    """A step was not answered with success."""
 
     def __init__(self, step: str, code: int, reply: bytes) -> None:
         self.step, self.code, self.reply = step, code, reply.decode(errors="replace")
 
     def answer(self) -> Answer:
-        reply = _said(f"{self.step}: {self.code} {self.reply}")
+        reply = _clean_reply(f"{self.step}: {self.code} {self.reply}")
         about_message = self.step != "MAIL FROM" or self.code in TOO_LARGE
         if not about_message or self.code in ABOUT_US:
             return Answer(Verdict.AWAY, reply, pause=True)
@@ -101,8 +113,8 @@ class _Refused(Exception):
 class SmtpTransport:
     """One connection to an SMTP server, opened when it is needed and used again.
 
-    `tls`: from the first byte (`implicit`), by STARTTLS, which the server must then offer (`starttls`), or `none`. `tell` is given each
-    step and the server's answer, for people.
+    `tls` is `implicit` (from the first byte), `starttls` (the server must offer STARTTLS) or
+    `none`. `tell` is called with each step and the server's answer, for people.
     """
 
     def __init__(
@@ -117,14 +129,15 @@ class SmtpTransport:
     ) -> None:
         self.name = f"{host}:{port}"
         self.tell: Callable[[str, str], None] = lambda _step, _answer: None
-        self._host, self._port, self._tls, self._user, self._password = host, port, tls, user, password
+        self._host, self._port, self._tls = host, port, tls
+        self._user, self._password = user, password
         self._timeout = timeout
         self._smtp: smtplib.SMTP | None = None
         self._opened_at = self._used_at = 0.0
         self._messages = 0
 
     def send(self, sender: str, recipient: str, content: bytes) -> Answer:
-        """Send one message and say what became of it."""
+        """Send one message and return what became of it."""
         try:
             smtp = self._begin(sender, recipient, len(content))
         except _Refused as refused:
@@ -133,14 +146,15 @@ class SmtpTransport:
             reply = "the server does not take addresses that are not ASCII (SMTPUTF8)"
             return self._give_up(Answer(Verdict.REFUSED, reply))
         except (OSError, ValueError) as error:
-            # smtplib's own errors are OSErrors; ValueErrors are a host that is no name, and a challenge that is no base64.
-            return self._give_up(Answer(Verdict.AWAY, _said(_text(error)), pause=True))
+            # smtplib's own errors are OSErrors. ValueErrors come from a malformed host name and
+            # from a challenge that is not base64.
+            return self._give_up(Answer(Verdict.AWAY, _clean_reply(_describe(error)), pause=True))
         begun = False
         try:
             self._expect("RCPT TO", smtp.rcpt(recipient), OK)
             self._expect("DATA", smtp.docmd("DATA"), 354)
             begun = True
-            smtp.send(_dotted(content))
+            smtp.send(_escape_dots(content))
             if smtp.sock is not None:
                 smtp.sock.settimeout(TIMEOUT_AFTER_DATA / TIMEOUT * self._timeout)
             code, text = smtp.getreply()
@@ -151,27 +165,33 @@ class SmtpTransport:
             return self._give_up(refused.answer(), closed=refused.code == SERVICE_ENDS)
         except OSError as error:
             self._drop()
-            return Answer(Verdict.UNKNOWN if begun else Verdict.LATER, _said(_text(error)))
+            return Answer(
+                Verdict.UNKNOWN if begun else Verdict.LATER, _clean_reply(_describe(error))
+            )
         self._used_at = monotonic()
-        return Answer(Verdict.SENT, _said(reply))
+        return Answer(Verdict.SENT, _clean_reply(reply))
 
     def close(self) -> None:
-        """Say goodbye, if there is somebody to say it to."""
+        """Close the connection, if there is one."""
         smtp, self._smtp = self._smtp, None
         if smtp is not None and smtp.sock is not None:
-            smtp.sock.settimeout(PARTING)
+            smtp.sock.settimeout(QUIT_TIMEOUT)
             with suppress(OSError):
                 smtp.quit()
             smtp.close()
 
     def _begin(self, sender: str, recipient: str, size: int) -> smtplib.SMTP:
-        """Return a connection on which MAIL FROM was taken. One that the server has given up since its last use is replaced, once."""
+        """Return a connection on which the server accepted MAIL FROM.
+
+        A connection that the server has closed since its last use is replaced, once.
+        """
         while True:
-            smtp = self._connected()
+            smtp = self._ensure_connection()
             options = [f"size={size}"] if smtp.has_extn("size") else []
             if not recipient.isascii():
                 options += ["SMTPUTF8", "BODY=8BITMIME"]
-            # Whatever became of the earlier ones: servers hang up on who names too many addresses that nobody has.
+            # Refused messages count too: servers close a connection after too many unknown
+            # addresses.
             used, self._messages = self._messages > 0, self._messages + 1
             try:
                 code, reply = smtp.mail(sender, options)
@@ -186,17 +206,14 @@ class SmtpTransport:
             self._expect("MAIL FROM", (code, reply), OK)
             return smtp
 
-    def _connected(self) -> smtplib.SMTP:
+    def _ensure_connection(self) -> smtplib.SMTP:
         now = monotonic()
-        if self._smtp is not None and (now - self._opened_at > OLDEST_CONNECTION or self._messages >= MOST_MESSAGES):
+        if self._smtp is not None and (
+            now - self._opened_at > OLDEST_CONNECTION or self._messages >= MOST_MESSAGES
+        ):
             self.close()
         if self._smtp is not None and now - self._used_at > IDLE_AT_MOST:
-            try:
-                alive = self._smtp.noop()[0] == OK
-            except OSError:
-                alive = False
-            if not alive:
-                self._drop()
+            self._drop_unless_ok(self._smtp.noop)
         if self._smtp is None:
             self._smtp = self._connect()
             self._opened_at = self._used_at = monotonic()
@@ -207,7 +224,9 @@ class SmtpTransport:
         found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         self.tell("resolve", ", ".join(sorted({str(address[4][0]) for address in found})))
         if self._tls == "implicit":
-            smtp: smtplib.SMTP = smtplib.SMTP_SSL(self._host, self._port, timeout=self._timeout, context=self._context)
+            smtp: smtplib.SMTP = smtplib.SMTP_SSL(
+                self._host, self._port, timeout=self._timeout, context=self._context
+            )
         else:
             smtp = smtplib.SMTP(self._host, self._port, timeout=self._timeout)
         try:
@@ -216,7 +235,8 @@ class SmtpTransport:
             if self._tls == "starttls":
                 if not smtp.has_extn("starttls"):
                     raise smtplib.SMTPException(
-                        "the server offers no STARTTLS; for one on this machine, MAIL_URL may say ?tls=none"
+                        "the server offers no STARTTLS; for a server on this machine, add ?tls=none"
+                        " to MAIL_URL"
                     )
                 self._expect("STARTTLS", smtp.starttls(context=self._context), 220)
                 self._expect("EHLO", smtp.ehlo(), OK)
@@ -226,9 +246,10 @@ class SmtpTransport:
                 code, reply = smtp.login(self._user, self._password)
                 self.tell("AUTH", f"{code} {reply.decode(errors='replace')}")
         except (_Refused, smtplib.SMTPResponseException, smtplib.SMTPNotSupportedError) as error:
-            # A server without AUTH is not one that cannot take an address.
+            # Not as an SMTPNotSupportedError: `send` reads that as an address that the server
+            # cannot take, and here it is a server without AUTH.
             smtp.close()
-            raise smtplib.SMTPException(_text(error)) from error
+            raise smtplib.SMTPException(_describe(error)) from error
         except (OSError, ValueError):
             smtp.close()
             raise
@@ -236,7 +257,8 @@ class SmtpTransport:
 
     @cached_property
     def _context(self) -> ssl.SSLContext:
-        # Certificates are verified; SSL_CERT_FILE names those of a school's own authority. Reading them takes a tenth of a second.
+        # Certificates are verified; SSL_CERT_FILE names those of an authority of one's own. Cached,
+        # because reading them takes a tenth of a second.
         return ssl.create_default_context()
 
     def _expect(self, step: str, answer: tuple[int, bytes], wanted: int) -> str:
@@ -244,25 +266,30 @@ class SmtpTransport:
         text = reply.decode(errors="replace")
         self.tell(step, f"{code} {text}")
         if code == -1:
-            raise smtplib.SMTPServerDisconnected("the connection was closed in the middle of an answer")
-        # The first digit says what to do next (RFC 5321, 4.2.1). Who said yes in other words was to be given the message once.
+            raise smtplib.SMTPServerDisconnected(
+                "the connection was closed in the middle of an answer"
+            )
+        # The first digit decides (RFC 5321, 4.2.1): a server that answered 2xx with another code
+        # has accepted too, and must not get the message twice.
         if code // 100 != wanted // 100:
             raise _Refused(step, code, reply)
         return f"{code} {text}"
 
     def _give_up(self, answer: Answer, *, closed: bool = False) -> Answer:
-        """Leave the connection as the next message wants it."""
+        """Return the answer, after making the connection ready for the next message."""
         self._used_at = monotonic()
         if closed or answer.verdict is Verdict.AWAY:
             self._drop()
         elif self._smtp is not None:
-            try:
-                ready = self._smtp.rset()[0] == OK
-            except OSError:
-                ready = False
-            if not ready:
-                self._drop()
+            self._drop_unless_ok(self._smtp.rset)
         return answer
+
+    def _drop_unless_ok(self, command: Callable[[], tuple[int, bytes]]) -> None:
+        """Send a command that a good connection answers with OK."""
+        with suppress(OSError):
+            if command()[0] == OK:
+                return
+        self._drop()
 
     def _drop(self) -> None:
         if self._smtp is not None:
@@ -271,7 +298,10 @@ class SmtpTransport:
 
 
 class FolderTransport:
-    """A folder that gets a `.eml` file for each message, to be opened with any mail program. A repeat replaces the first one."""
+    """A folder that gets an `.eml` file for each message; mail programs open these files.
+
+    A message that is sent again replaces its file.
+    """
 
     name = "folder"
 
@@ -290,44 +320,30 @@ class FolderTransport:
         except OSError as error:
             with suppress(OSError):
                 part.unlink()
-            return Answer(Verdict.AWAY, f"the folder {self.folder} cannot be written: {error.strerror}", pause=True)
+            return Answer(
+                Verdict.AWAY,
+                f"the folder {self.folder} cannot be written: {error.strerror}",
+                pause=True,
+            )
         return Answer(Verdict.SENT, f"{name}.eml")
 
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
 
 
-class MemoryTransport:
-    """Keeps what it takes, and answers as it is told to; for tests."""
-
-    name = "memory"
-
-    def __init__(self, answers: Iterator[Answer] | None = None) -> None:
-        self.taken: list[tuple[str, str, bytes]] = []
-        self._answers = answers
-
-    def send(self, sender: str, recipient: str, content: bytes) -> Answer:
-        """Take one message, unless another answer was ordered."""
-        answer = next(self._answers, None) if self._answers else None
-        answer = answer or Answer(Verdict.SENT, "250 kept")
-        if answer.verdict is Verdict.SENT:
-            self.taken.append((sender, recipient, content))
-        return answer
-
-    def close(self) -> None:
-        """Do nothing: there is nothing to close."""
-
-
 def open_transport(url: str, *, password: str = "") -> Transport:
-    """Return the transport that MAIL_URL names; nothing is connected yet. Raises InvalidInput for an URL that names none."""
+    """Return the transport that MAIL_URL names, not yet connected.
+
+    Raises InvalidInput, with what is wrong, for a URL that names none.
+    """
     scheme, _, rest = url.partition("://")
     if scheme == "folder" and rest:
         return FolderTransport(Path(rest))
-    if scheme == "memory":
-        return MemoryTransport()
     parts = urlsplit(url)
     if scheme not in ("smtp", "smtps") or not parts.hostname:
-        raise InvalidInput("MAIL_URL must be folder://PATH, smtp://USER@HOST:PORT or smtps://USER@HOST:PORT")
+        raise InvalidInput(
+            "MAIL_URL must be folder://PATH, smtp://USER@HOST:PORT or smtps://USER@HOST:PORT"
+        )
     if parts.password is not None:
         raise InvalidInput("MAIL_URL must not hold the password: that is MAIL_PASSWORD")
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
@@ -335,33 +351,46 @@ def open_transport(url: str, *, password: str = "") -> Transport:
     timeout = options.pop("timeout", f"{TIMEOUT:g}")
     known = {"starttls", "none"} if scheme == "smtp" else {"implicit"}
     if options or tls not in known or not re.fullmatch("[1-9][0-9]{0,2}", timeout):
-        raise InvalidInput("MAIL_URL knows ?tls=none, for a server on this machine, and ?timeout=SECONDS, 1 to 999")
+        raise InvalidInput(
+            "MAIL_URL takes ?tls=none, for a server on this machine, and ?timeout=SECONDS, 1 to 999"
+        )
     user = unquote(parts.username or "")
     if user and not password:
         raise InvalidInput("MAIL_URL names a user, so MAIL_PASSWORD is needed")
     if not (user + password).isascii():
-        raise InvalidInput("MAIL_URL's user and MAIL_PASSWORD must be ASCII: servers do not agree on how to read anything else")
+        raise InvalidInput(
+            "MAIL_URL's user and MAIL_PASSWORD must be ASCII: servers read other characters"
+            " differently"
+        )
     if user and tls == "none":
-        raise InvalidInput("MAIL_URL says tls=none and names a user: a password is never sent in the clear")
+        raise InvalidInput(
+            "MAIL_URL says tls=none and names a user: a password is never sent in the clear"
+        )
     port = parts.port or (587 if scheme == "smtp" else 465)
-    return SmtpTransport(parts.hostname, port, tls=tls, user=user, password=password, timeout=float(timeout))
+    return SmtpTransport(
+        parts.hostname, port, tls=tls, user=user, password=password, timeout=float(timeout)
+    )
 
 
-def _dotted(content: bytes) -> bytes:
-    """Return a message as DATA wants it (RFC 5321, 4.5.2)."""
+def _escape_dots(content: bytes) -> bytes:
+    """Return a message in the form that DATA needs (RFC 5321, 4.5.2)."""
     content = re.sub(rb"(?m)^\.", b"..", content)
     return content + (b".\r\n" if content.endswith(b"\r\n") else b"\r\n.\r\n")
 
 
-def _text(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     if isinstance(error, smtplib.SMTPResponseException):
-        reply = error.smtp_error.decode(errors="replace") if isinstance(error.smtp_error, bytes) else error.smtp_error
+        reply = (
+            error.smtp_error.decode(errors="replace")
+            if isinstance(error.smtp_error, bytes)
+            else error.smtp_error
+        )
         return f"{error.smtp_code} {reply}"
     if isinstance(error, _Refused):
         return f"{error.step}: {error.code} {error.reply}"
     return f"{type(error).__name__}: {error}"
 
 
-def _said(reply: str) -> str:
-    """Return a reply as it may be kept: servers like to repeat addresses."""
+def _clean_reply(reply: str) -> str:
+    """Return a reply on one short line without addresses, which servers like to repeat."""
     return ADDRESS.sub("…", " ".join(CONTROLS.sub(" ", reply).split()))[:LONGEST_REPLY]

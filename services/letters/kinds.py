@@ -1,4 +1,4 @@
-"""Every kind of mail there is, and how it is sent."""
+"""Every kind of letter, and how it is sent."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -6,11 +6,12 @@ from datetime import timedelta
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """How mail of one kind is sent.
+    """How letters of one kind are sent.
 
-    After `lasts` it is not sent any more; None: when the event that it is about has passed. With `resend` it is sent again when nobody
-    knows whether it was sent. What a `sensitive` one says is shown to nobody and erased once it is sent. `wanted_by` is the flag of
-    a User who wants such mail; it then carries a link to turn it off.
+    A letter is not sent after `lasts`; None: after its event is over. `resend`: send it again when
+    it is unknown whether it was sent. The text of a `sensitive` letter is never shown, and is
+    erased once it is sent. `wanted_by` is the flag of a User who wants such letters; the letter
+    then carries a link that turns the flag off.
     """
 
     lasts: timedelta | None
@@ -19,8 +20,8 @@ class Kind:
     wanted_by: str | None = None
 
 
-KINDS = {
-    # The address of a calendar is as good as a password to it.
+LETTERS = {
+    # Anyone who has the address of a calendar can read it.
     "welcome": Kind(timedelta(days=7), sensitive=True),
     "verify_address": Kind(timedelta(days=1), resend=False, sensitive=True),
     "reset_password": Kind(timedelta(hours=1), resend=False, sensitive=True),

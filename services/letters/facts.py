@@ -1,4 +1,4 @@
-"""What an event says, and how a mail tells it: a few facts, each with a name, in the reader's language and on the school's clock."""
+"""What an event says, as named facts in the reader's language and the school's time zone."""
 
 from datetime import date, datetime, time, timedelta
 from functools import partial
@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from babel.dates import format_date, format_time
+from nightshift.database import Session
 from sqlalchemy import select, union_all
 
-from services.database import Session
 from services.mail.compose import WRITTEN_AS
 from services.school.models import (
     Audience,
@@ -17,28 +17,32 @@ from services.school.models import (
     EventClass,
     EventClassGroup,
     EventDepartment,
-    Locale,
     SchoolClass,
     TeachingAffected,
 )
-from services.translation import translations
+from services.translation import Locale, translations
 
 Content = dict[str, Any]
 
 
 class Fact(NamedTuple):
-    """One thing that an event says; `old` is what it said before, if that was something else."""
+    """One fact of an event; `old` is its earlier text, if that was another."""
 
     name: str
     new: str
     old: str | None = None
 
 
-def content(session: Session, event: Event) -> Content:
-    """Return what an event says, as JSON values; whom it links is not among it: readers are not shown each other's names."""
-    starts, ends = moments(event)
+def read_content(session: Session, event: Event) -> Content:
+    """Return what an event says, as JSON values.
+
+    The users that it names are left out: readers must not see each other's names.
+    """
+    starts, ends = read_moments(event)
     named = union_all(
-        select(SchoolClass.name).join(EventClass, EventClass.class_id == SchoolClass.id).where(EventClass.event_id == event.id),
+        select(SchoolClass.name)
+        .join(EventClass, EventClass.class_id == SchoolClass.id)
+        .where(EventClass.event_id == event.id),
         select(EventClassGroup.class_group).where(EventClassGroup.event_id == event.id),
         select(Department.name)
         .join(EventDepartment, EventDepartment.department_id == Department.id)
@@ -58,19 +62,29 @@ def content(session: Session, event: Event) -> Content:
     }
 
 
-def facts(says: Content, locale: Locale, zone: ZoneInfo, *, said: Content | None = None) -> list[Fact]:
-    """Return what an event says, without what is empty; with `said`, what it said before, in the same words where it is another."""
-    now = _texts(says, locale, zone)
-    before = now if said is None else _texts(said, locale, zone)
-    both = [Fact(name, text, None if before[name] == text else before[name]) for name, text in now.items()]
+def make_facts(
+    says: Content, locale: Locale, zone: ZoneInfo, *, said: Content | None = None
+) -> list[Fact]:
+    """Return an event's facts that are not empty, with their earlier texts if `said` is given."""
+    now = _make_texts(says, locale, zone)
+    before = now if said is None else _make_texts(said, locale, zone)
+    both = [
+        Fact(name, text, None if before[name] == text else before[name])
+        for name, text in now.items()
+    ]
     if said is not None and says["cancelled"] != said["cancelled"]:
         texts = translations(locale)
         cancelled, takes_place = texts.gettext("cancelled"), texts.gettext("takes place")
-        both.append(Fact(texts.gettext("State"), *((cancelled, takes_place) if says["cancelled"] else (takes_place, cancelled))))
+        both.append(
+            Fact(
+                texts.gettext("State"),
+                *((cancelled, takes_place) if says["cancelled"] else (takes_place, cancelled)),
+            )
+        )
     return [fact for fact in both if fact.new or fact.old]
 
 
-def _texts(says: Content, locale: Locale, zone: ZoneInfo) -> dict[str, str]:
+def _make_texts(says: Content, locale: Locale, zone: ZoneInfo) -> dict[str, str]:
     texts = translations(locale)
     audience = {
         Audience.STUDENTS: texts.gettext("Students"),
@@ -91,7 +105,7 @@ def _texts(says: Content, locale: Locale, zone: ZoneInfo) -> dict[str, str]:
         whom = texts.gettext("%(audience)s of the whole school") % {"audience": audience}
     return {
         texts.gettext("Title"): says["title"],
-        texts.gettext("When"): when(*span(says), locale, zone),
+        texts.gettext("When"): format_when(*parse_span(says), locale, zone),
         texts.gettext("Where"): says["location"],
         texts.gettext("For"): whom,
         texts.gettext("Teaching affected"): affected,
@@ -99,30 +113,44 @@ def _texts(says: Content, locale: Locale, zone: ZoneInfo) -> dict[str, str]:
     }
 
 
-def moments(event: Event) -> tuple[date, date]:
-    """Return when an event begins and ends: instants or, all day, dates, both included."""
+def read_moments(event: Event) -> tuple[date, date]:
+    """Return when an event begins and ends: instants, or dates, both included, if it is all day."""
     starts, ends = event.starts_at or event.starts_on, event.ends_at or event.ends_on
     assert starts is not None
     assert ends is not None
     return starts, ends
 
 
-def span(says: Content) -> tuple[date, date]:
-    """Return what `moments` gave."""
-    read = date.fromisoformat if len(says["starts"]) == len("2026-12-01") else datetime.fromisoformat
+def parse_span(says: Content) -> tuple[date, date]:
+    """Return the times in a content, in the form of `read_moments`."""
+    read = (
+        date.fromisoformat if len(says["starts"]) == len("2026-12-01") else datetime.fromisoformat
+    )
     return read(says["starts"]), read(says["ends"])
 
 
-def over_at(says: Content, zone: ZoneInfo) -> datetime:
-    """Return the instant at which an event has passed."""
-    _, ends = span(says)
-    return ends if isinstance(ends, datetime) else datetime.combine(ends + timedelta(days=1), time(), zone)
+def compute_end(says: Content, zone: ZoneInfo) -> datetime:
+    """Return the instant at which an event is over."""
+    _, ends = parse_span(says)
+    return (
+        ends
+        if isinstance(ends, datetime)
+        else datetime.combine(ends + timedelta(days=1), time(), zone)
+    )
 
 
-def when(starts: date, ends: date, locale: Locale, zone: ZoneInfo, *, on: date | None = None) -> str:
-    """Write when something takes place: `Tuesday, 1 December 2026, 08:15–09:00`; without the day where that is `on`, as told beside it."""
+def format_when(
+    starts: date, ends: date, locale: Locale, zone: ZoneInfo, *, on: date | None = None
+) -> str:
+    """Write when something takes place: `Tuesday, 1 December 2026, 08:15–09:00`.
+
+    The day is left out if it is `on`, which the reader sees beside it.
+    """
     written = WRITTEN_AS.get(locale, locale)
-    day, clock = partial(format_date, format="full", locale=written), partial(format_time, format="short", locale=written)
+    day, clock = (
+        partial(format_date, format="full", locale=written),
+        partial(format_time, format="short", locale=written),
+    )
     if not isinstance(starts, datetime) or not isinstance(ends, datetime):
         if starts == ends:
             return translations(locale).gettext("all day") if starts == on else day(starts)

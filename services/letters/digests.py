@@ -1,0 +1,106 @@
+"""The weekly digest: a user's next week, as a mail and as a calendar file."""
+
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable
+from datetime import date, datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID
+
+from nightshift.database import Session, batched
+from nightshift.jobs import Outcome, Run
+from sqlalchemy import select
+
+from services.letters.facts import format_when, read_moments
+from services.letters.jobs import QueueDigests
+from services.letters.recipients import READERS_PER_JOB, Recipient, find_recipients, make_letter
+from services.letters.rules import LetterRules
+from services.mail import outbox
+from services.school.models import Event, User
+
+A_WEEK = timedelta(days=7)
+
+# A user's id, the ids of the events in the user's calendar, in its order, and their calendar file.
+UserWeek = tuple[int, list[UUID], bytes]
+
+
+class Line(NamedTuple):
+    """An event in a digest."""
+
+    when: str
+    title: str
+    location: str
+    cancelled: bool
+
+
+def spawn_digests(session: Session, run: Run, rules: LetterRules) -> Outcome:
+    """Start the jobs that queue the digests of the week that begins next Monday."""
+    today = run.now.astimezone(rules.zone).date()
+    week = today + timedelta(days=7 - today.weekday())
+    wanting = (
+        session.execute(select(User.id).where(User.mail_digest).order_by(User.id)).scalars().all()
+    )
+    run.spawn(
+        session,
+        [QueueDigests(week=week, user_ids=ids) for ids in batched(wanting, READERS_PER_JOB)],
+    )
+    return {"week": week.isoformat(), "users": len(wanting)}
+
+
+def queue_digests(
+    session: Session,
+    args: QueueDigests,
+    agendas: Callable[[Session, date, date, Collection[int]], Iterable[UserWeek]],
+    rules: LetterRules,
+    *,
+    now: datetime,
+) -> Outcome:
+    """Queue a week's digests to those of these users who want one and have events in that week."""
+    last = args.week + A_WEEK - timedelta(days=1)
+    found = {
+        user_id: (event_ids, calendar)
+        for user_id, event_ids, calendar in agendas(session, args.week, last, args.user_ids)
+    }
+    shown = set().union(*(event_ids for event_ids, _ in found.values()))
+    events = {
+        event.id: event
+        for event in session.execute(select(Event).where(Event.id.in_(shown))).scalars()
+    }
+    number = f"{args.week:%G-W%V}"
+    messages = []
+    for to in find_recipients(session, found):
+        event_ids, calendar = found[to.id]
+        days = group_by_day(to, [events[event_id] for event_id in event_ids], args.week, rules)
+        message = make_letter(
+            "digest", to, rules, about=number, now=now, first=args.week, last=last, days=days
+        )
+        if message is not None:
+            message.content.add_attachment(
+                calendar,
+                maintype="text",
+                subtype="calendar",
+                filename=f"{number}.ics",
+                params={"charset": "utf-8"},
+            )
+            messages.append(message)
+    return {"queued": len(outbox.queue_many(session, messages, now=now))}
+
+
+def group_by_day(
+    to: Recipient, events: Iterable[Event], monday: date, rules: LetterRules
+) -> list[tuple[date, list[Line]]]:
+    """Return the events by day. An event that began before the week is on Monday."""
+    days: dict[date, list[Line]] = defaultdict(list)
+    for event in events:
+        starts, ends = read_moments(event)
+        first = starts.astimezone(rules.zone).date() if isinstance(starts, datetime) else starts
+        day = max(first, monday)
+        told = format_when(starts, ends, to.locale, rules.zone, on=day)
+        days[day].append(
+            Line(
+                told,
+                event.title,
+                event.location,
+                event.cancelled_at is not None or event.deleted_at is not None,
+            )
+        )
+    return sorted(days.items())

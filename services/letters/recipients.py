@@ -1,0 +1,113 @@
+"""The recipients of letters about events, and a letter to one of them."""
+
+from collections.abc import Collection
+from datetime import datetime
+from email.policy import Policy
+from typing import Any, NamedTuple
+
+from nightshift.database import Session
+from sqlalchemy import and_, select
+
+from services.calendars.models import Feed, FeedKind
+from services.letters import unsubscribe
+from services.letters.kinds import LETTERS
+from services.letters.rules import LetterRules
+from services.mail.compose import compose
+from services.mail.outbox import Message
+from services.school.models import User
+from services.translation import Locale
+
+# A letter takes some milliseconds to compose; a job makes this many.
+READERS_PER_JOB = 200
+
+
+class Recipient(NamedTuple):
+    """What a letter needs of a user.
+
+    `wants` are the flags that are set; `token` is the secret part of the user's calendar address.
+    """
+
+    id: int
+    address: str
+    name: str
+    locale: Locale
+    wants: frozenset[str]
+    token: str | None
+
+
+class Unfolded(str):
+    """A List-Unsubscribe header on one line.
+
+    `email` would fold a long address into encoded words, which mail programs do not follow.
+    """
+
+    __slots__ = ()
+    name = "List-Unsubscribe"
+
+    def fold(self, *, policy: Policy) -> str:
+        """Return the header's line; `email` calls this."""
+        return f"{self.name}: {self}{policy.linesep}"
+
+
+def find_recipients(session: Session, user_ids: Collection[int]) -> list[Recipient]:
+    """Return those of these users that exist, ordered by id."""
+    theirs = and_(Feed.kind == FeedKind.USER, Feed.owner_id == User.id, Feed.revoked_at.is_(None))
+    rows = session.execute(
+        select(User, Feed.token)
+        .outerjoin(Feed, theirs)
+        .where(User.id.in_(user_ids))
+        .order_by(User.id)
+    )
+    return [
+        Recipient(
+            user.id,
+            user.email,
+            f"{user.first_name} {user.last_name}",
+            user.locale,
+            frozenset(flag for flag in unsubscribe.FLAGS if getattr(user, flag)),
+            token,
+        )
+        for user, token in rows
+    ]
+
+
+def make_letter(
+    kind: str,
+    to: Recipient,
+    rules: LetterRules,
+    *,
+    about: str,
+    now: datetime,
+    expires_at: datetime | None = None,
+    **context: Any,
+) -> Message | None:
+    """Return one letter, or None for a reader who does not want this kind.
+
+    `about` identifies what it is about: each reader gets one letter of a kind about one thing.
+    """
+    how = LETTERS[kind]
+    url = None
+    if how.wanted_by is not None:
+        if how.wanted_by not in to.wants:
+            return None
+        url = unsubscribe.make_link(rules, to.id, how.wanted_by, now=now)
+    calendar_url = None if to.token is None else rules.calendar_url(to.token)
+    content = compose(
+        kind, to.locale, rules.frame, calendar_url=calendar_url, unsubscribe_url=url, **context
+    )
+    if url is not None:
+        content["List-Unsubscribe"] = Unfolded(f"<{url}>")
+        content["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+    if expires_at is None:
+        assert how.lasts is not None
+        expires_at = now + how.lasts
+    return Message(
+        kind=kind,
+        dedupe_key=f"{kind}:{about}:{to.id}",
+        recipient=to.address,
+        name=to.name,
+        content=content,
+        expires_at=expires_at,
+        resend=how.resend,
+        sensitive=how.sensitive,
+    )

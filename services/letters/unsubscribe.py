@@ -1,0 +1,62 @@
+"""Links that turn a kind of mail off by one click (RFC 8058).
+
+They are signed and work for a year. A link can do only this.
+"""
+
+from datetime import datetime, timedelta
+
+from itsdangerous import BadData, URLSafeSerializer
+from nightshift.database import Session
+from nightshift.errors import InvalidInput
+from sqlalchemy import update
+
+from services.letters.rules import LetterRules
+from services.school.models import User
+from services.translation import Locale
+
+FLAGS = ("mail_events", "mail_reviews", "mail_digest")
+
+LASTS = timedelta(days=365)
+
+PATH = "/u/unsubscribe"
+
+
+def make_link(rules: LetterRules, user_id: int, flag: str, *, now: datetime) -> str:
+    """Return the address at which a user turns a flag off."""
+    # Short, because it stands in a header. Without the timestamp of itsdangerous, which reads the
+    # clock.
+    payload = [user_id, FLAGS.index(flag), int((now + LASTS).timestamp())]
+    return f"{rules.public_url}{PATH}?t={_make_serializer(rules.link_secret).dumps(payload)}"
+
+
+def read_link(session: Session, token: str, *, secret: str, now: datetime) -> tuple[User, str]:
+    """Return the user and the flag that a link is about.
+
+    Raises InvalidInput for a link that is forged or expired, or whose user is gone.
+    """
+    try:
+        user_id, flag, expires = _make_serializer(secret).loads(token)
+    except BadData:
+        user_id, flag, expires = 0, 0, 0
+    user = session.get(User, user_id) if expires > now.timestamp() else None
+    if user is None:
+        raise InvalidInput(
+            "this link does not work, or does not any more: take the one in a newer mail"
+        )
+    return user, FLAGS[flag]
+
+
+def unsubscribe(session: Session, token: str, *, secret: str, now: datetime) -> Locale:
+    """Turn off the flag that a link is about, and return its user's language.
+
+    A second call changes nothing. Raises InvalidInput for a link that does not work.
+    """
+    user, flag = read_link(session, token, secret=secret, now=now)
+    session.execute(update(User).where(User.id == user.id).values({flag: False}))
+    return user.locale
+
+
+def _make_serializer(secret: str) -> URLSafeSerializer:
+    if not secret:
+        raise InvalidInput("links cannot be signed without a secret: set LINK_SECRET")
+    return URLSafeSerializer(secret, salt="unsubscribe")

@@ -1,0 +1,30 @@
+"""What the mail's jobs need from their process.
+
+They find it as `run.runtime[Mailer]` and `run.runtime[MailRetention]`.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from services.mail.delivery import Terms
+from services.mail.transport import Transport
+
+
+@dataclass(frozen=True, slots=True)
+class Mailer:
+    """Where mail is sent, and how it may be sent. A process has one, which keeps its connection."""
+
+    transport: Transport
+    terms: Terms
+
+    def close(self) -> None:
+        """Close the connection to the mail server, if there is one."""
+        self.transport.close()
+
+
+@dataclass(frozen=True, slots=True)
+class MailRetention:
+    """How long messages stay in the outbox after their end."""
+
+    sent: timedelta
+    others: timedelta

@@ -1,14 +1,18 @@
-"""Whose calendar shows what: the rules of the school, over rows that are read once for many owners.
+"""Who sees which events: the rules of the school, over rows that are read once for many calendars.
 
-An event is an index into `School.events`, which is in calendar order; what a calendar holds is a set of such indexes.
+An event is an index into `School.events`, which is in calendar order. What a calendar holds is a
+set of such indexes.
 
-- A class's feed: events that match the class, for students or for all.
-- A department's feed: events that name the department or match one of its classes, for everybody.
-- A user's feed: what affects the user (if the subscription follows it), events that name the user, what the subscribed departments' and
-  classes' feeds hold, without the ignored events.
+- A class's feed: events that match the class and are for students or for all.
+- A department's feed: events that name the department or match one of its classes, for any
+  audience.
+- A user's feed: the events that affect the user (if their subscription says so), those that name
+  the user, and those of the departments' and classes' feeds that the user subscribed to; without
+  the events that the user ignores.
 
-The *matching classes* of an event are its classes, those of its class groups and those of its departments; an event that names none of
-these and nobody matches all, and is in every department's feed.
+The *matching classes* of an event are its classes, those of its class groups and those of its
+departments. An event that names none of these, and no user, matches all classes and is in every
+department's feed.
 """
 
 import hashlib
@@ -21,12 +25,12 @@ from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from nightshift.database import Reader, Session, plain, reader
 from sqlalchemy import ColumnElement, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
 from services.calendars.models import EventRevision
 from services.calendars.window import Window
-from services.database import Reader, Session, plain, reader
 from services.school.models import (
     CLASS_GROUP_LENGTH,
     Audience,
@@ -51,12 +55,28 @@ from services.school.models import (
 Indexes = frozenset[int]
 MINUTES_A_DAY = 24 * 60
 
+# What EventFacts are made from.
+EVENT_COLUMNS = (
+    Event.id,
+    plain(Event.audience),
+    Event.addressed,
+    Event.starts_at,
+    Event.ends_at,
+    Event.starts_on,
+    Event.ends_on,
+)
 
-# Named tuples, because a school has tens of thousands of these and a frozen dataclass takes three times as long to make.
+# Raise it when the rules change: then the next sync works out every calendar again, although the
+# school is the same.
+RULES_VERSION = 2
+
+
+# Named tuples: a school has tens of thousands of these, and a frozen dataclass takes three times as
+# long to make.
 
 
 class EventFacts(NamedTuple):
-    """What the rules and a feed's fingerprint need of an event; its text is not among it."""
+    """What the rules and a feed's fingerprint need of an event. They do not need its text."""
 
     id: UUID
     audience: Audience
@@ -83,7 +103,7 @@ class LessonFacts(NamedTuple):
 
 @dataclass(slots=True)
 class UserFacts:
-    """A user as far as the rules need one. Who has no subscription follows what affects them."""
+    """What the rules need of a user. The defaults are those of a user without a subscription."""
 
     id: int
     role: str
@@ -97,10 +117,14 @@ class UserFacts:
 
 
 class School:
-    """The events of a window and whom they concern."""
+    """The events of a window, and the classes, departments and users that they concern."""
 
     def __init__(
-        self, events: list[EventFacts], semesters: list[SemesterFacts], classes: dict[int, tuple[str, int | None]], zone: ZoneInfo
+        self,
+        events: list[EventFacts],
+        semesters: list[SemesterFacts],
+        classes: dict[int, tuple[str, int | None]],
+        zone: ZoneInfo,
     ) -> None:
         self.events = events
         self.classes = classes.keys()
@@ -114,11 +138,18 @@ class School:
                 self._classes_of_department[department_id].append(class_id)
         self._matching: dict[int, set[int]] = defaultdict(set)
         self._naming: dict[int, set[int]] = defaultdict(set)
-        self._whole_school: set[int] = {index for index, event in enumerate(events) if not event.addressed}
-        self._by_audience = {
-            audience: frozenset(index for index, event in enumerate(events) if event.audience == audience) for audience in Audience
+        self._whole_school: set[int] = {
+            index for index, event in enumerate(events) if not event.addressed
         }
-        self._semesters_of = [self._semesters_at(*local_days(event.starts, event.ends, zone)) for event in events]
+        self._by_audience = {
+            audience: frozenset(
+                index for index, event in enumerate(events) if event.audience == audience
+            )
+            for audience in Audience
+        }
+        self._semesters_of = [
+            self._semesters_at(*find_local_days(event.starts, event.ends, zone)) for event in events
+        ]
         self._of_class: dict[int, Indexes] = {}
         self._of_department: dict[int, Indexes] = {}
         self._listed: dict[Indexes, tuple[list[int], bytes]] = {}
@@ -128,25 +159,25 @@ class School:
     # --- what events name ---
 
     def name_class(self, index: int, class_id: int) -> None:
-        """The event names a class."""
+        """Note that the event names a class."""
         self._matching[class_id].add(index)
         self._whole_school.discard(index)
 
     def name_group(self, index: int, group: str) -> None:
-        """The event names a class group."""
+        """Note that the event names a class group."""
         for class_id in self._classes_of_group.get(group, ()):
             self._matching[class_id].add(index)
         self._whole_school.discard(index)
 
     def name_department(self, index: int, department_id: int) -> None:
-        """The event names a department."""
+        """Note that the event names a department."""
         self._naming[department_id].add(index)
         for class_id in self._classes_of_department.get(department_id, ()):
             self._matching[class_id].add(index)
         self._whole_school.discard(index)
 
     def name_person(self, index: int) -> None:
-        """The event names somebody."""
+        """Note that the event names a user, so it is not for the whole school."""
         self._whole_school.discard(index)
 
     # --- what calendars hold ---
@@ -163,7 +194,10 @@ class School:
         """Return the events of a department's feed."""
         found = self._of_department.get(department_id)
         if found is None:
-            of_classes = (self._matching[class_id] for class_id in self._classes_of_department.get(department_id, ()))
+            of_classes = (
+                self._matching[class_id]
+                for class_id in self._classes_of_department.get(department_id, ())
+            )
             found = self._of_department[department_id] = frozenset(
                 self._whole_school.union(self._naming[department_id], *of_classes)
             )
@@ -174,20 +208,23 @@ class School:
         affecting = self._affecting(user) if user.follows_me else frozenset()
         subscribed = [*map(self.of_department, user.departments), *map(self.of_class, user.classes)]
         if not (subscribed or user.linked or user.ignored):
-            return affecting  # Most students: their class's own set, which is then the same object for all of them.
+            # Most students: the set of their class, which is one object for all of them.
+            return affecting
         return affecting.union(user.linked, *subscribed).difference(user.ignored)
 
     def listed(self, indexes: Indexes) -> tuple[list[int], bytes]:
-        """Return a calendar's events in order, and a digest of what is rendered of them."""
+        """Return the events in calendar order, and a digest of their rendered revisions."""
         found = self._listed.get(indexes)
         if found is None:
             events = sorted(indexes)
-            digest = hashlib.blake2b(b"".join([self.events[index].key for index in events]), digest_size=16)
+            digest = hashlib.blake2b(
+                b"".join([self.events[index].key for index in events]), digest_size=16
+            )
             found = self._listed[indexes] = (events, digest.digest())
         return found
 
     def matching(self, class_id: int) -> set[int]:
-        """Return the events that match a class, for whomever they are."""
+        """Return the events that match a class, for any audience."""
         return self._matching[class_id] | self._whole_school
 
     def _affecting(self, user: UserFacts) -> Indexes:
@@ -197,69 +234,105 @@ class School:
 
     def _affecting_teacher(self, lessons: Sequence[LessonFacts]) -> Indexes:
         affecting: set[int] = set()
-        taught = {(class_id, lesson.semester_id, lesson.is_class_teachers) for lesson in lessons for class_id in lesson.class_ids}
+        taught = {
+            (class_id, lesson.semester_id, lesson.is_class_teachers)
+            for lesson in lessons
+            for class_id in lesson.class_ids
+        }
         for class_id, semester_id, class_teacher in taught:
             affecting |= self._by_teaching(class_id, semester_id, class_teacher=class_teacher)
         for lesson in lessons:
             for class_id in lesson.class_ids:
-                for index, begins, ends in self._students_events(class_id).get((lesson.semester_id, lesson.weekday), ()):
-                    if begins < lesson.ends and (ends > lesson.begins or begins == ends == lesson.begins):
+                for index, begins, ends in self._students_events(class_id).get(
+                    (lesson.semester_id, lesson.weekday), ()
+                ):
+                    if begins < lesson.ends and (
+                        ends > lesson.begins or begins == ends == lesson.begins
+                    ):
                         affecting.add(index)
         return frozenset(affecting)
 
     def _by_teaching(self, class_id: int, semester_id: int, *, class_teacher: bool) -> Indexes:
-        """Return what affects everybody who teaches a class in a semester, or is its class teacher then."""
+        """Return the events that affect every teacher of a class in a semester.
+
+        With `class_teacher`, those that affect its class teacher.
+        """
         cached = self._teaching.setdefault(class_id, {})
         found = cached.get((semester_id, class_teacher))
         if found is None:
-            wanted = {Audience.TEACHERS, Audience.ALL} | ({Audience.CLASS_TEACHERS, Audience.STUDENTS} if class_teacher else set())
+            wanted = {Audience.TEACHERS, Audience.ALL} | (
+                {Audience.CLASS_TEACHERS, Audience.STUDENTS} if class_teacher else set()
+            )
             found = cached[semester_id, class_teacher] = frozenset(
                 index
                 for index in self.matching(class_id)
-                if self.events[index].audience in wanted and semester_id in self._semesters_of[index]
+                if self.events[index].audience in wanted
+                and semester_id in self._semesters_of[index]
             )
         return found
 
     def _students_events(self, class_id: int) -> dict[tuple[int, int], list[tuple[int, int, int]]]:
-        """Return a class's events for students, by semester and weekday, with the minutes of the day that they take there."""
+        """Return a class's events for students, by semester and ISO weekday.
+
+        Each is (event, begin, end): the minutes of the day that the event takes.
+        """
         found = self._during.get(class_id)
         if found is None:
             found = self._during[class_id] = defaultdict(list)
             for index in self.matching(class_id) & self._by_audience[Audience.STUDENTS]:
                 event = self.events[index]
                 for semester in self._semesters:
-                    for weekday, begins, ends in minutes_taken(event.starts, event.ends, semester.first, semester.last, self._zone):
+                    for weekday, begins, ends in find_minutes_taken(
+                        event.starts, event.ends, semester.first, semester.last, self._zone
+                    ):
                         found[semester.id, weekday].append((index, begins, ends))
         return found
 
     def _semesters_at(self, first: date, last: date) -> tuple[int, ...]:
-        """Return the semesters that days fall in, else the latest that began before them."""
-        during = tuple(semester.id for semester in self._semesters if semester.first <= last and semester.last >= first)
+        """Return the semesters that these days fall in, else the latest that began before them."""
+        during = tuple(
+            semester.id
+            for semester in self._semesters
+            if semester.first <= last and semester.last >= first
+        )
         if during:
             return during
         before = [semester for semester in self._semesters if semester.first <= first]
         return (max(before, key=lambda semester: semester.first).id,) if before else ()
 
 
-def local_days(starts: datetime | date, ends: datetime | date, zone: ZoneInfo) -> tuple[date, date]:
-    """Return the first and the last local day of an event; one that ends at midnight does not reach into the next day."""
+def find_local_days(
+    starts: datetime | date, ends: datetime | date, zone: ZoneInfo
+) -> tuple[date, date]:
+    """Return the first and the last local day of an event.
+
+    An event that ends at midnight does not reach into the next day.
+    """
     if not isinstance(starts, datetime) or not isinstance(ends, datetime):
         return starts, ends
     last = max(ends - timedelta(microseconds=1), starts)
     return starts.astimezone(zone).date(), last.astimezone(zone).date()
 
 
-# The same events are asked about for every class that they match, in every chunk of a run.
+# Called for the same event again for every class that it matches, in every chunk of a run.
 @lru_cache(maxsize=20_000)
-def minutes_taken(
+def find_minutes_taken(
     starts: datetime | date, ends: datetime | date, first: date, last: date, zone: ZoneInfo
 ) -> tuple[tuple[int, int, int], ...]:
-    """Return (ISO weekday, begin, end) in minutes of the day for the days of an event from `first` to `last`, each once."""
-    event_first, event_last = local_days(starts, ends, zone)
+    """Return which minutes of a day an event takes on its days from `first` to `last`.
+
+    Each is (ISO weekday, begin, end), without repeats.
+    """
+    event_first, event_last = find_local_days(starts, ends, zone)
     taken: set[tuple[int, int, int]] = set()
-    # The first and the last day may be taken in part; of the days between, a week says all.
+    # The event may take a part of its first and last day. The days between take all minutes, so
+    # one week of them has every weekday.
     begin, end = max(first, event_first), min(last, event_last)
-    days = {begin + timedelta(days=offset) for offset in range(min((end - begin).days, 8))} | {end} if begin <= end else set()
+    days = (
+        {begin + timedelta(days=offset) for offset in range(min((end - begin).days, 8))} | {end}
+        if begin <= end
+        else set()
+    )
     for day in days:
         begins, finishes = 0, MINUTES_A_DAY
         if isinstance(starts, datetime) and isinstance(ends, datetime):
@@ -268,21 +341,24 @@ def minutes_taken(
                 begins = local.hour * 60 + local.minute
             local = ends.astimezone(zone)
             if day == local.date():
-                finishes = local.hour * 60 + local.minute + (local.second > 0)  # a begun minute is taken
+                # A minute that has begun counts.
+                finishes = local.hour * 60 + local.minute + (local.second > 0)
         taken.add((day.isoweekday(), begins, finishes))
     return tuple(sorted(taken))
 
 
-def load(session: Session, window: Window, users: Collection[UserFacts], *, everybody: bool = False) -> School:
-    """Read the school's events and whom they concern, and complete `users`; the number of queries is always the same.
+def read_school(
+    session: Session, window: Window, users: Collection[UserFacts], *, everybody: bool = False
+) -> School:
+    """Read the school's events and whom they concern, and complete `users` in place.
 
-    `everybody` says that `users` are all there are: then they are not named in the queries, which take so many parameters only.
+    The number of queries is always the same. `everybody` says that `users` are all users: then no
+    query lists them, since a query takes a limited number of parameters.
     """
     read = reader(session)
-    columns = (Event.id, plain(Event.audience), Event.addressed, Event.starts_at, Event.ends_at, Event.starts_on, Event.ends_on)
     revision = (EventRevision.digest, EventRevision.sequence, EventRevision.modified_at)
     rows = read(
-        select(*columns, *revision)
+        select(*EVENT_COLUMNS, *revision)
         .join(EventRevision, EventRevision.event_id == Event.id)
         .where(window.current(), EventRevision.error.is_(None))
     )
@@ -307,42 +383,73 @@ def load(session: Session, window: Window, users: Collection[UserFacts], *, ever
     return school
 
 
-def affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:
-    """Return the ids of the users whom an event affects or links, without those who ignore it; what else they subscribe to is no matter.
+def find_affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:
+    """Return the ids of the users whom an event affects or names, without those who ignore it.
 
-    Worked out from the event: whoever attends or teaches none of its classes is not looked at. An event that is gone affects nobody.
+    Other subscriptions do not matter. Only users who attend or teach a class of the event are
+    read. An event that does not exist affects no user.
     """
     read = reader(session)
-    columns = (Event.id, plain(Event.audience), Event.addressed, Event.starts_at, Event.ends_at, Event.starts_on, Event.ends_on)
-    rows = read(select(*columns).where(Event.id == event_id))
+    rows = read(select(*EVENT_COLUMNS).where(Event.id == event_id))
     events = [
-        EventFacts(row.id, row.audience, row.addressed, row.starts_at or row.starts_on, row.ends_at or row.ends_on, b"")
+        EventFacts(
+            row.id,
+            row.audience,
+            row.addressed,
+            row.starts_at or row.starts_on,
+            row.ends_at or row.ends_on,
+            b"",
+        )
         for row in rows
     ]
     school, _, people = _named(read, events, zone, only=event_id)
     attending = [class_id for class_id in school.classes if school.of_class(class_id)]
-    found = read(select(User.id).where(plain(User.role) == Role.STUDENT, User.class_id.in_(attending)))
+    found = read(
+        select(User.id).where(plain(User.role) == Role.STUDENT, User.class_id.in_(attending))
+    )
     users = set(people).union(row.id for row in found)
     matching = [class_id for class_id in school.classes if school.matching(class_id)]
-    theirs = LessonTeacher.lesson_id.in_(select(LessonClass.lesson_id).where(LessonClass.class_id.in_(matching)))
+    theirs = LessonTeacher.lesson_id.in_(
+        select(LessonClass.lesson_id).where(LessonClass.class_id.in_(matching))
+    )
     lessons = _lessons(read, theirs)
-    teachers = read(select(User.id, plain(User.role)).where(User.id.in_(select(LessonTeacher.user_id).where(theirs))))
-    users |= {row.id for row in teachers if school.of_user(UserFacts(row.id, row.role, None, lessons=lessons[row.id]))}
-    return users.difference(row.user_id for row in read(select(IgnoredEvent.user_id).where(IgnoredEvent.event_id == event_id)))
+    teachers = read(
+        select(User.id, plain(User.role)).where(
+            User.id.in_(select(LessonTeacher.user_id).where(theirs))
+        )
+    )
+    users |= {
+        row.id
+        for row in teachers
+        if school.of_user(UserFacts(row.id, row.role, None, lessons=lessons[row.id]))
+    }
+    return users.difference(
+        row.user_id
+        for row in read(select(IgnoredEvent.user_id).where(IgnoredEvent.event_id == event_id))
+    )
 
 
 def _named(
     read: Reader, events: list[EventFacts], zone: ZoneInfo, *, only: UUID | None = None
 ) -> tuple[School, dict[UUID, int], dict[int, list[int]]]:
-    """Return a school of these events and whom they name, the events' indexes, and by user those that link them; `only` is a lone event."""
-    semesters = [SemesterFacts(*row) for row in read(select(Semester.id, Semester.starts_on, Semester.ends_on))]
+    """Read whom these events name; return the school, the events' indexes, and events by user.
+
+    With `only`, read the names of this one event.
+    """
+    semesters = [
+        SemesterFacts(*row)
+        for row in read(select(Semester.id, Semester.starts_on, Semester.ends_on))
+    ]
     classes = {
-        row.id: (row.name, row.department_id) for row in read(select(SchoolClass.id, SchoolClass.name, SchoolClass.department_id))
+        row.id: (row.name, row.department_id)
+        for row in read(select(SchoolClass.id, SchoolClass.name, SchoolClass.department_id))
     }
     school = School(events, semesters, classes, zone)
     index_of = {event.id: index for index, event in enumerate(events)}
 
-    def links(event: InstrumentedAttribute[UUID], other: InstrumentedAttribute[Any]) -> Iterable[tuple[int, Any]]:
+    def links(
+        event: InstrumentedAttribute[UUID], other: InstrumentedAttribute[Any]
+    ) -> Iterable[tuple[int, Any]]:
         rows = read(select(event, other).where(true() if only is None else event == only))
         return ((index_of[event_id], value) for event_id, value in rows if event_id in index_of)
 
@@ -359,14 +466,18 @@ def _named(
     return school, index_of, people
 
 
-def _complete(session: Session, users: dict[int, UserFacts], index_of: dict[UUID, int], *, everybody: bool) -> None:
-    """Read subscriptions and lessons of `users`."""
+def _complete(
+    session: Session, users: dict[int, UserFacts], index_of: dict[UUID, int], *, everybody: bool
+) -> None:
+    """Read the subscriptions and lessons of `users` into them."""
     read = reader(session)
 
     def theirs(column: InstrumentedAttribute[int]) -> ColumnElement[bool]:
         return true() if everybody else column.in_(users)
 
-    def grouped(user: InstrumentedAttribute[int], value: InstrumentedAttribute[Any]) -> Iterable[tuple[UserFacts, list[Any]]]:
+    def grouped(
+        user: InstrumentedAttribute[int], value: InstrumentedAttribute[Any]
+    ) -> Iterable[tuple[UserFacts, list[Any]]]:
         values: dict[int, list[Any]] = defaultdict(list)
         for user_id, one in read(select(user, value).where(theirs(user))):
             values[user_id].append(one)
@@ -374,7 +485,9 @@ def _complete(session: Session, users: dict[int, UserFacts], index_of: dict[UUID
 
     for user, (follows_me,) in grouped(Subscription.user_id, Subscription.follows_me):
         user.follows_me = follows_me
-    for user, departments in grouped(SubscribedDepartment.user_id, SubscribedDepartment.department_id):
+    for user, departments in grouped(
+        SubscribedDepartment.user_id, SubscribedDepartment.department_id
+    ):
         user.departments = departments
     for user, subscribed in grouped(SubscribedClass.user_id, SubscribedClass.class_id):
         user.classes = subscribed
@@ -386,10 +499,12 @@ def _complete(session: Session, users: dict[int, UserFacts], index_of: dict[UUID
 
 
 def _lessons(read: Reader, theirs: ColumnElement[bool]) -> dict[int, list[LessonFacts]]:
-    """Read lessons by teacher."""
+    """Return lessons by teacher."""
     taught = select(LessonTeacher.lesson_id).where(theirs)
     classes: dict[int, list[int]] = defaultdict(list)
-    for lesson_id, class_id in read(select(LessonClass.lesson_id, LessonClass.class_id).where(LessonClass.lesson_id.in_(taught))):
+    for lesson_id, class_id in read(
+        select(LessonClass.lesson_id, LessonClass.class_id).where(LessonClass.lesson_id.in_(taught))
+    ):
         classes[lesson_id].append(class_id)
     columns = (
         LessonTeacher.user_id,
@@ -403,7 +518,14 @@ def _lessons(read: Reader, theirs: ColumnElement[bool]) -> dict[int, list[Lesson
     lessons = select(*columns).join(Lesson, Lesson.id == LessonTeacher.lesson_id).where(theirs)
     taught_by: dict[int, list[LessonFacts]] = defaultdict(list)
     for user_id, lesson_id, semester_id, weekday, starts, ends, class_teachers in read(lessons):
-        facts = LessonFacts(semester_id, weekday, _minutes(starts), _minutes(ends), class_teachers, tuple(classes[lesson_id]))
+        facts = LessonFacts(
+            semester_id,
+            weekday,
+            _minutes(starts),
+            _minutes(ends),
+            class_teachers,
+            tuple(classes[lesson_id]),
+        )
         taught_by[user_id].append(facts)
     return taught_by
 

@@ -1,7 +1,8 @@
-"""One event as iCalendar bytes (RFC 5545), and what stands around the events of a feed.
+"""One event as iCalendar bytes (RFC 5545), and the bytes before and after a feed's events.
 
-A feed is `calendar_head`, stamped events and CALENDAR_FOOT, joined. icalendar writes and folds every value; ours is which
-properties there are, and that those which are the same in every language are written once.
+A feed is `render_head`, stamped events and CALENDAR_FOOT, joined. icalendar writes and folds
+every value. This module decides which properties there are, and writes those that are the same in
+every language once.
 """
 
 import re
@@ -16,60 +17,55 @@ from zoneinfo import ZoneInfo
 import icalendar
 from icalendar import vDDDTypes, vText
 from icalendar.parser import Contentline
+from nightshift.errors import InvalidInput
 
-from services.calendars.vtimezone import vtimezone
-from services.errors import InvalidInput
-from services.school.models import Locale, TeachingAffected
-from services.translation import translations
+from services.calendars.vtimezone import make_vtimezone
+from services.school.models import TeachingAffected
+from services.translation import Locale, translations
 
-__all__ = [
-    "CALENDAR_FOOT",
-    "EventContent",
-    "InvalidEvent",
-    "Rendering",
-    "calendar_head",
-    "clean",
-    "render",
-    "source_digest",
-    "stamp",
-    "words",
-]
-
-# Raised whenever `render` writes something else for the same content: then every stored event is rendered again.
+# Raise it when `render` writes other bytes for the same content: then every stored event is
+# rendered again.
 RENDERER_VERSION = 2
 
 CALENDAR_FOOT = b"END:VCALENDAR\r\n"
-# Fixed: icalendar's own PRODID names its version, and an upgrade would change every feed. No METHOD and no UID either: some clients
-# refuse a feed with the first, and take all of its events for one with the second.
+# The PRODID is fixed: icalendar's own names its version, so an upgrade would change every feed.
+# There is no METHOD, since some clients refuse a feed with one, and no UID, since some take all
+# events of a feed with one for a single event.
 _CALENDAR_OPENING = (
-    b"BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//Nightshift//Nightshift//EN\r\nCALSCALE:GREGORIAN\r\n"
+    b"BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//Nightshift//Nightshift//EN\r\n"
+    b"CALSCALE:GREGORIAN\r\n"
     b"REFRESH-INTERVAL;VALUE=DURATION:PT1H\r\nX-PUBLISHED-TTL:PT1H\r\n"
 )
 
 _FOLDED_FROM = 75
 _SEPARATORS = re.compile("\r\n?|[\u2028\u2029]")
-# Controls but the newline, lone surrogates, the byte order mark, and the code points that Unicode says are no characters.
+# Controls except the newline, lone surrogates, the byte order mark, and Unicode's noncharacters.
 _UNWANTED = re.compile(
     "[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff"
-    + "".join(chr(plane + last) for plane in range(0x10000, 0x110000, 0x10000) for last in (0xFFFE, 0xFFFF))
+    + "".join(
+        chr(plane + last)
+        for plane in range(0x10000, 0x110000, 0x10000)
+        for last in (0xFFFE, 0xFFFF)
+    )
     + "]"
 )
 
 
-# In these years a shift by a time zone may leave what a datetime can hold.
+# In these years a datetime may overflow when it is moved to another time zone.
 FIRST_YEAR_TOLD, LAST_YEAR_TOLD = 1, 9999
 
 
 class InvalidEvent(InvalidInput):
-    """An event that no calendar can show; the message says what is wrong with it."""
+    """An event that no calendar can show. The message says what is wrong with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EventContent:
-    """Everything about an event that a subscriber sees, and nothing else.
+    """All that a subscriber sees of an event, and nothing else.
 
-    `uid` is complete, with its domain. `starts` and `ends` are aware instants (equal for a deadline) or, all day, dates, both
-    included. `classes` are the names of the classes, class groups and departments concerned, sorted.
+    `uid` is complete, with its domain. `starts` and `ends` are aware instants (equal for a
+    deadline), or dates for an event that lasts all day; both days are included. `classes` are the
+    names of the classes, class groups and departments concerned, sorted.
     """
 
     uid: str
@@ -85,7 +81,7 @@ class EventContent:
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """An event's property lines without stamps in every locale, and a digest (16 bytes) of them all."""
+    """An event's property lines in every locale, without stamps, and a 16-byte digest of all."""
 
     bodies: Mapping[Locale, bytes]
     digest: bytes
@@ -93,7 +89,10 @@ class Rendering:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What a calendar adds to people's own words, in one language. Whole sentences: each language orders and punctuates its own."""
+    """What a calendar adds to people's own words, in one language.
+
+    They are whole phrases, since each language has its own order and punctuation.
+    """
 
     untitled: str
     cancelled: str
@@ -102,8 +101,8 @@ class Words:
 
 
 @cache
-def words(locale: Locale) -> Words:
-    """Return the words of a language."""
+def find_words(locale: Locale) -> Words:
+    """Return the words of one language."""
     texts = translations(locale)
     return Words(
         untitled=texts.gettext("(untitled)"),
@@ -122,29 +121,39 @@ _values = attrgetter(*(field.name for field in fields(EventContent)))
 
 @cache
 def _renderer() -> blake2b:
-    return blake2b(repr((RENDERER_VERSION, icalendar.__version__, *map(words, Locale))).encode(), digest_size=16)
+    return blake2b(
+        repr((RENDERER_VERSION, icalendar.__version__, *map(find_words, Locale))).encode(),
+        digest_size=16,
+    )
 
 
-def source_digest(content: EventContent) -> bytes:
-    """Return 16 bytes that stay the same while `render` would give the same: content, words, this renderer and icalendar."""
+def digest_source(content: EventContent) -> bytes:
+    """Return 16 bytes that stay the same while `render` would write the same bytes.
+
+    They depend on the content, the words, this renderer and icalendar's version.
+    """
     digest = _renderer().copy()
-    # repr keeps the fields apart and writes a lone surrogate in ASCII.
+    # repr keeps the fields apart, and writes a lone surrogate in ASCII.
     digest.update(repr(_values(content)).encode())
     return digest.digest()
 
 
 def clean(text: str) -> str:
-    """Return `text` as every client can read it: newlines as the only control characters, no lone surrogates, no non-characters."""
+    """Return `text` as every client can read it.
+
+    Newlines are the only control characters; lone surrogates and noncharacters are removed.
+    """
     if text.isprintable():
         return text
     return _UNWANTED.sub("", _SEPARATORS.sub("\n", text).replace("\t", " "))
 
 
 def render(content: EventContent) -> Rendering:
-    """Write an event in every locale, without what a revision adds (see `stamp`).
+    """Render an event in every locale, without what a revision adds (see `stamp`).
 
     Raises:
-        InvalidEvent: no uid, end before start, a date beside an instant, or an instant that is neither in UTC nor in a named zone.
+        InvalidEvent: It has no uid, it ends before it starts, it mixes a date with an instant, or
+            an instant is neither in UTC nor in a named zone.
     """
     if not (uid := clean(content.uid).strip()):
         raise InvalidEvent("the event has no uid")
@@ -160,42 +169,55 @@ def render(content: EventContent) -> Rendering:
     if classes:
         closing += _line("CATEGORIES", ",".join(map(_text, classes)))
     closing += b"STATUS:CANCELLED\r\n" if content.cancelled else b"STATUS:CONFIRMED\r\n"
-    # A school holiday must not block its readers' days, nor an event that does not take place their hours.
+    # A holiday must not block its readers' days, and a cancelled event must not block their hours.
     closing += b"TRANSP:OPAQUE\r\n" if is_busy else b"TRANSP:TRANSPARENT\r\n"
 
     bodies = {}
     for locale in Locale:
-        said = words(locale)
+        said = find_words(locale)
         summary = title or said.untitled
         if content.cancelled:
             summary = said.cancelled % {"title": summary}
         facts = _facts(said, content.teaching_affected, classes, description)
-        bodies[locale] = opening + _line("SUMMARY", _text(summary)) + _line("DESCRIPTION", _text(facts)) + closing
+        bodies[locale] = (
+            opening
+            + _line("SUMMARY", _text(summary))
+            + _line("DESCRIPTION", _text(facts))
+            + closing
+        )
     return Rendering(bodies, blake2b(b"".join(bodies.values()), digest_size=16).digest())
 
 
 def stamp(body: bytes, *, sequence: int, modified_at: datetime) -> bytes:
-    """Make the VEVENT of one revision from `body`. Of `modified_at` whole seconds count (RFC 5545 §3.3.5 has no smaller ones)."""
+    """Return the VEVENT of one revision.
+
+    Only whole seconds of `modified_at` count: RFC 5545 §3.3.5 has no smaller ones.
+    """
     moment = _value(_utc(modified_at))
     stamps = f"DTSTAMP:{moment}\r\nLAST-MODIFIED:{moment}\r\nSEQUENCE:{sequence}\r\n"
     return b"BEGIN:VEVENT\r\n" + stamps.encode() + body + b"END:VEVENT\r\n"
 
 
-def calendar_head(name: str, zone: ZoneInfo) -> bytes:
-    """Write what stands before a feed's events; the time zone in it keeps an empty feed valid (RFC 5545 §3.6)."""
+def render_head(name: str, zone: ZoneInfo) -> bytes:
+    """Return the bytes before a feed's events.
+
+    They hold the time zone, so an empty feed is valid (RFC 5545 §3.6).
+    """
     title = _text(_one_line(name))
-    # Google and Apple read only the second.
-    return _CALENDAR_OPENING + _line("NAME", title) + _line("X-WR-CALNAME", title) + _zone_lines(zone)
+    # Google and Apple read only X-WR-CALNAME.
+    return (
+        _CALENDAR_OPENING + _line("NAME", title) + _line("X-WR-CALNAME", title) + _zone_lines(zone)
+    )
 
 
 @cache
 def _zone_lines(zone: ZoneInfo) -> bytes:
-    lines: bytes = vtimezone(zone).to_ical(sorted=False)
+    lines: bytes = make_vtimezone(zone).to_ical(sorted=False)
     return _line("X-WR-TIMEZONE", _text(zone.key)) + lines
 
 
 def _facts(said: Words, affected: TeachingAffected, classes: list[str], description: str) -> str:
-    # The facts come first: a client that cuts a long description off still shows them.
+    # The facts come first: a client that cuts a long description still shows them.
     lines = [said.affected[affected]]
     if classes:
         lines.append(said.classes % {"names": ", ".join(classes)})
@@ -205,32 +227,51 @@ def _facts(said: Words, affected: TeachingAffected, classes: list[str], descript
 
 
 def _times(starts: datetime | date, ends: datetime | date) -> bytes:
-    """Write DTSTART and DTEND (RFC 5545 §3.8.2.2: DTEND is exclusive, and later than DTSTART)."""
+    """Return DTSTART and DTEND (RFC 5545 §3.8.2.2: DTEND is exclusive, later than DTSTART)."""
     try:
         if isinstance(starts, datetime) and isinstance(ends, datetime):
             begin, end = _utc(starts), _utc(ends)
             if end < begin:
-                raise InvalidEvent(f"the event ends at {end.isoformat()}, before it starts at {begin.isoformat()}")
+                raise InvalidEvent(
+                    f"the event ends at {end.isoformat()}, before it starts at {begin.isoformat()}"
+                )
             lines = _line("DTSTART", _value(begin))
-            # Clients that count in minutes (calcurse) refuse an event that ends in the one in which it starts.
-            return lines + _line("DTEND", _value(end)) if end.replace(second=0) > begin.replace(second=0) else lines
+            # Clients that count in minutes (calcurse) refuse an event that ends in the minute in
+            # which it starts.
+            if end.replace(second=0) > begin.replace(second=0):
+                lines += _line("DTEND", _value(end))
+            return lines
         if isinstance(starts, datetime) or isinstance(ends, datetime):
-            raise InvalidEvent("the event has an instant at one end and a date at the other: give two instants or two dates")
+            raise InvalidEvent(
+                "the event has an instant at one end and a date at the other: give two instants or"
+                " two dates"
+            )
         if ends < starts:
-            raise InvalidEvent(f"the event ends on {ends.isoformat()}, before it starts on {starts.isoformat()}")
-        return _line("DTSTART;VALUE=DATE", _value(starts)) + _line("DTEND;VALUE=DATE", _value(ends + timedelta(days=1)))
+            raise InvalidEvent(
+                f"the event ends on {ends.isoformat()}, before it starts on {starts.isoformat()}"
+            )
+        return _line("DTSTART;VALUE=DATE", _value(starts)) + _line(
+            "DTEND;VALUE=DATE", _value(ends + timedelta(days=1))
+        )
     except OverflowError as error:
-        raise InvalidEvent(f"the event lies at the edge of the calendar: {starts.isoformat()} to {ends.isoformat()}") from error
+        raise InvalidEvent(
+            f"the event lies at the edge of the calendar: {starts.isoformat()} to"
+            f" {ends.isoformat()}"
+        ) from error
 
 
 def _utc(moment: datetime) -> datetime:
     """Return `moment` in UTC, to the whole second."""
     if not (isinstance(moment.tzinfo, ZoneInfo) or moment.tzinfo == UTC):
         raise InvalidEvent(
-            f"{moment.isoformat()} is neither in UTC nor in a named time zone: which instant is meant cannot be said"
+            f"{moment.isoformat()} is neither in UTC nor in a named time zone: which instant is"
+            " meant cannot be said"
         )
     if not FIRST_YEAR_TOLD < moment.year < LAST_YEAR_TOLD:
-        raise InvalidEvent(f"{moment.isoformat()} is at the edge of the calendar: no time zone can be applied to it")
+        raise InvalidEvent(
+            f"{moment.isoformat()} is at the edge of the calendar: no time zone can be applied to"
+            " it"
+        )
     return moment.astimezone(UTC).replace(microsecond=0)
 
 
@@ -244,14 +285,17 @@ def _value(value: datetime | date) -> str:
 
 
 def _text(text: str) -> str:
-    r"""Escape a TEXT value (RFC 5545 §3.3.11). icalendar takes a written `\N` for a line break: `C:\Netz` would lose its N."""
+    r"""Escape a TEXT value (RFC 5545 §3.3.11).
+
+    icalendar takes a literal `\N` for a line break, so `C:\Netz` would lose its N.
+    """
     return r"\\N".join(vText(part).to_ical().decode() for part in text.split(r"\N"))
 
 
 def _line(name: str, value: str) -> bytes:
     line = f"{name}:{value}"
     octets = line.encode()
-    # Folding looks at every character; icalendar leaves a line of less than 75 octets as it is.
+    # Folding looks at every character. A line of fewer than 75 octets needs none.
     if len(octets) >= _FOLDED_FROM:
         octets = Contentline(line).to_ical()  # type: ignore[no-untyped-call]
     return octets + b"\r\n"

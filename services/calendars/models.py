@@ -1,15 +1,15 @@
-"""What the calendars remember between runs: revisions of events, their rendered bytes, feeds and runs."""
+"""The calendars' tables: revisions of events, their rendered bytes, feeds, changes and runs."""
 
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from nightshift.database import Base, UtcDateTime, choice
 from sqlalchemy import JSON, BigInteger, ForeignKey, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
-from services.database import Base, UtcDateTime
-from services.school.models import Locale, choice
+from services.translation import Locale
 
 
 class FeedKind(StrEnum):
@@ -19,16 +19,19 @@ class FeedKind(StrEnum):
 
 
 class EventRevision(Base):
-    """What subscribers were told of an event last.
+    """What feeds said of an event last.
 
-    `source` is a digest of what the renderer was given: while it is the same, the event is not rendered again. `digest` is one of the
-    rendered bytes in every locale, without the stamps: when it changes, `sequence` and `modified_at` rise. `error` says why the
-    event could not be rendered; such an event is in no feed until it is mended.
+    `source` is a digest of the renderer's input: while it is the same, the event is not rendered
+    again. `digest` is that of the rendered bytes in every locale, without the stamps: when it
+    changes, `sequence` and `modified_at` rise. `error` says why the event could not be rendered;
+    such an event is in no feed until it is corrected.
     """
 
     __tablename__ = "event_revision"
 
-    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(
+        ForeignKey("event.id", ondelete="CASCADE"), primary_key=True
+    )
     sequence: Mapped[int] = mapped_column(default=0)
     modified_at: Mapped[datetime] = mapped_column(UtcDateTime)
     source: Mapped[bytes] = mapped_column(LargeBinary)
@@ -37,21 +40,25 @@ class EventRevision(Base):
 
 
 class EventRendering(Base):
-    """One event's VEVENT in one locale: CRLF, folded, stamped; a feed is these joined."""
+    """One event's VEVENT in one locale: CRLF, folded, stamped. A feed is these, joined."""
 
     __tablename__ = "event_rendering"
 
-    event_id: Mapped[UUID] = mapped_column(ForeignKey("event_revision.event_id", ondelete="CASCADE"), primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(
+        ForeignKey("event_revision.event_id", ondelete="CASCADE"), primary_key=True
+    )
     locale: Mapped[Locale] = mapped_column(choice(Locale), primary_key=True)
     body: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class Feed(Base):
-    """One calendar file. `token` is its secret address; files are named by kind and owner, never by the token.
+    """One calendar file.
 
-    `fingerprint`, `size` and `mtime_ns` say what was written and how the file looked then: a file that looks otherwise was touched by
-    somebody else and is written again. `error` is why the last build failed; the last good file stays. `modified_at` is what subscribers
-    are told of the file's age: it rises by a second at least whenever a file is written. A feed with `revoked_at` has no address.
+    `token` is its secret address; files are named by kind and owner, never by the token.
+    `fingerprint`, `size` and `mtime_ns` say what was written, and how the file looked then. A file
+    that looks different was touched by another program, and is written again. `error` says why the
+    last build failed; the last good file stays. `modified_at` is the date that subscribers are
+    given: each write raises it by at least a second. A feed with `revoked_at` has no address.
     """
 
     __tablename__ = "feed"
@@ -74,14 +81,15 @@ class Feed(Base):
 
 
 class ChangeLog(Base):
-    """Something that calendars depend on was touched. Triggers write it (migration 0002), so it holds whoever made the change.
+    """A change of something that calendars depend on.
 
-    `kind` and `key` name what has to be looked at: a class, a class group, a department (or only its own calendar), a lesson, a user, an
-    event, or all. `event_id` is the event that named it, or no longer names it.
+    Triggers write the rows (migration 0002), so every program's changes are noted. `kind` and `key`
+    name what may look different: a class, a class group, a department (or only its own calendar), a
+    lesson, a user, an event, or all. `event_id` is the event that names it, or no longer does.
     """
 
     __tablename__ = "change_log"
-    # Rows are deleted by id, so that an id must not come back.
+    # Rows are deleted by id, so an id must not be used again.
     __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -91,7 +99,10 @@ class ChangeLog(Base):
 
 
 class SyncRun(Base):
-    """The record of one `calendars.sync`; its id is the job's. `inputs` is a digest of what the calendars were made from."""
+    """The record of one `calendars.sync`, under the job's id.
+
+    `inputs` is a digest of all that the calendars were made from.
+    """
 
     __tablename__ = "sync_run"
 

@@ -1,33 +1,43 @@
-"""The secret addresses of feeds, and what stands behind one. A token is the whole of a subscriber's right: whoever has it may read."""
+"""The secret addresses of feeds, and the files behind them.
+
+A token is the only right that a subscriber needs: with it, any client may read the feed.
+"""
 
 import re
 import secrets
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from nightshift.database import Session, plain
+from nightshift.errors import Conflict, NotFound
 from sqlalchemy import Row, bindparam, select, update
 
-from services.calendars.feeds import TOKEN_BYTES, etag
+from services.calendars.feeds import TOKEN_BYTES, make_etag
 from services.calendars.ics import CALENDAR_FOOT
 from services.calendars.models import Feed, FeedKind
-from services.calendars.store import FeedStore, Stamp
-from services.database import Session, plain
-from services.errors import Conflict, NotFound
+from services.calendars.store import FeedStore, FileState
 from services.school.models import Department, SchoolClass, User
 
-# What the database is asked for: anything else is no token, whoever made it.
+# Only what looks like this is looked up in the database.
 TOKEN = re.compile(r"[A-Za-z0-9_-]{22,64}")
 
-OWNERS = {FeedKind.USER: User.email, FeedKind.CLASS: SchoolClass.name, FeedKind.DEPARTMENT: Department.name}
+OWNERS = {
+    FeedKind.USER: User.email,
+    FeedKind.CLASS: SchoolClass.name,
+    FeedKind.DEPARTMENT: Department.name,
+}
 
-# Made once: it is asked at each request, and making it takes longer than asking.
-_FIND = select(plain(Feed.kind), Feed.owner_id, Feed.etag, Feed.size, Feed.mtime_ns, Feed.modified_at).where(
-    Feed.token == bindparam("token"), Feed.revoked_at.is_(None)
-)
+# Built once: each request executes it, and building it takes longer than executing it.
+_FIND = select(
+    plain(Feed.kind), Feed.owner_id, Feed.etag, Feed.size, Feed.mtime_ns, Feed.modified_at
+).where(Feed.token == bindparam("token"), Feed.revoked_at.is_(None))
 
 
 class Served(NamedTuple):
-    """A feed's file as it is served. `recorded`: it is the file that the last build wrote, so `modified_at` is its own."""
+    """A feed's file as it is served.
+
+    `recorded` says that it is the file which the last build wrote, so `modified_at` is the file's.
+    """
 
     content: bytes
     etag: str
@@ -36,59 +46,86 @@ class Served(NamedTuple):
 
 
 def find(session: Session, token: str) -> Row[Any] | None:
-    """Return the feed behind an address, or None when there is none, or it was revoked.
+    """Return the feed behind an address, or None: there is none, or it was revoked.
 
-    One look into a unique index, whether the token is right, wrong or revoked. The index compares beginnings, but its nanoseconds cannot
-    be told from here, and 192 random bits are not found a letter at a time among a network's milliseconds.
+    Each token costs one look into a unique index. The index compares from the first letter on, so
+    its time depends on the token by nanoseconds. A client cannot measure these behind a network's
+    milliseconds, so it cannot guess a token letter by letter.
     """
     return session.connection().execute(_FIND, {"token": token}).one_or_none()
 
 
-def served(store: FeedStore, feed: Row[Any], *, now: datetime) -> Served | None:
-    """Return a feed's file with its validators, or None when there is nothing good to serve: not built yet, missing, or not whole.
+def read_served(store: FeedStore, feed: Row[Any], *, now: datetime) -> Served | None:
+    """Return a feed's file with its validators; None when it is not built, missing or not whole.
 
-    The file is replaced before its row is written, and people restore files: only of the recorded one is the recorded tag true.
+    The file is replaced before its row is written, and people restore files. So the recorded tag is
+    used only for the recorded file.
     """
-    # A file without a build was left by a feed of another database.
-    found = None if feed.modified_at is None else store.read_stamped(feed.kind, feed.owner_id)
+    # A file without a build belongs to a feed of another database.
+    found = None if feed.modified_at is None else store.read_with_state(feed.kind, feed.owner_id)
     if found is None:
         return None
-    content, stamp = found
-    # After a power cut a file may be short: subscribers would take what is missing for deleted.
+    content, state = found
+    # After a power cut a file may be short. Subscribers would take the missing events for deleted.
     if not content.endswith(CALENDAR_FOOT):
         return None
-    recorded = stamp == Stamp(feed.size, feed.mtime_ns)
-    modified_at = min(max(feed.modified_at, stamp.modified_at), now)
-    return Served(content, feed.etag if recorded else etag(content), modified_at.replace(microsecond=0), recorded)
+    recorded = state == FileState(feed.size, feed.mtime_ns)
+    modified_at = min(max(feed.modified_at, state.modified_at), now)
+    return Served(
+        content,
+        feed.etag if recorded else make_etag(content),
+        modified_at.replace(microsecond=0),
+        recorded,
+    )
 
 
-def token_of(session: Session, kind: FeedKind, owner: str) -> str:
-    """Return the token of a feed by its owner's email or name. Raises NotFound, and Conflict when it was revoked."""
-    _, token, revoked_at = _owned(session, kind, owner)
+def find_token(session: Session, kind: FeedKind, owner: str) -> str:
+    """Return the token of a feed, by its owner's email or name.
+
+    Raises NotFound, and Conflict for a feed that was revoked.
+    """
+    _, token, revoked_at = _find_owned(session, kind, owner)
     if revoked_at is not None:
-        raise Conflict(f"the feed of {kind} {owner} was revoked; `feeds rotate` gives it a new address")
+        raise Conflict(
+            f"the feed of {kind} {owner} was revoked; `feeds rotate` gives it a new address"
+        )
     return token
 
 
 def rotate(session: Session, kind: FeedKind, owner: str) -> str:
-    """Give a feed a new token and return it; the old one is worth nothing from the commit on. Also ends a revocation."""
+    """Give a feed a new token and return it.
+
+    The old token ends with the commit. A revoked feed has an address again.
+    """
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    session.execute(update(Feed).where(Feed.id == _owned(session, kind, owner).id).values(token=token, revoked_at=None))
+    session.execute(
+        update(Feed)
+        .where(Feed.id == _find_owned(session, kind, owner).id)
+        .values(token=token, revoked_at=None)
+    )
     return token
 
 
 def revoke(session: Session, kind: FeedKind, owner: str, *, now: datetime) -> None:
-    """Take a feed's address away until it is rotated. Its row stays, so that no sync gives it another."""
-    session.execute(update(Feed).where(Feed.id == _owned(session, kind, owner).id).values(revoked_at=now))
+    """Take a feed's address away until it is rotated. The row stays, so no sync adds another."""
+    session.execute(
+        update(Feed).where(Feed.id == _find_owned(session, kind, owner).id).values(revoked_at=now)
+    )
 
 
-def _owned(session: Session, kind: FeedKind, owner: str) -> Row[int, str, datetime | None]:
+def _find_owned(session: Session, kind: FeedKind, owner: str) -> Row[int, str, datetime | None]:
     name = OWNERS[kind]
     ids = session.execute(select(name.class_.id).where(name == owner)).scalars().all()
     if not ids:
-        raise NotFound(f"there is no {kind} {owner!r}; `feeds list --kind {kind}` shows those with a feed")
-    query = select(Feed.id, Feed.token, Feed.revoked_at).where(Feed.kind == kind, Feed.owner_id == ids[0])
+        raise NotFound(
+            f"there is no {kind} {owner!r}; `feeds list --kind {kind}` shows those with a feed"
+        )
+    query = select(Feed.id, Feed.token, Feed.revoked_at).where(
+        Feed.kind == kind, Feed.owner_id == ids[0]
+    )
     feed = session.execute(query).one_or_none()
     if feed is None:
-        raise NotFound(f"{kind} {owner} has no feed; `feeds sync` makes those of all who are entitled to one")
+        raise NotFound(
+            f"{kind} {owner} has no feed; `feeds sync` makes those of all who are entitled to one"
+        )
     return feed

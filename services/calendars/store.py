@@ -1,4 +1,4 @@
-"""Where calendar files are kept: a folder, with files that are replaced whole or not at all."""
+"""The folder of calendar files. A file is replaced as a whole, or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
 
+from nightshift.errors import TransientError
+
 from services.calendars.models import FeedKind
-from services.errors import StoreUnavailable
 
 FOLDERS = {FeedKind.USER: "users", FeedKind.CLASS: "classes", FeedKind.DEPARTMENT: "departments"}
 
 
-class Stamp(NamedTuple):
-    """How a file looked when it was written: a file that looks otherwise was touched by somebody else."""
+class StoreUnavailable(TransientError):
+    """The feed store cannot be written: full, read-only, or gone."""
+
+
+class FileState(NamedTuple):
+    """How a file looks. If that is not as its writer recorded it, another program touched it."""
 
     size: int
     mtime_ns: int
@@ -27,7 +32,10 @@ class Stamp(NamedTuple):
 
 
 class FeedStore:
-    """A folder of feeds, named by kind and owner's id: never by a class's name (some disks take 27Ga for 27GA), never by a token."""
+    """A folder of feeds, named by kind and the owner's id.
+
+    They are not named by class, since some disks take 27Ga for 27GA, and never by token.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,14 +45,15 @@ class FeedStore:
         """Return where a feed is kept."""
         return self.root / FOLDERS[kind] / f"{owner_id}.ics"
 
-    def write(self, kind: FeedKind, owner_id: int, content: bytes) -> Stamp:
-        """Replace a feed's file; a reader sees the old one or the new one, also when this process is killed.
+    def write(self, kind: FeedKind, owner_id: int, content: bytes) -> FileState:
+        """Replace a feed's file, and return how it looks.
 
-        The file is not forced to the disk: after a power cut it may be missing or short, which the next sync sees by its stamp and mends.
-        Raises StoreUnavailable when the folder cannot be written.
+        A reader sees the old file or the new one, even when this process is killed. The file is not
+        forced to the disk: after a power cut it may be missing or short. The next sync sees that by
+        its state, and writes it again. Raises StoreUnavailable when the folder cannot be written.
         """
         path = self.path(kind, owner_id)
-        # A name of its own for each write: a worker that was presumed dead may still be writing the same feed.
+        # A new name for each write: a worker that was taken for dead may be writing the same feed.
         part = path.with_name(f".{owner_id}.{uuid4().hex}.part")
         try:
             try:
@@ -63,48 +72,54 @@ class FeedStore:
         except OSError as error:
             with suppress(OSError):  # A folder that cannot be written refuses this too.
                 part.unlink()
-            raise StoreUnavailable(f"the feed store at {self.root} cannot be written: {error.strerror}") from error
-        return Stamp(status.st_size, status.st_mtime_ns)
+            raise StoreUnavailable(
+                f"the feed store at {self.root} cannot be written: {error.strerror}"
+            ) from error
+        return FileState(status.st_size, status.st_mtime_ns)
 
-    def stamp(self, kind: FeedKind, owner_id: int) -> Stamp | None:
+    def state(self, kind: FeedKind, owner_id: int) -> FileState | None:
         """Return how a feed's file looks now, or None when there is none."""
         try:
-            # Not by a Path: a run asks for thousands, and making one takes longer than asking the disk.
+            # Not by a Path: a run asks for thousands, and a Path takes longer than the disk.
             status = os.stat(f"{self._folders[kind]}/{owner_id}.ics")  # noqa: PTH116
         except OSError:
             return None
-        return Stamp(status.st_size, status.st_mtime_ns)
+        return FileState(status.st_size, status.st_mtime_ns)
 
     def read(self, kind: FeedKind, owner_id: int) -> bytes | None:
         """Return a feed's bytes, or None when there is no file."""
-        try:
-            return self.path(kind, owner_id).read_bytes()
-        except OSError:
-            return None
+        found = self.read_with_state(kind, owner_id)
+        return None if found is None else found[0]
 
-    def read_stamped(self, kind: FeedKind, owner_id: int) -> tuple[bytes, Stamp] | None:
-        """Return a feed's bytes and how their file looked, or None when there is none: both of one file, also while it is replaced."""
+    def read_with_state(self, kind: FeedKind, owner_id: int) -> tuple[bytes, FileState] | None:
+        """Return a feed's bytes and their file's state, or None when there is no file.
+
+        Both are of one file, even while it is replaced.
+        """
         try:
             with self.path(kind, owner_id).open("rb") as file:
                 content = file.read()
-                # After the bytes: what somebody writes into the file meanwhile shows.
+                # After the bytes, so that a write into the file meanwhile shows.
                 status = os.fstat(file.fileno())
         except OSError:
             return None
-        return content, Stamp(status.st_size, status.st_mtime_ns)
+        return content, FileState(status.st_size, status.st_mtime_ns)
 
     def remove(self, kind: FeedKind, owner_id: int) -> None:
-        """Remove a feed's file, if it is there. Raises StoreUnavailable when it cannot be removed."""
+        """Remove a feed's file, if there is one. Raises StoreUnavailable when that fails."""
         try:
             self.path(kind, owner_id).unlink(missing_ok=True)
         except OSError as error:
-            raise StoreUnavailable(f"the feed store at {self.root} cannot be written: {error.strerror}") from error
+            raise StoreUnavailable(
+                f"the feed store at {self.root} cannot be written: {error.strerror}"
+            ) from error
 
     def leftovers(self, *, older_than_ns: int) -> Iterator[Path]:
-        """Give the half-written files of processes that were killed before `older_than_ns` (nanoseconds since the epoch)."""
+        """Yield half-written files last written before `older_than_ns`, in ns since the epoch.
+
+        Processes that were killed have left them.
+        """
         for part in self.root.glob("*/.*.part"):
-            try:
+            with suppress(FileNotFoundError):  # Its writer has just finished.
                 if part.stat().st_mtime_ns < older_than_ns:
                     yield part
-            except FileNotFoundError:
-                continue  # Its writer has just finished.

@@ -1,4 +1,4 @@
-"""The main job: bring every feed up to date. Plan, build in chunks, finish; each is one job's body."""
+"""Bring every feed up to date: plan, build in chunks, finish. Each is one job's body."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,6 +8,10 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from nightshift.database import Session, batched, insert_or
+from nightshift.jobs import Outcome, Run
+from nightshift.jobs.batches import read_children
+from nightshift.jobs.models import JobState
 from sqlalchemy import func, select, update
 
 from services.calendars import feeds, inputs, revisions
@@ -15,12 +19,9 @@ from services.calendars.jobs import BuildFeeds, FinishSync
 from services.calendars.models import Feed, SyncRun
 from services.calendars.store import FeedStore
 from services.calendars.window import Window
-from services.database import Session, insert_or
-from services.jobs import Outcome, Run
-from services.jobs.batches import children
-from services.jobs.models import JobState
 
-# A chunk locks its feeds' rows while it builds them, half a second at most; reading the school once costs as much as fifty feeds.
+# A chunk locks its feeds' rows while it builds them, for half a second at most. Each chunk reads
+# the school, which costs as much as fifty feeds.
 FEEDS_A_CHUNK = 250
 
 MOST_ERRORS = 200
@@ -43,50 +44,70 @@ class Rules:
 
 
 def plan(run: Run, store: FeedStore, rules: Rules) -> None:
-    """Bring the revisions of all events up to date, then start a chunk for every few hundred feeds that are out of date.
+    """Bring all events' revisions up to date, and start chunks for the feeds that are out of date.
 
-    Rendering happens outside any transaction that writes: on SQLite everybody else would wait for it.
+    Render outside a transaction that writes: on SQLite all other writers would wait. A second run
+    finds the revisions as they should be, and starts the same chunks.
     """
     with run.unit_of_work() as session:
         record = insert_or(session, SyncRun).values(id=run.id, started_at=run.now, errors=[])
         session.execute(record.on_conflict_do_nothing(index_elements=[SyncRun.id]))
-        # There is one run at a time, so another one that has not ended never will.
+        # There is one run at a time, so another record without an end is of a run that failed.
         dead = update(SyncRun).where(SyncRun.finished_at.is_(None), SyncRun.id != run.id)
-        session.execute(dead.values(finished_at=run.now, errors=[{"run": "itself", "error": "it failed before its end"}]))
+        session.execute(
+            dead.values(
+                finished_at=run.now, errors=[{"run": "itself", "error": "it failed before its end"}]
+            )
+        )
     window = rules.window(run.now)
     with run.read_only() as session:
-        # Before anything else is read: what changes from here on makes the digest at the run's end another one.
+        # Before all other reads: a change from here on makes the digest at the run's end differ.
         now_inputs = inputs.digest(session, window, repr(rules))
-        same = now_inputs is not None and now_inputs == _inputs_of_last_good_run(session)
-        found = [] if same else list(revisions.changes(session, window, domain=rules.domain))
+        same = now_inputs is not None and now_inputs == _find_last_inputs(session)
+        found = [] if same else list(revisions.find_outdated(session, window, domain=rules.domain))
     with run.unit_of_work() as session:
         changed = [change.event_id for change in found]
-        revisions.record(session, window, found, domain=rules.domain, now=run.now, event_ids=changed)
-        feeds.ensure(session)
+        revisions.record(
+            session, window, found, domain=rules.domain, now=run.now, event_ids=changed
+        )
+        feeds.add_missing(session)
     with run.read_only() as session:
-        stale, total = feeds.out_of_date(session, window, store, school_name=rules.school_name, same_inputs=same)
+        stale, total = feeds.find_out_of_date(
+            session, window, store, school_name=rules.school_name, same_inputs=same
+        )
     with run.unit_of_work() as session:
-        session.execute(update(SyncRun).where(SyncRun.id == run.id).values(unchanged=total - len(stale), inputs=now_inputs))
-        run.spawn(session, chunks(run.id, stale), then=FinishSync(run_id=run.id))
+        session.execute(
+            update(SyncRun)
+            .where(SyncRun.id == run.id)
+            .values(unchanged=total - len(stale), inputs=now_inputs)
+        )
+        run.spawn(session, build_jobs(run.id, stale), then=FinishSync(run_id=run.id))
         run.finish(session)
 
 
-def chunks(run_id: UUID, feed_ids: list[int]) -> list[BuildFeeds]:
+def build_jobs(run_id: UUID, feed_ids: list[int]) -> list[BuildFeeds]:
     """Return the jobs that build these feeds."""
-    cut = (tuple(feed_ids[at : at + FEEDS_A_CHUNK]) for at in range(0, len(feed_ids), FEEDS_A_CHUNK))
-    return [BuildFeeds(run_id=run_id, feed_ids=some) for some in cut]
+    return [BuildFeeds(run_id=run_id, feed_ids=some) for some in batched(feed_ids, FEEDS_A_CHUNK)]
 
 
-def _inputs_of_last_good_run(session: Session) -> bytes | None:
-    """Return what the last run was made from, if that did not change meanwhile and no error came up: then every feed was right for it."""
+def _find_last_inputs(session: Session) -> bytes | None:
+    """Return the last run's digest: all feeds were right for these inputs.
+
+    Return None when that run had an error, or when its inputs changed during it.
+    """
     last = session.execute(
-        select(SyncRun).where(SyncRun.finished_at.is_not(None)).order_by(SyncRun.started_at.desc()).limit(1)
+        select(SyncRun)
+        .where(SyncRun.finished_at.is_not(None))
+        .order_by(SyncRun.started_at.desc())
+        .limit(1)
     ).scalar()
     return None if last is None or last.failed or last.errors else last.inputs
 
 
-def build_chunk(session: Session, args: BuildFeeds, run: Run, store: FeedStore, rules: Rules) -> Outcome:
-    """Build one chunk's feeds and return the counts."""
+def build_chunk(
+    session: Session, args: BuildFeeds, run: Run, store: FeedStore, rules: Rules
+) -> Outcome:
+    """Build the feeds of one chunk, and return the counts."""
     return feeds.build(
         session,
         rules.window(run.now),
@@ -99,38 +120,51 @@ def build_chunk(session: Session, args: BuildFeeds, run: Run, store: FeedStore, 
 
 
 def finish(session: Session, args: FinishSync, run: Run, store: FeedStore, rules: Rules) -> Outcome:
-    """Remove what nobody is entitled to and write the run's record; every chunk has ended by now, well or not."""
+    """Remove the feeds that should not exist any more, and write the run's record.
+
+    All chunks have ended by now: succeeded, failed or cancelled.
+    """
     removed, kept = feeds.remove_orphans(session, store)
     for leftover in store.leftovers(older_than_ns=int((run.now - LEFTOVER_AGE).timestamp() * 1e9)):
         with suppress(OSError):  # The next run finds it again.
             leftover.unlink()
     record = session.execute(select(SyncRun).where(SyncRun.id == args.run_id)).scalar_one()
-    built, unchanged, failed = 0, record.unchanged, 0
-    errors: list[dict[str, Any]] = [*revisions.errors(session, rules.window(run.now)), *kept]
-    for chunk in children(session, args.run_id, BuildFeeds.policy.kind):
+    record.built, record.failed, record.removed = 0, 0, removed
+    errors: list[dict[str, Any]] = [*revisions.find_errors(session, rules.window(run.now)), *kept]
+    for chunk in read_children(session, args.run_id, BuildFeeds.policy.kind):
         if chunk["state"] == JobState.SUCCEEDED:
-            built += chunk["result"]["built"]
-            unchanged += chunk["result"]["unchanged"]
-            failed += chunk["result"]["failed"]
+            record.built += chunk["result"]["built"]
+            record.unchanged += chunk["result"]["unchanged"]
+            record.failed += chunk["result"]["failed"]
             errors += chunk["result"]["errors"]
         else:
-            failed += len(chunk["args"].get("feed_ids", ()))
+            record.failed += len(chunk["args"].get("feed_ids", ()))
             reason = (chunk["error"] or {}).get("message") or chunk["result"] or chunk["state"]
             errors.append({"chunk": str(chunk["id"]), "error": str(reason)})
-    record.built, record.unchanged, record.failed, record.removed = built, unchanged, failed, removed
     record.errors = errors[:MOST_ERRORS]
-    if record.inputs is not None and record.inputs != inputs.digest(session, rules.window(run.now), repr(rules)):
-        record.inputs = None  # Something changed while we built: nobody can say which chunk has seen it.
+    if record.inputs is not None and record.inputs != inputs.digest(
+        session, rules.window(run.now), repr(rules)
+    ):
+        # The school changed during the run: some chunks may have seen it, others not.
+        record.inputs = None
     record.finished_at = run.now
-    return summary(record)
+    return summarise(record)
 
 
-def summary(record: SyncRun) -> dict[str, Any]:
+def summarise(record: SyncRun) -> dict[str, Any]:
     """Return a run's record as JSON values; `seconds` is None for a run that has not ended."""
-    seconds = None if record.finished_at is None else (record.finished_at - record.started_at).total_seconds()
+    seconds = (
+        None
+        if record.finished_at is None
+        else (record.finished_at - record.started_at).total_seconds()
+    )
     return {
         "run": str(record.id),
-        "state": "running" if record.finished_at is None else "partial" if record.failed or record.errors else "complete",
+        "state": "running"
+        if record.finished_at is None
+        else "partial"
+        if record.failed or record.errors
+        else "complete",
         "built": record.built,
         "unchanged": record.unchanged,
         "failed": record.failed,
@@ -140,15 +174,21 @@ def summary(record: SyncRun) -> dict[str, Any]:
     }
 
 
-def last_runs(session: Session, *, limit: int = 1) -> Sequence[SyncRun]:
+def find_last_runs(session: Session, *, limit: int = 1) -> Sequence[SyncRun]:
     """Return the newest runs, the newest first."""
-    return session.execute(select(SyncRun).order_by(SyncRun.started_at.desc()).limit(limit)).scalars().all()
+    return (
+        session.execute(select(SyncRun).order_by(SyncRun.started_at.desc()).limit(limit))
+        .scalars()
+        .all()
+    )
 
 
-def totals(session: Session) -> list[dict[str, Any]]:
+def count_totals(session: Session) -> list[dict[str, Any]]:
     """Return, by kind, how many feeds there are, with how many events and bytes."""
     rows = session.execute(
-        select(Feed.kind, func.count(), func.sum(Feed.event_count), func.sum(Feed.size)).group_by(Feed.kind).order_by(Feed.kind)
+        select(Feed.kind, func.count(), func.sum(Feed.event_count), func.sum(Feed.size))
+        .group_by(Feed.kind)
+        .order_by(Feed.kind)
     )
     return [
         {"kind": kind.value, "feeds": count, "events": int(events or 0), "bytes": int(size or 0)}

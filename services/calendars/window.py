@@ -1,4 +1,4 @@
-"""Which events a feed holds at all: those that overlap a window of days around today."""
+"""The days around today that feeds show, and the events that overlap them."""
 
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
@@ -11,7 +11,7 @@ from services.school.models import Event, EventState
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """The days from `first` to `last`, both included, as seen from the instant `now` in the school's zone."""
+    """The days from `first` to `last`, both included, around the instant `now` in a zone."""
 
     first: date
     last: date
@@ -25,7 +25,10 @@ class Window:
         return cls(today - timedelta(days=days_past), today + timedelta(days=days_ahead), now, zone)
 
     def current(self) -> ColumnElement[bool]:
-        """Select the published, current events that overlap the window; cancelled ones only until they have passed."""
+        """Return the condition for published events that overlap the window.
+
+        Without versions of events, and without cancelled events that have passed.
+        """
         begins = datetime.combine(self.first, time(), self.zone)
         ends = datetime.combine(self.last + timedelta(days=1), time(), self.zone)
         today = self.now.astimezone(self.zone).date()

@@ -1,15 +1,16 @@
 """An event's life: what may be done with it in which state.
 
-    draft       edit, submit, delete             on delete the row is removed; there is nothing to restore
+    draft       edit, submit, delete      delete removes the row: it cannot be restored
     review      publish, refuse, delete
     refused     edit, submit, delete
-    published   edit, cancel, delete             edit makes a version, a draft of its own, and leaves the event as it is
+    published   edit, cancel, delete      edit makes a version, a draft; the event stays as it is
     cancelled   restore, delete
-    deleted     restore                          as it was before, cancelled or not
-    past        -                                a former version of a published event
+    deleted     restore                   as it was before, cancelled or not
+    past        -                         a former version of a published event
 
-Each function is the one place of its transition, in the caller's transaction and with the event's row locked: what follows from it is
-enqueued there: mail to those whom it concerns. Feeds need nothing, the database's triggers note what was touched.
+Each transition has one function, which locks the event's row and works in the caller's transaction.
+It also enqueues the mail to those whom the change concerns. Feeds need nothing: the database's
+triggers note what was changed.
 """
 
 from collections import defaultdict
@@ -21,17 +22,17 @@ from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from nightshift.database import Session, insert_or, plain
+from nightshift.errors import Conflict, InvalidInput, NotFound
+from nightshift.jobs import enqueue
 from sqlalchemy import Select, and_, case, or_, select
 
-from services.database import Session, insert_or, plain
-from services.errors import Conflict, InvalidInput, NotFound
-from services.jobs import enqueue
-from services.mail.jobs import SETTLED, NoticeEvent, NoticeReview
-from services.mail.models import EventNotice
-from services.school.loading import TARGETS, ids_of, linked, relink
+from services.letters.jobs import SETTLED, NoticeEvent, NoticeReview
+from services.letters.models import EventNotice
+from services.school.loading import TARGETS, find_ids, read_links, relink
 from services.school.models import Event, EventState, User
 from services.school.rows import ROW_OF, SEPARATOR, EventDetails, EventRow
-from services.school.sheets import clean, unwanted, validate
+from services.school.sheets import clean, find_unwanted, validate
 
 __all__ = [
     "EventDetails",
@@ -39,10 +40,10 @@ __all__ = [
     "cancel",
     "create",
     "delete",
-    "details",
     "edit",
-    "listed",
+    "list_events",
     "publish",
+    "read_details",
     "refuse",
     "restore",
     "submit",
@@ -50,7 +51,7 @@ __all__ = [
 
 
 class Standing(StrEnum):
-    """Where an event stands: its state, and whether that still counts."""
+    """An event's state, or what has become of it since."""
 
     DRAFT = "draft"
     REVIEW = "review"
@@ -80,19 +81,31 @@ stands = case(
 
 LINKS = TARGETS[EventRow.file].links
 
-# What publishing a version swaps, beside the links: everything but what makes a row this event or that version.
-CONTENT = [column.key for column in Event.__table__.columns if column.key not in ("id", "version_of_id", "created_at")]
+# What publishing a version swaps, beside the links: all except what makes a row the event or a
+# version of it.
+CONTENT = [
+    column.key
+    for column in Event.__table__.columns
+    if column.key not in ("id", "version_of_id", "created_at")
+]
 
 
-def details(values: Mapping[str, Any], *, zone: ZoneInfo) -> EventDetails:
-    """Read what an event is to say, by the rules of events.csv: text, or values of EventDetails' types. What is empty takes its default.
+def read_details(values: Mapping[str, Any], *, zone: ZoneInfo) -> EventDetails:
+    """Return what an event is to say, checked by the rules of events.csv.
+
+    A value is text, or of the type that EventDetails has. An empty one takes its default.
 
     Raises:
-        InvalidInput: Something is wrong; the message names each field and how to mend it.
+        InvalidInput: Something is wrong. The message names each field and how to correct it.
     """
-    # A list becomes a cell again, so that its members are looked at as every other text is.
-    texts = {name: SEPARATOR.join(value) if isinstance(value, list | tuple) else value for name, value in values.items()}
-    cells = {name: clean(value) if isinstance(value, str) else value for name, value in texts.items()}
+    # A list becomes a cell again, so that its members are checked like every other text.
+    texts = {
+        name: SEPARATOR.join(value) if isinstance(value, list | tuple) else value
+        for name, value in values.items()
+    }
+    cells = {
+        name: clean(value) if isinstance(value, str) else value for name, value in texts.items()
+    }
     read, wrong = validate(EventDetails, {name: cell for name, cell in cells.items() if cell}, zone)
     if read is None or wrong:
         raise InvalidInput("\n".join(f"{name}: {reason}" for name, reason in wrong))
@@ -100,37 +113,52 @@ def details(values: Mapping[str, Any], *, zone: ZoneInfo) -> EventDetails:
 
 
 def create(session: Session, new: EventDetails, *, author: str | None, now: datetime) -> Event:
-    """Create a draft. `author` is the address of who wrote it.
+    """Create a draft. `author` is its author's address.
 
     Raises:
-        InvalidInput: A name is not known.
+        InvalidInput: A name is unknown.
     """
-    return _write(session, Event(state=EventState.DRAFT, created_at=now), new, author=author, addressed=False)
+    return _write(
+        session, Event(state=EventState.DRAFT, created_at=now), new, author=author, addressed=False
+    )
 
 
 def edit(
-    session: Session, event_id: UUID, changes: Mapping[str, Any], *, author: str | None = None, zone: ZoneInfo, now: datetime
+    session: Session,
+    event_id: UUID,
+    changes: Mapping[str, Any],
+    *,
+    author: str | None = None,
+    zone: ZoneInfo,
+    now: datetime,
 ) -> Event:
-    """Change some fields of an event (those of EventDetails) and return what was written: a published event's new version, else itself.
+    """Change some fields of an event (those of EventDetails), and return what was written.
 
-    An event that is left naming nobody, by a change of whom it names, is for the whole school.
+    That is the event, or a new version of a published one. An event whose last name is taken away
+    by such a change is for the whole school.
 
     Raises:
-        NotFound, Conflict: There is no such event, or it is in a state in which it cannot be edited.
-        InvalidInput: The event would be wrong, or a name is not known.
+        NotFound, Conflict: The event does not exist, or its state does not allow it.
+        InvalidInput: The event would be wrong, or a name is unknown.
     """
     event = _take(session, event_id, "edit")
     said = _said(event, _names(session, select(Event.id).where(Event.id == event_id))[event_id])
-    new = details(said | dict(changes), zone=zone)
-    # Whom it was addressed to may be gone since; only who is asked to name others, or nobody, has a say in that.
+    new = read_details(said | dict(changes), zone=zone)
+    # Those whom it named may have been deleted since. Only a change of the names themselves may
+    # make it an event for the whole school.
     addressed = event.addressed and not changes.keys() & LINKS.keys()
     if event.state == EventState.PUBLISHED:
-        event = Event(state=EventState.DRAFT, version_of_id=event.id, author_id=event.author_id, created_at=now)
+        event = Event(
+            state=EventState.DRAFT,
+            version_of_id=event.id,
+            author_id=event.author_id,
+            created_at=now,
+        )
     return _write(session, event, new, author=author, addressed=addressed)
 
 
 def submit(session: Session, event_id: UUID, *, now: datetime) -> Event:
-    """Ask for a draft, or what was refused and mended, to be reviewed. Raises NotFound or Conflict."""
+    """Put a draft or a refused event in review. Raises NotFound or Conflict."""
     event = _take(session, event_id, "submit")
     event.state, event.refusal = EventState.REVIEW, ""
     session.flush()
@@ -139,15 +167,18 @@ def submit(session: Session, event_id: UUID, *, now: datetime) -> Event:
 
 
 def publish(session: Session, event_id: UUID, *, now: datetime) -> Event:
-    """Publish what was reviewed, and return the published event; a version's row keeps, as a past version, what it replaced.
+    """Publish what was reviewed, and return the published event.
 
-    A version is published as it was reviewed, also when another one was published since it was begun: the last one counts. To merge them
-    would publish what nobody has reviewed. Two that are published at the same time wait for each other, so nothing of them mixes.
+    A version's content moves into the event's row, and what it replaces stays in the version's row,
+    as a past version. A version is published as it was reviewed, even when another was published
+    since it was begun: the last one counts. A merge of both would publish what was not reviewed.
+    Two that are published at once wait for each other, so they do not mix.
 
     Raises:
-        NotFound, Conflict: There is no such event, it is not in review, or it is a version of one that was cancelled or deleted.
+        NotFound, Conflict: The event does not exist, is not in review, or is a version of one that
+            was cancelled or deleted.
     """
-    # An event before its versions, as loading and deleting lock them, so that nobody waits in a circle.
+    # Lock an event before its versions, as loading and deleting do, so there is no deadlock.
     original = select(Event.version_of_id).where(Event.id == event_id).scalar_subquery()
     session.execute(select(Event.id).where(Event.id == original).with_for_update())
     event = _take(session, event_id, "publish")
@@ -166,9 +197,12 @@ def publish(session: Session, event_id: UUID, *, now: datetime) -> Event:
 
 
 def refuse(session: Session, event_id: UUID, reason: str, *, now: datetime) -> Event:
-    """Refuse what was to be reviewed, and tell its author why. Raises NotFound, Conflict, or InvalidInput without a reason."""
+    """Refuse an event in review, and tell its author why.
+
+    Raises NotFound, Conflict, or InvalidInput without a reason.
+    """
     reason = clean(reason)
-    if wrong := unwanted(reason) if reason else "is empty; say why, for its author":
+    if wrong := find_unwanted(reason) if reason else "is empty; say why, for its author":
         raise InvalidInput(f"reason: {wrong}")
     event = _take(session, event_id, "refuse")
     event.state, event.refusal = EventState.REFUSED, reason
@@ -178,7 +212,10 @@ def refuse(session: Session, event_id: UUID, reason: str, *, now: datetime) -> E
 
 
 def cancel(session: Session, event_id: UUID, *, now: datetime) -> Event:
-    """Cancel a published event: subscribers see it as cancelled until it has passed. Raises NotFound or Conflict."""
+    """Cancel a published event: calendars show it as cancelled until it has passed.
+
+    Raises NotFound or Conflict.
+    """
     event = _take(session, event_id, "cancel")
     event.cancelled_at = now
     session.flush()
@@ -187,9 +224,9 @@ def cancel(session: Session, event_id: UUID, *, now: datetime) -> Event:
 
 
 def delete(session: Session, event_id: UUID, *, now: datetime) -> Event | None:
-    """Delete an event, a published one with the effect of cancelling it, and return it; None when it was a draft, which is gone for good.
+    """Delete an event and return it, or None for a draft, which cannot be restored.
 
-    Raises NotFound or Conflict.
+    Calendars show a deleted event that was published as cancelled. Raises NotFound or Conflict.
     """
     event = _take(session, event_id, "delete")
     if event.state == EventState.DRAFT:
@@ -203,7 +240,10 @@ def delete(session: Session, event_id: UUID, *, now: datetime) -> Event | None:
 
 
 def restore(session: Session, event_id: UUID, *, now: datetime) -> Event:
-    """Undo the deletion or else the cancellation: a cancelled event that was deleted is cancelled again. Raises NotFound or Conflict."""
+    """Undo the deletion of an event or, if it is not deleted, its cancellation.
+
+    An event that was cancelled and then deleted is cancelled again. Raises NotFound or Conflict.
+    """
     event = _take(session, event_id, "restore")
     if event.deleted_at is not None:
         event.deleted_at = None
@@ -214,20 +254,32 @@ def restore(session: Session, event_id: UUID, *, now: datetime) -> Event:
     return event
 
 
-def listed(
-    session: Session, *, zone: ZoneInfo, standing: Standing | None = None, first: date | None = None, last: date | None = None
+def list_events(
+    session: Session,
+    *,
+    zone: ZoneInfo,
+    standing: Standing | None = None,
+    first: date | None = None,
+    last: date | None = None,
 ) -> list[dict[str, Any]]:
-    """Return events by their start, with the names of what they name: only those of a standing, and on days from `first` to `last`."""
+    """Return events by their start, with the names that they name.
+
+    Only those of a standing, and only those on days from `first` to `last`.
+    """
     chosen = select(Event.id)
     if standing is not None:
         chosen = chosen.where(stands == standing)
     if first is not None:
         chosen = chosen.where(or_(Event.ends_at >= _instant(first, zone), Event.ends_on >= first))
     if last is not None:
-        chosen = chosen.where(or_(Event.starts_at < _instant(last + timedelta(days=1), zone), Event.starts_on <= last))
+        chosen = chosen.where(
+            or_(Event.starts_at < _instant(last + timedelta(days=1), zone), Event.starts_on <= last)
+        )
     names = _names(session, chosen)
     rows = session.execute(
-        select(Event, stands, User.email).outerjoin(User, User.id == Event.author_id).where(Event.id.in_(chosen))
+        select(Event, stands, User.email)
+        .outerjoin(User, User.id == Event.author_id)
+        .where(Event.id.in_(chosen))
     )
     found = [
         {"id": event.id, "state": now_is, "version_of": event.version_of_id, "author": author}
@@ -245,8 +297,16 @@ def listed(
 
 
 def _take(session: Session, event_id: UUID, action: str) -> Event:
-    """Lock an event's row and return it as it now is. Raises Conflict where it stands so that this cannot be done."""
-    query = select(Event, stands).where(Event.id == event_id).with_for_update(of=Event).execution_options(populate_existing=True)
+    """Lock an event's row, and return it as it is now.
+
+    Raises NotFound, and Conflict when its state does not allow the action.
+    """
+    query = (
+        select(Event, stands)
+        .where(Event.id == event_id)
+        .with_for_update(of=Event)
+        .execution_options(populate_existing=True)
+    )
     row = session.execute(query).one_or_none()
     if row is None:
         raise NotFound(f"there is no event {event_id}")
@@ -254,17 +314,21 @@ def _take(session: Session, event_id: UUID, action: str) -> Event:
     standing: Standing = row[1]
     if action not in ALLOWED[standing]:
         allowed = ", ".join(ALLOWED[standing]) or "nothing"
-        raise Conflict(f"cannot {action} event {event_id}: its state is {standing}, which allows {allowed}")
+        raise Conflict(
+            f"cannot {action} event {event_id}: its state is {standing}, which allows {allowed}"
+        )
     return event
 
 
 def _notice(session: Session, event: Event, *, now: datetime) -> None:
-    """Have those whom a published event concerns told what became of it, once it has settled."""
+    """Enqueue the mail to those whom a published event concerns, for when it has settled."""
     if event.state == EventState.PUBLISHED:
         enqueue(session, NoticeEvent(event_id=event.id), now=now, debounce=SETTLED)
 
 
-def _write(session: Session, event: Event, new: EventDetails, *, author: str | None, addressed: bool) -> Event:
+def _write(
+    session: Session, event: Event, new: EventDetails, *, author: str | None, addressed: bool
+) -> Event:
     named = {column: _ids(session, column, getattr(new, column)) for column in LINKS}
     if author is not None:
         (event.author_id,) = _ids(session, "author", (author,))
@@ -283,15 +347,19 @@ def _write(session: Session, event: Event, new: EventDetails, *, author: str | N
 
 
 def _ids(session: Session, column: str, names: tuple[str, ...]) -> set[Any]:
-    """Return what a link table holds for these names."""
+    """Return the ids that a link table holds for these names."""
     if (file := EventRow.references.get(column)) is None:
         return set(names)
     kind, target = ROW_OF[file], TARGETS[file]
-    ids = ids_of(session, target, {kind.identify(name) for name in names})
+    ids = find_ids(session, target, {kind.identify(name) for name in names})
     for name in names:
         if kind.identify(name) not in ids:
-            # Addresses are not for everybody who can mistype one.
-            known = [] if target.model is User else session.scalars(select(target.table.c[target.key])).all()
+            # A mistyped address must not reveal another user's.
+            known = (
+                []
+                if target.model is User
+                else session.scalars(select(target.table.c[target.key])).all()
+            )
             near = ", ".join(get_close_matches(name, known))
             fix = f"did you mean {near}?" if near else "correct the name, or add it first"
             raise InvalidInput(f"{column}: there is no {kind.noun} {name!r}; {fix}")
@@ -304,7 +372,10 @@ def _swap(session: Session, one: Event, two: Event) -> None:
         setattr(one, name, yours)
         setattr(two, name, mine)
     for link in LINKS.values():
-        swapped = {(two.id if owner == one.id else one.id, other) for owner, other in linked(session, link, [one.id, two.id])}
+        swapped = {
+            (two.id if owner == one.id else one.id, other)
+            for owner, other in read_links(session, link, [one.id, two.id])
+        }
         relink(session, link, [one.id, two.id], swapped)
 
 
@@ -321,7 +392,9 @@ def _said(event: Event, names: Mapping[str, list[str]]) -> dict[str, Any]:
     } | {column: sorted(names[column]) for column in LINKS}
 
 
-def _names(session: Session, events: Select[UUID]) -> defaultdict[UUID, defaultdict[str, list[str]]]:
+def _names(
+    session: Session, events: Select[UUID]
+) -> defaultdict[UUID, defaultdict[str, list[str]]]:
     """Return the names of what some events name, by event and field."""
     names: defaultdict[UUID, defaultdict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for column, link in LINKS.items():
@@ -329,7 +402,9 @@ def _names(session: Session, events: Select[UUID]) -> defaultdict[UUID, defaultd
         query = select(owner, other)
         if file := EventRow.references.get(column):
             target = TARGETS[file]
-            query = select(owner, target.table.c[target.key]).join(target.table, target.table.c.id == other)
+            query = select(owner, target.table.c[target.key]).join(
+                target.table, target.table.c.id == other
+            )
         for event_id, name in session.execute(query.where(owner.in_(events))):
             names[event_id][column].append(name)
     return names

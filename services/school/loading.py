@@ -1,7 +1,7 @@
 """A school's CSV files into the database: an upsert by natural key that writes only what differs.
 
-Everything is read and checked before the first write, in sets: the number of statements depends on the files, not on their rows
-(beyond the chunks that SQLite's limit on variables asks for).
+All is read and checked before the first write, in sets. So the number of statements depends on the
+files and not on their rows, except for the chunks that SQLite's limit on parameters needs.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 from zoneinfo import ZoneInfo
 
+from nightshift.database import Base, Session, insert_or
 from sqlalchemy import Table, and_, bindparam, delete, exists, or_, select, update
 
-from services.database import Base, Session, insert_or
 from services.school.models import (
     Department,
     Event,
@@ -35,7 +35,7 @@ from services.school.models import (
 from services.school.rows import ROW_OF, EventRow, Row, RowKey, split
 from services.school.sheets import InvalidRows, Problem, Sheet, read_folder
 
-__all__ = ["TARGETS", "InvalidRows", "Problem", "ids_of", "linked", "load", "relink"]
+__all__ = ["TARGETS", "InvalidRows", "Problem", "find_ids", "load", "read_links", "relink"]
 
 # SQLite before 3.32 takes 999 variables in a statement.
 CHUNK = 900
@@ -58,7 +58,10 @@ class Link:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a file's rows go: `key` is the natural key's database column, `columns` those with another name than in the file."""
+    """The table of a file's rows.
+
+    `key` is the column of the natural key, `columns` are those whose names in the file differ.
+    """
 
     model: type[Base]
     key: str
@@ -79,7 +82,10 @@ TARGETS = {
         Lesson,
         "key",
         {"id": "key", "semester": "semester_id", "class_teacher": "is_class_teachers"},
-        {"classes": Link(LessonClass, "lesson_id", "class_id"), "teachers": Link(LessonTeacher, "lesson_id", "user_id")},
+        {
+            "classes": Link(LessonClass, "lesson_id", "class_id"),
+            "teachers": Link(LessonTeacher, "lesson_id", "user_id"),
+        },
     ),
     "events.csv": Target(
         Event,
@@ -106,14 +112,15 @@ TARGETS = {
 
 
 def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> dict[str, int]:
-    """Bring the rows of a folder's CSV files into the database, all or none, and give the number of rows of each file.
+    """Write the rows of a folder's CSV files, all or none, and return each file's number of rows.
 
-    A row is found by its natural key. What is equal is not written, so that nobody downstream sees a change; a column that the
-    header leaves out, and a row that the files leave out, stays as it is. `zone` is that of the events' wall-clock times.
+    A row is found by its natural key. A row that is equal is not written, so calendars see no
+    change. A column that the header leaves out, and a row that the files leave out, stays as it is.
+    `zone` is that of the events' wall-clock times.
 
     Raises:
         InvalidRows: Rows are wrong; nothing was written.
-        InvalidInput: The folder holds no school.
+        InvalidInput: The folder does not hold a school.
     """
     session.flush()
     sheets = read_folder(folder, zone)
@@ -127,11 +134,15 @@ def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> di
         raise InvalidRows(problems)
     _release_untis_ids(session, holders)
     ids: Ids = {}
-    # Also the files that are not there: their rows in the database are what the others' rows name.
+    # Also for files that are missing: the others' rows name rows of these tables.
     for file, target in TARGETS.items():
         if file in sheets:
             _upsert(session, target, _values(sheets[file], ids, now))
-        ids[file] = ids["users.csv"] if target.model is Subscription else ids_of(session, target, named[file])
+        ids[file] = (
+            ids["users.csv"]
+            if target.model is Subscription
+            else find_ids(session, target, named[file])
+        )
         if file in sheets:
             _link(session, sheets[file], ids)
             if target.model is Event:
@@ -150,7 +161,7 @@ def _references(kind: type[Row], cells: dict[str, str]) -> Iterator[tuple[str, t
 
 
 def _named_keys(sheets: dict[str, Sheet]) -> dict[str, set[RowKey]]:
-    """Give all keys that a folder mentions, as a row's own or as a reference, by the file that they belong to."""
+    """Return all keys that a folder has, as a row's own or as a reference, by their file."""
     named: dict[str, set[RowKey]] = {file: set() for file in TARGETS}
     for file, sheet in sheets.items():
         for entry in sheet.entries:
@@ -160,47 +171,67 @@ def _named_keys(sheets: dict[str, Sheet]) -> dict[str, set[RowKey]]:
     return named
 
 
-def _unknown_references(session: Session, sheets: dict[str, Sheet], named: dict[str, set[RowKey]]) -> Iterator[Problem]:
+def _unknown_references(
+    session: Session, sheets: dict[str, Sheet], named: dict[str, set[RowKey]]
+) -> Iterator[Problem]:
     known: dict[str, set[RowKey]] = {}
     for file, target in TARGETS.items():
         own = {entry.key for entry in sheets[file].entries} if file in sheets else set()
         elsewhere = named[file] - own if target.model is not Subscription else set()
-        known[file] = own | ids_of(session, target, elsewhere).keys()
-    # Of a file whose header was refused nothing is known: its own problem is the one to mend first.
+        known[file] = own | find_ids(session, target, elsewhere).keys()
+    # The keys of a file whose header was refused are unknown: fix that problem first.
     unread = {file for file, sheet in sheets.items() if not sheet.columns}
     for file, sheet in sheets.items():
         for entry in sheet.entries:
             for column, kind, name in _references(sheet.kind, entry.cells):
                 if kind.file not in unread and kind.identify(name) not in known[kind.file]:
                     reason = (
-                        f"there is no {kind.noun} {name!r}, neither in {kind.file} nor in the database; add it or correct the name"
+                        f"there is no {kind.noun} {name!r}, neither in {kind.file} nor in the"
+                        " database; add it or correct the name"
                     )
                     yield Problem(file, entry.line, column, reason)
 
 
 def _versions_of_versions(session: Session, sheets: dict[str, Sheet]) -> Iterator[Problem]:
-    """Find rows whose `version_of` is not a current event: a version of a version would never be shown nor published."""
+    """Yield rows whose `version_of` is itself a version: it would never be shown or published."""
     sheet = sheets.get("events.csv")
     if sheet is None or "version_of" not in sheet.columns:
         return
-    originals = {entry.key: EventRow.identify(entry.cells["version_of"]) for entry in sheet.entries if "version_of" in entry.cells}
+    originals = {
+        entry.key: EventRow.identify(entry.cells["version_of"])
+        for entry in sheet.entries
+        if "version_of" in entry.cells
+    }
     elsewhere = set(originals.values()) - {entry.key for entry in sheet.entries}
     stored = [
-        select(Event.id).where(Event.id.in_(chunk), Event.version_of_id.is_not(None)) for chunk in _chunks(cast("Any", elsewhere))
+        select(Event.id).where(Event.id.in_(chunk), Event.version_of_id.is_not(None))
+        for chunk in _chunks(cast("Any", elsewhere))
     ]
     versions = originals.keys() | {key for query in stored for key in session.scalars(query)}
     for entry in sheet.entries:
         if originals.get(entry.key) in versions:
-            reason = f"{entry.cells['version_of']!r} is itself a version; name the event that is current"
+            reason = (
+                f"{entry.cells['version_of']!r} is itself a version; name the event that is current"
+            )
             yield Problem("events.csv", entry.line, "version_of", reason)
 
 
 def _holders_of_untis_ids(session: Session, sheet: Sheet | None) -> dict[str, str]:
-    """Give the addresses of those who hold an untis_id now that the sheet gives to somebody else, by untis_id."""
-    wanted = {entry.cells["untis_id"]: entry.key for entry in sheet.entries if "untis_id" in entry.cells} if sheet else {}
-    queries = (select(User.untis_id, User.email).where(User.untis_id.in_(chunk)) for chunk in _chunks(wanted))
+    """Return, by untis_id, the users that hold one which the sheet gives to another user."""
+    wanted = (
+        {entry.cells["untis_id"]: entry.key for entry in sheet.entries if "untis_id" in entry.cells}
+        if sheet
+        else {}
+    )
+    queries = (
+        select(User.untis_id, User.email).where(User.untis_id.in_(chunk))
+        for chunk in _chunks(wanted)
+    )
     return {
-        untis_id: email for query in queries for untis_id, email in session.execute(query) if untis_id and wanted[untis_id] != email
+        untis_id: email
+        for query in queries
+        for untis_id, email in session.execute(query)
+        if untis_id and wanted[untis_id] != email
     }
 
 
@@ -209,18 +240,24 @@ def _foreign_untis_ids(sheet: Sheet | None, holders: dict[str, str]) -> Iterator
     for entry in sheet.entries if sheet else ():
         holder = holders.get(entry.cells.get("untis_id", ""))
         if holder and holder not in own:
-            reason = f"belongs to {holder}, who is in the database and not in this file; give that user's row as well"
+            reason = (
+                f"belongs to {holder}, who is in the database and not in this file; give that"
+                " user's row as well"
+            )
             yield Problem("users.csv", entry.line, "untis_id", reason)
 
 
 def _release_untis_ids(session: Session, holders: dict[str, str]) -> None:
-    """Take from their holders the ids that others get, because two users who swap theirs hold the same one in between."""
+    """Take the ids that others get from their holders.
+
+    Otherwise two users who swap theirs would hold the same id in between.
+    """
     for chunk in _chunks(holders):
         session.execute(update(User).where(User.untis_id.in_(chunk)).values(untis_id=None))
 
 
 def _values(sheet: Sheet, ids: Ids, now: datetime) -> list[dict[str, Any]]:
-    """Give the database's columns that a sheet states, and when a row would be new."""
+    """Return the values that a sheet gives for the table's columns, with `created_at`."""
     kind, target, fields = sheet.kind, TARGETS[sheet.kind.file], sheet.kind.columns()
     always = {"created_at": now} if "created_at" in target.table.c else {}
     result = []
@@ -233,15 +270,23 @@ def _values(sheet: Sheet, ids: Ids, now: datetime) -> list[dict[str, Any]]:
                 continue
             if kind is EventRow and column in ("starts", "ends"):
                 timed = isinstance(value, datetime)
-                values |= {f"{column}_at": value if timed else None, f"{column}_on": None if timed else value}
+                values |= {
+                    f"{column}_at": value if timed else None,
+                    f"{column}_on": None if timed else value,
+                }
             elif kind is EventRow and column in ("id", "version_of"):
                 values[name] = value and EventRow.identify(value)
             elif column in kind.references:
-                values[name] = value and ids[kind.references[column]][ROW_OF[kind.references[column]].identify(value)]
+                values[name] = (
+                    value
+                    and ids[kind.references[column]][
+                        ROW_OF[kind.references[column]].identify(value)
+                    ]
+                )
             else:
                 values[name] = value
         result.append(values)
-    # A version's foreign key asks for the current event to be there first.
+    # A version's foreign key needs the current event to be there first.
     return sorted(result, key=lambda values: values.get("version_of_id") is not None)
 
 
@@ -254,20 +299,22 @@ def _upsert(session: Session, target: Target, rows: Sequence[dict[str, Any]]) ->
     if stated:
         changes = or_(*(table.c[name].is_distinct_from(insert.excluded[name]) for name in stated))
         new = {name: insert.excluded[name] for name in stated}
-        session.execute(insert.on_conflict_do_update(index_elements=[target.key], set_=new, where=changes), rows)
+        session.execute(
+            insert.on_conflict_do_update(index_elements=[target.key], set_=new, where=changes), rows
+        )
     else:
         session.execute(insert.on_conflict_do_nothing(index_elements=[target.key]), rows)
 
 
-def ids_of(session: Session, target: Target, keys: Collection[RowKey]) -> dict[RowKey, Any]:
-    """Give the ids of those keys that the database holds."""
+def find_ids(session: Session, target: Target, keys: Collection[RowKey]) -> dict[RowKey, Any]:
+    """Return the ids of those keys that the database has."""
     key = target.table.c[target.key]
     queries = (select(key, target.table.c.id).where(key.in_(chunk)) for chunk in _chunks(keys))
     return {name: found for query in queries for name, found in session.execute(query)}
 
 
 def _link(session: Session, sheet: Sheet, ids: Ids) -> None:
-    """Bring the link tables of a sheet's rows to what its list cells say."""
+    """Write the link tables of a sheet's rows, as its list cells say."""
     kind, target, fields = sheet.kind, TARGETS[sheet.kind.file], sheet.kind.columns()
     owners = [ids[kind.file][entry.key] for entry in sheet.entries]
     for column in sheet.columns:
@@ -282,26 +329,36 @@ def _link(session: Session, sheet: Sheet, ids: Ids) -> None:
         relink(session, link, owners, wanted)
 
 
-def linked(session: Session, link: Link, owners: Iterable[Any]) -> set[tuple[Any, Any]]:
-    """Give the pairs of a link table that belong to some owners."""
+def read_links(session: Session, link: Link, owners: Iterable[Any]) -> set[tuple[Any, Any]]:
+    """Return the pairs of a link table that belong to these owners."""
     owner, other = link.table.c[link.owner], link.table.c[link.other]
     queries = (select(owner, other).where(owner.in_(chunk)) for chunk in _chunks(owners))
     return {(one, two) for query in queries for one, two in session.execute(query)}
 
 
-def relink(session: Session, link: Link, owners: Iterable[Any], wanted: set[tuple[Any, Any]]) -> None:
-    """Make these pairs all that a link table has of some owners: missing ones are inserted, surplus ones deleted."""
+def relink(
+    session: Session, link: Link, owners: Iterable[Any], wanted: set[tuple[Any, Any]]
+) -> None:
+    """Replace the pairs that a link table has of these owners; write only what differs."""
     owner, other = link.table.c[link.owner], link.table.c[link.other]
-    present = linked(session, link, owners)
+    present = read_links(session, link, owners)
     if missing := [{link.owner: one, link.other: two} for one, two in sorted(wanted - present)]:
         session.execute(insert_or(session, link.model).on_conflict_do_nothing(), missing)
     if surplus := [{"one": one, "two": two} for one, two in sorted(present - wanted)]:
-        session.execute(delete(link.table).where(and_(owner == bindparam("one"), other == bindparam("two"))), surplus)
+        session.execute(
+            delete(link.table).where(and_(owner == bindparam("one"), other == bindparam("two"))),
+            surplus,
+        )
 
 
 def _address(session: Session, sheet: Sheet, ids: Ids) -> None:
-    """Note which events were written for somebody: those with links, and not those whose row says that there are none."""
-    named = or_(*(exists().where(link.table.c.event_id == Event.id) for link in TARGETS["events.csv"].links.values()))
+    """Mark the events that name somebody, and unmark those whose row says that they name none."""
+    named = or_(
+        *(
+            exists().where(link.table.c.event_id == Event.id)
+            for link in TARGETS["events.csv"].links.values()
+        )
+    )
     says_all = set(TARGETS["events.csv"].links) <= set(sheet.columns)
     for chunk in _chunks(ids[sheet.kind.file][entry.key] for entry in sheet.entries):
         ours = update(Event).where(Event.id.in_(chunk)).execution_options(synchronize_session=False)

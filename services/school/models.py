@@ -1,25 +1,30 @@
-"""The school's own tables. Rules on who sees what are in services/calendars/audience.py, not here."""
+"""The school's own tables. services/calendars/audience.py has the rules of who sees what."""
 
 from datetime import date, datetime, time
 from enum import StrEnum
 from uuid import UUID, uuid4
 
-from sqlalchemy import CheckConstraint, Enum, ForeignKey, Index, LargeBinary, String, Text, false, text, true
+from nightshift.database import Base, UtcDateTime, choice
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    false,
+    text,
+    true,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
-from services.database import Base, UtcDateTime
+from services.translation import Locale
 
 
 class Role(StrEnum):
     TEACHER = "teacher"
     STUDENT = "student"
     ADMIN = "admin"
-
-
-class Locale(StrEnum):
-    GERMAN = "de"
-    FRENCH = "fr"
-    ENGLISH = "en"
 
 
 class KeyPurpose(StrEnum):
@@ -47,24 +52,13 @@ class TeachingAffected(StrEnum):
     NO = "no"
 
 
-def choice(values: type[StrEnum]) -> Enum:
-    """Store an enum as its value, held by a CHECK constraint on both dialects."""
-    return Enum(
-        values,
-        native_enum=False,
-        create_constraint=True,
-        length=20,
-        name=values.__name__.lower(),
-        values_callable=lambda enum: [member.value for member in enum],
-    )
-
-
 CLASS_GROUP_LENGTH = 3
 
 
 class Department(Base):
     __tablename__ = "department"
-    # An id is never used twice: a feed belongs to an owner's id, and a new owner must not inherit an old one's address.
+    # An id is never used twice: a feed belongs to its owner's id, and a new owner must not get the
+    # address of an old one.
     __table_args__ = ({"sqlite_autoincrement": True},)
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -76,7 +70,11 @@ class Department(Base):
 
 
 class SchoolClass(Base):
-    """A class. Its name's case matters (`27Ga` is not `27GA`); the name's first three characters are its class group (`27G`)."""
+    """A class.
+
+    The name's case matters (`27Ga` is not `27GA`). Its first three characters are the class group
+    (`27G`).
+    """
 
     __tablename__ = "school_class"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -85,11 +83,16 @@ class SchoolClass(Base):
     name: Mapped[str] = mapped_column(String(50), unique=True)
     display_name: Mapped[str] = mapped_column(String(200), default="")
     graduation_year: Mapped[int | None]
-    department_id: Mapped[int | None] = mapped_column(ForeignKey("department.id", ondelete="SET NULL"), index=True)
+    department_id: Mapped[int | None] = mapped_column(
+        ForeignKey("department.id", ondelete="SET NULL"), index=True
+    )
 
 
 class User(Base):
-    """A person. `untis_id` is the link to the timetable system. The `mail_*` flags are opt-ins to kinds of mail."""
+    """A user.
+
+    `untis_id` is the link to the timetable system. The `mail_*` flags are opt-ins to kinds of mail.
+    """
 
     __tablename__ = "user_account"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -100,7 +103,9 @@ class User(Base):
     last_name: Mapped[str] = mapped_column(String(200))
     locale: Mapped[Locale] = mapped_column(choice(Locale), default=Locale.GERMAN)
     role: Mapped[Role] = mapped_column(choice(Role))
-    class_id: Mapped[int | None] = mapped_column(ForeignKey("school_class.id", ondelete="SET NULL"), index=True)
+    class_id: Mapped[int | None] = mapped_column(
+        ForeignKey("school_class.id", ondelete="SET NULL"), index=True
+    )
     untis_id: Mapped[str | None] = mapped_column(String(50), unique=True)
     mail_events: Mapped[bool] = mapped_column(default=True, server_default=true())
     mail_reviews: Mapped[bool] = mapped_column(default=True, server_default=true())
@@ -110,11 +115,13 @@ class User(Base):
 
 
 class UserKey(Base):
-    """The newest key that a user was sent for a purpose, as a hash, and the address that it was sent to."""
+    """The newest key that a user was sent for a purpose, as a hash, and the address it went to."""
 
     __tablename__ = "user_key"
 
-    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True
+    )
     purpose: Mapped[KeyPurpose] = mapped_column(choice(KeyPurpose), primary_key=True)
     hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
     address: Mapped[str] = mapped_column(String(320))
@@ -141,7 +148,9 @@ class Lesson(Base):
 
     id: Mapped[int] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(String(50), unique=True)
-    semester_id: Mapped[int] = mapped_column(ForeignKey("semester.id", ondelete="CASCADE"), index=True)
+    semester_id: Mapped[int] = mapped_column(
+        ForeignKey("semester.id", ondelete="CASCADE"), index=True
+    )
     weekday: Mapped[int]
     starts: Mapped[time]
     ends: Mapped[time]
@@ -153,34 +162,46 @@ class Lesson(Base):
 class LessonClass(Base):
     __tablename__ = "lesson_class"
 
-    lesson_id: Mapped[int] = mapped_column(ForeignKey("lesson.id", ondelete="CASCADE"), primary_key=True)
-    class_id: Mapped[int] = mapped_column(ForeignKey("school_class.id", ondelete="CASCADE"), primary_key=True, index=True)
+    lesson_id: Mapped[int] = mapped_column(
+        ForeignKey("lesson.id", ondelete="CASCADE"), primary_key=True
+    )
+    class_id: Mapped[int] = mapped_column(
+        ForeignKey("school_class.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
 
 
 class LessonTeacher(Base):
     __tablename__ = "lesson_teacher"
 
-    lesson_id: Mapped[int] = mapped_column(ForeignKey("lesson.id", ondelete="CASCADE"), primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True, index=True)
+    lesson_id: Mapped[int] = mapped_column(
+        ForeignKey("lesson.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
 
 
 class Event(Base):
-    """An event. `id` is for ever: it is the iCalendar UID.
+    """An event. Its `id` never changes: it is the iCalendar UID.
 
-    It has either instants (`starts_at`, `ends_at`; equal for a deadline) or, all day, dates (`starts_on`, `ends_on`, both included).
-    `addressed` says that it was written for somebody: when the last one that it names is deleted it is for nobody, and not suddenly
-    for the whole school. A row with `version_of_id` is another version of that event, a coming one (draft, review) or a past one; only
-    rows without it are current. Publishing a version swaps the two rows' content, so that the published id stays.
+    It has either instants (`starts_at`, `ends_at`; equal for a deadline) or, for whole days, dates
+    (`starts_on`, `ends_on`, both included). `addressed` says that it was written for somebody: when
+    the last class, department or user that it names is deleted, it is in no calendar, and does not
+    become an event for the whole school. A row with `version_of_id` is another version of that
+    event, a coming one (draft, review) or a past one; only rows without it are current. Publishing
+    a version swaps the content of the two rows, so the published id stays.
     """
 
     __tablename__ = "event"
     __table_args__ = (
         CheckConstraint(
-            "(starts_at is not null and ends_at is not null and starts_on is null and ends_on is null)"
-            " or (starts_at is null and ends_at is null and starts_on is not null and ends_on is not null)",
+            "(starts_at is not null and ends_at is not null"
+            " and starts_on is null and ends_on is null)"
+            " or (starts_at is null and ends_at is null"
+            " and starts_on is not null and ends_on is not null)",
             name="instants_or_dates",
         ),
-        # The two halves of the window query of calendars.sync, which reads current published events only.
+        # For the two halves of the window's query, which reads only current published events.
         Index(
             "ix_event_current_instants",
             "ends_at",
@@ -196,7 +217,9 @@ class Event(Base):
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    author_id: Mapped[int | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"), index=True)
+    author_id: Mapped[int | None] = mapped_column(
+        ForeignKey("user_account.id", ondelete="SET NULL"), index=True
+    )
     state: Mapped[EventState] = mapped_column(choice(EventState), default=EventState.DRAFT)
     title: Mapped[str] = mapped_column(Text)
     description: Mapped[str] = mapped_column(Text, default="")
@@ -206,9 +229,13 @@ class Event(Base):
     starts_on: Mapped[date | None]
     ends_on: Mapped[date | None]
     audience: Mapped[Audience] = mapped_column(choice(Audience), default=Audience.STUDENTS)
-    teaching_affected: Mapped[TeachingAffected] = mapped_column(choice(TeachingAffected), default=TeachingAffected.NO)
+    teaching_affected: Mapped[TeachingAffected] = mapped_column(
+        choice(TeachingAffected), default=TeachingAffected.NO
+    )
     addressed: Mapped[bool] = mapped_column(default=False, server_default=false())
-    version_of_id: Mapped[UUID | None] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), index=True)
+    version_of_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("event.id", ondelete="CASCADE"), index=True
+    )
     refusal: Mapped[str] = mapped_column(Text, default="", server_default="")
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     cancelled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -218,60 +245,91 @@ class Event(Base):
 class EventClass(Base):
     __tablename__ = "event_class"
 
-    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
-    class_id: Mapped[int] = mapped_column(ForeignKey("school_class.id", ondelete="CASCADE"), primary_key=True, index=True)
+    event_id: Mapped[UUID] = mapped_column(
+        ForeignKey("event.id", ondelete="CASCADE"), primary_key=True
+    )
+    class_id: Mapped[int] = mapped_column(
+        ForeignKey("school_class.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
 
 
 class EventClassGroup(Base):
-    """An event for every class whose name begins with `class_group`, also for one founded later."""
+    """An event for every class whose name begins with `class_group`, also for later ones."""
 
     __tablename__ = "event_class_group"
 
-    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(
+        ForeignKey("event.id", ondelete="CASCADE"), primary_key=True
+    )
     class_group: Mapped[str] = mapped_column(String(CLASS_GROUP_LENGTH), primary_key=True)
 
 
 class EventDepartment(Base):
     __tablename__ = "event_department"
 
-    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
-    department_id: Mapped[int] = mapped_column(ForeignKey("department.id", ondelete="CASCADE"), primary_key=True, index=True)
+    event_id: Mapped[UUID] = mapped_column(
+        ForeignKey("event.id", ondelete="CASCADE"), primary_key=True
+    )
+    department_id: Mapped[int] = mapped_column(
+        ForeignKey("department.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
 
 
 class EventUser(Base):
-    """A person whom the event names, whatever its audience."""
+    """A user whom the event names, whatever its audience."""
 
     __tablename__ = "event_user"
 
-    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True)
-    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True, index=True)
+    event_id: Mapped[UUID] = mapped_column(
+        ForeignKey("event.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
 
 
 class Subscription(Base):
-    """What a user's calendar shows beyond, or instead of, what affects them. A user without one follows what affects them."""
+    """What a user's calendar shows beside, or instead of, the events that affect them.
+
+    The calendar of a user without one shows the events that affect them.
+    """
 
     __tablename__ = "subscription"
 
-    user_id: Mapped[int] = mapped_column(ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True)
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True
+    )
     follows_me: Mapped[bool] = mapped_column(default=True, server_default=true())
 
 
 class SubscribedDepartment(Base):
     __tablename__ = "subscribed_department"
 
-    user_id: Mapped[int] = mapped_column(ForeignKey("subscription.user_id", ondelete="CASCADE"), primary_key=True)
-    department_id: Mapped[int] = mapped_column(ForeignKey("department.id", ondelete="CASCADE"), primary_key=True, index=True)
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("subscription.user_id", ondelete="CASCADE"), primary_key=True
+    )
+    department_id: Mapped[int] = mapped_column(
+        ForeignKey("department.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
 
 
 class SubscribedClass(Base):
     __tablename__ = "subscribed_class"
 
-    user_id: Mapped[int] = mapped_column(ForeignKey("subscription.user_id", ondelete="CASCADE"), primary_key=True)
-    class_id: Mapped[int] = mapped_column(ForeignKey("school_class.id", ondelete="CASCADE"), primary_key=True, index=True)
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("subscription.user_id", ondelete="CASCADE"), primary_key=True
+    )
+    class_id: Mapped[int] = mapped_column(
+        ForeignKey("school_class.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
 
 
 class IgnoredEvent(Base):
     __tablename__ = "ignored_event"
 
-    user_id: Mapped[int] = mapped_column(ForeignKey("subscription.user_id", ondelete="CASCADE"), primary_key=True)
-    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"), primary_key=True, index=True)
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("subscription.user_id", ondelete="CASCADE"), primary_key=True
+    )
+    event_id: Mapped[UUID] = mapped_column(
+        ForeignKey("event.id", ondelete="CASCADE"), primary_key=True, index=True
+    )

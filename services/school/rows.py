@@ -1,4 +1,4 @@
-"""What a row of each of a school's CSV files may hold. docs/school-csv.md is the user's side of it."""
+"""What a row of each of a school's CSV files may hold. docs/school-csv.md tells it to users."""
 
 import re
 from collections.abc import Iterable
@@ -9,35 +9,38 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 
-from services.school.models import CLASS_GROUP_LENGTH, Audience, EventState, Locale, Role, TeachingAffected
+from services.school.models import CLASS_GROUP_LENGTH, Audience, EventState, Role, TeachingAffected
+from services.translation import Locale
 
 SEPARATOR = ";"
 YEARS = range(1900, 2200)
-# Ours for ever: ids of loaded events, and so the UIDs that subscribers hold, are made from it.
+# Never change it: the ids of loaded events depend on it, and they are UIDs in calendars.
 EVENT_NAMESPACE = UUID("6f0b0b9e-3c0a-5d0e-9f43-7a51c1d5e2b8")
 
 RowKey = str | UUID
 
 
-def event_id(key: str) -> UUID:
-    """Give the event's id for ever: a UUID is taken as it is, any other text is hashed into our namespace."""
+def make_event_id(key: str) -> UUID:
+    """Return the event's id, which never changes: a UUID as it is, other text by its hash."""
     try:
         given = UUID(key)
     except ValueError:
         return uuid5(EVENT_NAMESPACE, key)
-    # UUID() also reads braces, URNs and bare hexadecimal; only the usual form is what its writer surely meant as a UUID.
+    # UUID() also reads braces, URNs and bare hexadecimal. Only the usual form surely means a UUID.
     return given if str(given) == key.lower() else uuid5(EVENT_NAMESPACE, key)
 
 
 def split(cell: str | Iterable[str]) -> tuple[str, ...]:
-    """Split a list cell at its semicolons; empty and repeated members are dropped."""
+    """Split a list cell at its semicolons, without empty and repeated members."""
     members = cell.split(SEPARATOR) if isinstance(cell, str) else cell
     return tuple(dict.fromkeys(filter(None, (member.strip() for member in members))))
 
 
 def _key(cell: str) -> str:
     if re.search(rf"[{SEPARATOR}\n\t]", cell):
-        raise ValueError(f"a name that others refer to cannot contain '{SEPARATOR}', a line break or a tab")
+        raise ValueError(
+            f"a name that others refer to cannot contain '{SEPARATOR}', a line break or a tab"
+        )
     return cell
 
 
@@ -51,7 +54,10 @@ def _class_groups(cell: str | Iterable[str]) -> tuple[str, ...]:
     groups = split(cell)
     for group in groups:
         if len(group) != CLASS_GROUP_LENGTH:
-            raise ValueError(f"{group!r} is no class group; write the first {CLASS_GROUP_LENGTH} characters of its classes, as 27G")
+            raise ValueError(
+                f"{group!r} is no class group; write the first {CLASS_GROUP_LENGTH} characters of"
+                " its classes, as 27G"
+            )
     return groups
 
 
@@ -89,9 +95,13 @@ def _day(cell: str) -> date:
 
 
 def _instant(cell: str, info: ValidationInfo) -> datetime:
-    parts = re.fullmatch(r"(\S{10})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(Z|[+-][0-9]{2}:[0-9]{2})?", cell)
+    parts = re.fullmatch(
+        r"(\S{10})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(Z|[+-][0-9]{2}:[0-9]{2})?", cell
+    )
     if not parts:
-        raise ValueError(f"must be a time such as 2026-05-04T08:15 or 2026-05-04T08:15+02:00, not {cell!r}")
+        raise ValueError(
+            f"must be a time such as 2026-05-04T08:15 or 2026-05-04T08:15+02:00, not {cell!r}"
+        )
     day, clock, offset = parts.groups(default="")
     _day(day)
     try:
@@ -102,14 +112,24 @@ def _instant(cell: str, info: ValidationInfo) -> datetime:
 
 
 def _in_zone(local: datetime, zone: ZoneInfo) -> datetime:
-    """Read a wall-clock time. One that the clocks skip or show twice is refused: which instant is meant is not ours to guess."""
+    """Return the instant of a wall-clock time.
+
+    A time that the clocks skip or show twice is refused, since it does not name one instant.
+    """
     first, second = (local.replace(tzinfo=zone, fold=fold) for fold in (0, 1))
     if first.utcoffset() == second.utcoffset():
         return first
     skipped = first.astimezone(UTC).astimezone(zone).replace(tzinfo=None) != local
-    choices = " or ".join(sorted(moment.isoformat(timespec="minutes") for moment in (first, second)))
-    reason = "does not exist, the clocks skip it" if skipped else "happens twice, the clocks go back"
-    raise ValueError(f"{local.isoformat(timespec='minutes')} {reason} in {zone.key}; write it with an offset: {choices}")
+    choices = " or ".join(
+        sorted(moment.isoformat(timespec="minutes") for moment in (first, second))
+    )
+    reason = (
+        "does not exist, the clocks skip it" if skipped else "happens twice, the clocks go back"
+    )
+    raise ValueError(
+        f"{local.isoformat(timespec='minutes')} {reason} in {zone.key}; write it with an offset:"
+        f" {choices}"
+    )
 
 
 def _zone(info: ValidationInfo) -> ZoneInfo:
@@ -135,7 +155,10 @@ Moment = Annotated[date | datetime, PlainValidator(_date_or_instant)]
 
 
 class Row(BaseModel):
-    """One row. A field is a column; one without a default is required. `references` says in which file a cell's names are keys."""
+    """One row. A field is a column; one without a default is required.
+
+    `references` has, by column, the file in which the cell's names are keys.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -147,12 +170,12 @@ class Row(BaseModel):
 
     @classmethod
     def identify(cls, cell: str) -> RowKey:
-        """Give the natural key that a cell means."""
+        """Return the natural key that a cell means."""
         return cell
 
     @classmethod
     def columns(cls) -> dict[str, str]:
-        """Give the columns and the field of each."""
+        """Return the field of each column."""
         return {info.alias or name: name for name, info in cls.model_fields.items()}
 
     @classmethod
@@ -203,7 +226,9 @@ class UserRow(Row):
     @classmethod
     def _only_students_have_a_class(cls, name: str | None, info: ValidationInfo) -> str | None:
         if "role" in info.data and info.data["role"] is not Role.STUDENT:
-            raise ValueError("only a student has a class; what a teacher teaches stands in lessons.csv")
+            raise ValueError(
+                "only a student has a class; what a teacher teaches stands in lessons.csv"
+            )
         return name
 
 
@@ -224,7 +249,11 @@ class SemesterRow(Row):
 
 class LessonRow(Row):
     file, noun, key_column = "lessons.csv", "lesson", "id"
-    references: ClassVar = {"semester": "semesters.csv", "classes": "classes.csv", "teachers": "users.csv"}
+    references: ClassVar = {
+        "semester": "semesters.csv",
+        "classes": "classes.csv",
+        "teachers": "users.csv",
+    }
 
     id: Key = Field(max_length=50)
     semester: str
@@ -246,7 +275,10 @@ class LessonRow(Row):
 
 
 class EventDetails(BaseModel):
-    """What an event says, whoever writes it: a row of events.csv, or services/school/events.py. Dates mean all day, both included."""
+    """What an event says, in a row of events.csv and in services/school/events.py.
+
+    Dates mean an event that lasts all day; both days are included.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -271,7 +303,9 @@ class EventDetails(BaseModel):
         if isinstance(starts, datetime) != isinstance(ends, datetime):
             raise ValueError("must be of the same kind as starts: two dates (all day) or two times")
         if ends < starts:
-            raise ValueError(f"is before starts ({_shown(ends, _zone(info))} < {_shown(starts, _zone(info))})")
+            raise ValueError(
+                f"is before starts ({_shown(ends, _zone(info))} < {_shown(starts, _zone(info))})"
+            )
         return ends
 
 
@@ -294,7 +328,7 @@ class EventRow(EventDetails, Row):
 
     @classmethod
     def identify(cls, cell: str) -> UUID:
-        return event_id(cell)
+        return make_event_id(cell)
 
 
 class SubscriptionRow(Row):
@@ -318,9 +352,21 @@ class SubscriptionRow(Row):
 
 
 def _shown(moment: date | datetime, zone: ZoneInfo) -> str:
-    return moment.astimezone(zone).isoformat(timespec="minutes") if isinstance(moment, datetime) else moment.isoformat()
+    return (
+        moment.astimezone(zone).isoformat(timespec="minutes")
+        if isinstance(moment, datetime)
+        else moment.isoformat()
+    )
 
 
 # In the order in which they are loaded: a file refers to earlier ones, and to itself.
-ROWS: tuple[type[Row], ...] = (DepartmentRow, ClassRow, UserRow, SemesterRow, LessonRow, EventRow, SubscriptionRow)
+ROWS: tuple[type[Row], ...] = (
+    DepartmentRow,
+    ClassRow,
+    UserRow,
+    SemesterRow,
+    LessonRow,
+    EventRow,
+    SubscriptionRow,
+)
 ROW_OF = {row.file: row for row in ROWS}

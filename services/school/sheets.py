@@ -1,4 +1,7 @@
-"""A folder of CSV files becomes sheets of validated rows; everything that is wrong is collected, none of it stops the reading."""
+"""Read a folder of CSV files into sheets of validated rows.
+
+All that is wrong is collected; no problem stops the reading.
+"""
 
 import csv
 import re
@@ -10,20 +13,24 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
+from nightshift.errors import InvalidInput
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from services.errors import InvalidInput
 from services.school.rows import ROW_OF, ROWS, Row, RowKey
 
-# Control characters except line break and tab, and the bytes that were not UTF-8 (decoded with `surrogateescape`).
+# Control characters except line break and tab, and bytes that were not UTF-8 (decoded with
+# `surrogateescape`).
 _UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong. `line` is the physical one on which the row begins; `column` is empty when all of it is meant."""
+    """One thing that is wrong.
+
+    `line` is the file's line on which the row begins; `column` is empty for the whole row.
+    """
 
     file: str
     line: int
@@ -35,20 +42,26 @@ class Problem(NamedTuple):
 
 
 class InvalidRows(InvalidInput):
-    """Rows were refused and nothing was written. `problems` holds every one of them, by file in loading order and by line."""
+    """Rows were refused, and nothing was written.
+
+    `problems` holds all of them, by file in loading order and by line.
+    """
 
     def __init__(self, problems: list[Problem]) -> None:
-        self.problems = sorted(problems, key=lambda problem: (list(ROW_OF).index(problem.file), problem.line))
-        super().__init__("\n".join(map(str, self.problems)))
-
-    @property
-    def row_count(self) -> int:
-        return len({(problem.file, problem.line) for problem in self.problems})
+        self.problems = sorted(
+            problems, key=lambda problem: (list(ROW_OF).index(problem.file), problem.line)
+        )
+        rows = len({(problem.file, problem.line) for problem in self.problems})
+        total = f"nothing was loaded: {len(self.problems)} problems in {rows} rows"
+        super().__init__("\n".join([*map(str, self.problems), total]))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row as it was read. `cells` are those that are not empty, by column; `row` is None when it was refused."""
+    """A row as it was read.
+
+    `cells` are those that are not empty, by column; `row` is None when the row was refused.
+    """
 
     line: int
     key: RowKey
@@ -58,7 +71,7 @@ class Entry:
 
 @dataclass
 class Sheet:
-    """One file. `columns` are those of its header, and empty when the header was refused, so that nothing is known of its rows."""
+    """One file. `columns` are those of its header; empty when the header was refused."""
 
     kind: type[Row]
     columns: list[str] = field(default_factory=list)
@@ -70,21 +83,31 @@ class Sheet:
 
 
 def read_folder(folder: Path, zone: ZoneInfo) -> dict[str, Sheet]:
-    """Read and validate every file of a folder, by file name in loading order; what is wrong stands in each sheet's `problems`.
+    """Return the validated files of a folder, by file name in loading order.
+
+    Each sheet's `problems` hold what is wrong.
 
     Raises:
-        InvalidInput: The folder is none, cannot be read, holds no known file, or holds a CSV file that is not known.
+        InvalidInput: The folder does not exist, cannot be read, has none of the known files, or has
+            a CSV file that is not known.
     """
     known = ", ".join(ROW_OF)
     try:
         found = {path.name: path for path in folder.iterdir() if path.suffix.lower() == ".csv"}
         if unknown := sorted(found.keys() - ROW_OF.keys()):
             raise InvalidInput(
-                f"{folder}: {', '.join(unknown)}: unknown file; rename or remove it, the files of a school are {known}"
+                f"{folder}: {', '.join(unknown)}: unknown file; rename or remove it, the files of a"
+                f" school are {known}"
             )
         if not found:
-            raise InvalidInput(f"{folder} holds no file of a school; put at least one of these there: {known}")
-        return {kind.file: _read(kind, found[kind.file].read_bytes(), zone) for kind in ROWS if kind.file in found}
+            raise InvalidInput(
+                f"{folder} holds no file of a school; put at least one of these there: {known}"
+            )
+        return {
+            kind.file: _read(kind, found[kind.file].read_bytes(), zone)
+            for kind in ROWS
+            if kind.file in found
+        }
     except OSError as error:
         raise InvalidInput(f"{error.filename}: {error.strerror}") from error
 
@@ -110,7 +133,10 @@ def _read(kind: type[Row], content: bytes, zone: ZoneInfo) -> Sheet:
 
 
 def _records(text: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """Yield the rows that are not blank with the line on which each begins; what is not CSV ends them."""
+    """Yield the rows that are not blank, each with the line on which it begins.
+
+    Text that is not CSV ends them with an error.
+    """
     reader = csv.reader(StringIO(text, newline=""), strict=True)
     while True:
         line = reader.line_num + 1
@@ -126,16 +152,21 @@ def _records(text: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
 
 
 def _not_csv(error: csv.Error) -> str:
-    return f"cannot be read as CSV from here on ({error}); put the cell in quotes and double the quotes inside it"
+    return (
+        f"cannot be read as CSV from here on ({error}); put the cell in quotes and double the"
+        " quotes inside it"
+    )
 
 
 def _header_is_sound(sheet: Sheet, line: int, header: list[str]) -> bool:
     columns = sheet.kind.columns()
     if len(header) == 1 and re.search(r"[;\t]", header[0]):
-        sheet.refuse(line, "", "the cells are not separated by commas; save the file as comma-separated")
+        sheet.refuse(
+            line, "", "the cells are not separated by commas; save the file as comma-separated"
+        )
         return False
     for name in dict.fromkeys(header):
-        if reason := unwanted(name):
+        if reason := find_unwanted(name):
             sheet.refuse(line, "", f"a column's name {reason}")
         elif name not in columns:
             sheet.refuse(line, name, f"unknown column; the columns are {', '.join(columns)}")
@@ -147,47 +178,79 @@ def _header_is_sound(sheet: Sheet, line: int, header: list[str]) -> bool:
     return not sheet.problems
 
 
-def _add(sheet: Sheet, line: int, record: list[str], zone: ZoneInfo, first: dict[tuple[str, RowKey], int]) -> None:
-    """Validate one row and add it, refused or not, so that references to a refused row are not reported as well."""
+def _add(
+    sheet: Sheet, line: int, record: list[str], zone: ZoneInfo, first: dict[tuple[str, RowKey], int]
+) -> None:
+    """Validate one row and add it.
+
+    A refused row is added too, so that references to it are not reported as well.
+    """
     kind, earlier = sheet.kind, len(sheet.problems)
-    cells = {column: text for column, cell in zip(sheet.columns, record, strict=False) if (text := clean(cell))}
+    cells = {
+        column: text
+        for column, cell in zip(sheet.columns, record, strict=False)
+        if (text := clean(cell))
+    }
     row: Row | None = None
     if len(record) != len(sheet.columns):
-        sheet.refuse(line, "", f"has {len(record)} cells, the header {len(sheet.columns)}; quote a cell that contains a comma")
+        sheet.refuse(
+            line,
+            "",
+            f"has {len(record)} cells, the header {len(sheet.columns)}; quote a cell that contains"
+            " a comma",
+        )
     else:
         row, wrong = validate(kind, cells, zone)
         for column, reason in wrong:
             sheet.refuse(line, column, reason)
     key = kind.identify(cells.get(kind.key_column, ""))
-    uniques: list[tuple[str, RowKey]] = [(kind.key_column, key), *((column, cells.get(column, "")) for column in kind.unique)]
+    uniques: list[tuple[str, RowKey]] = [
+        (kind.key_column, key),
+        *((column, cells.get(column, "")) for column in kind.unique),
+    ]
     for column, value in uniques:
         if column in cells and first.setdefault((column, value), line) != line:
-            sheet.refuse(line, column, f"{cells[column]!r} stands already on line {first[column, value]}; keep one of the two")
+            sheet.refuse(
+                line,
+                column,
+                f"{cells[column]!r} stands already on line {first[column, value]}; keep one of the"
+                " two",
+            )
     sheet.entries.append(Entry(line, key, cells, row if len(sheet.problems) == earlier else None))
 
 
-def validate(kind: type[Fields], cells: Mapping[str, Any], zone: ZoneInfo) -> tuple[Fields | None, list[tuple[str, str]]]:
-    """Give what clean cells say, and each column that is wrong with what is wrong about it."""
-    wrong = [(column, reason) for column, cell in cells.items() if isinstance(cell, str) and (reason := unwanted(cell))]
+def validate(
+    kind: type[Fields], cells: Mapping[str, Any], zone: ZoneInfo
+) -> tuple[Fields | None, list[tuple[str, str]]]:
+    """Return what clean cells say, or None, and each column that is wrong with the reason."""
+    wrong = [
+        (column, reason)
+        for column, cell in cells.items()
+        if isinstance(cell, str) and (reason := find_unwanted(cell))
+    ]
     spoilt = [column for column, _ in wrong]
     fields: Fields | None = None
     try:
         fields = kind.model_validate(cells, context=zone)
     except ValidationError as invalid:
-        errors = ((str(error["loc"][0]), _reason(error)) for error in invalid.errors(include_url=False))
+        errors = (
+            (str(error["loc"][0]), _reason(error)) for error in invalid.errors(include_url=False)
+        )
         wrong += [(column, reason) for column, reason in errors if column not in spoilt]
     return fields, wrong
 
 
 def clean(cell: str) -> str:
-    """Remove white space around a cell; bring its line ends and its letters to their usual form."""
-    # str.strip() would also remove some control characters, which are to be refused, and keep others.
+    """Return a cell without white space around it, with usual line ends and composed letters."""
+    # str.strip() would also remove some control characters, which must be refused, and keep others.
     cell = cell.replace("\r\n", "\n").replace("\r", "\n")
-    return unicodedata.normalize("NFC", re.sub(r"\A[^\S\x0b-\x1f\x85]+|[^\S\x0b-\x1f\x85]+\Z", "", cell))
+    return unicodedata.normalize(
+        "NFC", re.sub(r"\A[^\S\x0b-\x1f\x85]+|[^\S\x0b-\x1f\x85]+\Z", "", cell)
+    )
 
 
-def unwanted(text: str) -> str:
-    """Say what is wrong about a text's characters, if anything is."""
+def find_unwanted(text: str) -> str:
+    """Return what is wrong with a text's characters, or an empty string."""
     if not (found := _UNWANTED.search(text)):
         return ""
     if found[0] >= "\ud800":
@@ -207,6 +270,8 @@ def _reason(error: ErrorDetails) -> str:
         case "int_parsing":
             return f"must be a whole number, not {error['input']!r}"
         case "string_too_long" | "too_long":
-            return f"is {len(error['input'])} characters long; shorten it to {context['max_length']}"
+            return (
+                f"is {len(error['input'])} characters long; shorten it to {context['max_length']}"
+            )
         case _:
             return f"{error['msg'][0].lower()}{error['msg'][1:]}"

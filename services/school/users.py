@@ -1,26 +1,26 @@
-"""Users one by one; a whole school comes by services/school/loading.py, which sends nobody mail."""
+"""Users one by one. services/school/loading.py loads a whole school, and sends no mail."""
 
 import unicodedata
 from collections.abc import Mapping
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
+from nightshift.database import Session, insert_or
+from nightshift.errors import Conflict, InvalidInput, NotFound
+from nightshift.jobs import enqueue
 from sqlalchemy import select
 
-from services.database import Session, insert_or
-from services.errors import Conflict, InvalidInput, NotFound
-from services.jobs import enqueue
-from services.mail.jobs import SendKey, SendWelcome
+from services.letters.jobs import SendKey, SendWelcome
 from services.school.models import KeyPurpose, SchoolClass, Subscription, User
 from services.school.rows import UserRow
 from services.school.sheets import clean, validate
 
 
-def details(values: Mapping[str, str | None]) -> UserRow:
-    """Read who a user is, by the rules of users.csv. What is empty takes its default.
+def read_details(values: Mapping[str, str | None]) -> UserRow:
+    """Return a user's details, checked by the rules of users.csv. An empty one takes its default.
 
     Raises:
-        InvalidInput: Something is wrong; the message names each field and how to mend it.
+        InvalidInput: Something is wrong. The message names each field and how to correct it.
     """
     cells = {name: clean(value) for name, value in values.items() if value}
     read, wrong = validate(UserRow, cells, ZoneInfo("UTC"))
@@ -30,17 +30,21 @@ def details(values: Mapping[str, str | None]) -> UserRow:
 
 
 def register(session: Session, new: UserRow, *, now: datetime) -> int:
-    """Create a user, whose calendar shows what affects them, and the job that welcomes them. Return the user's id.
+    """Create a user with a subscription, and the job that welcomes them; return the user's id.
 
     Raises:
         InvalidInput: There is no such class.
-        Conflict: Somebody has the address or the untis_id.
+        Conflict: Another user has the address or the untis_id.
     """
     values = new.model_dump(exclude={"class_name"}) | {"created_at": now}
     if new.class_name:
-        values["class_id"] = session.scalar(select(SchoolClass.id).where(SchoolClass.name == new.class_name))
+        values["class_id"] = session.scalar(
+            select(SchoolClass.id).where(SchoolClass.name == new.class_name)
+        )
         if values["class_id"] is None:
-            raise InvalidInput(f"class: there is no class {new.class_name!r}; add it or correct the name")
+            raise InvalidInput(
+                f"class: there is no class {new.class_name!r}; add it or correct the name"
+            )
     put = insert_or(session, User).values(values).on_conflict_do_nothing()
     user_id: int | None = session.scalar(put.returning(User.id))
     if user_id is None:
@@ -50,18 +54,23 @@ def register(session: Session, new: UserRow, *, now: datetime) -> int:
 
 
 def welcome(session: Session, email: str, *, now: datetime) -> None:
-    """Have a user welcomed, also once more. Raises NotFound for an address that nobody has."""
+    """Enqueue a user's welcome; it may be a second one. Raises NotFound for an unknown address."""
     _welcome(session, _find(session, email), now)
 
 
 def _welcome(session: Session, user_id: int, now: datetime) -> None:
-    # Who has a subscription has a calendar, which is what the mail is about.
-    session.execute(insert_or(session, Subscription).values(user_id=user_id).on_conflict_do_nothing())
+    # A user with a subscription has a calendar, which the mail is about.
+    session.execute(
+        insert_or(session, Subscription).values(user_id=user_id).on_conflict_do_nothing()
+    )
     enqueue(session, SendWelcome(user_id=user_id), now=now)
 
 
 def request_key(session: Session, email: str, purpose: KeyPurpose, *, now: datetime) -> None:
-    """Have a user sent a key. Raises NotFound for an address that nobody has: who asks over the web must not learn that."""
+    """Enqueue the mail with a key for a user.
+
+    Raises NotFound for an unknown address; a caller from the web must not learn that.
+    """
     enqueue(session, SendKey(user_id=_find(session, email), purpose=purpose), now=now)
 
 

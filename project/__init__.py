@@ -1,4 +1,4 @@
-"""What the process is: settings, wiring and the Celery app, which `celery -A project` finds in project.celery.
+"""This installation: the components on one screen (app.py), and what each of them contributes.
 
-Nothing is imported here, so that `project.settings` can be read without making an app.
+Nothing is imported here, so that a module can be read without making an app.
 """

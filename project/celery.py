@@ -1,13 +1,8 @@
-"""The Celery app: `celery -A project worker`, `celery -A project beat`, `celery -A project flower`."""
+"""The Celery app, for `celery -A project worker`, `beat`, `flower` and the other commands."""
 
-from celery import Celery
+from nightshift.celery.app import App
+from nightshift.component import Composition
 
-from project import logs, redisbroker, steps
-from project.celeryconfig import configuration
-from project.settings import Settings
+from project.app import COMPONENTS
 
-app = Celery("nightshift")
-app.conf.update(configuration(Settings()))
-logs.install()
-redisbroker.install()
-steps.install(app)
+app = App(__name__, Composition(COMPONENTS))

@@ -1,1 +1,1 @@
-"""Entry points, thin: a task is handed a transaction and calls one service."""
+"""Thin entry points: a task is given a transaction and calls one service."""

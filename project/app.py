@@ -1,0 +1,19 @@
+"""The components of this project, in the order of their commands and probes.
+
+docs/components.md shows how a part joins, and how one is left out.
+"""
+
+from nightshift.ledger import ledger
+
+from project.calendars.component import calendars
+from project.letters.component import letters
+from project.mail.component import mail
+from project.school.component import school
+
+COMPONENTS = (
+    ledger,
+    mail,
+    school,
+    calendars,
+    letters,
+)

@@ -1,0 +1,141 @@
+"""What the calendars contribute: the feeds, the jobs that build them, and the routes to them."""
+
+import os
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+
+from nightshift.component import Answer, Component, Duty, Gauge, Probe, Status
+from nightshift.database import Session
+from nightshift.jobs import enqueue, schedule
+from nightshift.jobs.schedule import Entry
+from nightshift.observe.checks import show_time
+from nightshift.runtime import Runtime
+
+from project.calendars.settings import CalendarSettings
+from project.school.settings import SchoolSettings
+from services.calendars import changes, feeds
+from services.calendars.jobs import BuildFeeds, FinishSync, RefreshFeeds, SyncCalendars
+from services.calendars.models import FeedKind
+from services.calendars.store import FeedStore
+from services.calendars.sync import Rules
+
+LEAST_FREE_BYTES = 200_000_000
+# A run may be missed, and may take its time.
+LATE_AFTER_RUNS, GRACE = 2, timedelta(hours=1)
+
+
+def make_store(runtime: Runtime) -> FeedStore:
+    """Return the place where calendar files are kept."""
+    return FeedStore(runtime[CalendarSettings].feed_store)
+
+
+def make_rules(runtime: Runtime) -> Rules:
+    """Return the school's settings that calendars depend on."""
+    school, calendar = runtime[SchoolSettings], runtime[CalendarSettings]
+    return Rules(
+        school_name=school.school_name,
+        domain=school.school_domain,
+        zone=school.school_timezone,
+        days_past=calendar.feed_days_past,
+        days_ahead=calendar.feed_days_ahead,
+    )
+
+
+def make_schedule(runtime: Runtime) -> Sequence[Entry]:
+    """Return the calendars' recurring job."""
+    every, zone = runtime[CalendarSettings].sync_every, runtime[SchoolSettings].school_timezone
+    return [
+        Entry(
+            "calendars.sync", SyncCalendars(), every, zone, missed="latest", overdue_at_start=True
+        )
+    ]
+
+
+def enqueue_refresh(runtime: Runtime) -> None:
+    """Enqueue the refresh that changes in the database call for. Any number of keepers make one."""
+    with runtime.read_only() as session:
+        if not changes.has_changes(session):
+            return
+    with runtime.unit_of_work() as session:
+        enqueue(session, RefreshFeeds(), now=runtime.now(), delay=changes.COLLECT_FOR)
+
+
+def check_sync(runtime: Runtime, session: Session) -> Answer:
+    """Fail when the last good sync is too old for subscribers to have good calendars."""
+    at = schedule.find_last_success(session, SyncCalendars.policy.kind)
+    if at is None:
+        return Status.FAIL, "never run"
+    longest = LATE_AFTER_RUNS * runtime[CalendarSettings].sync_every + GRACE
+    late = runtime.now() - at > longest
+    return Status.FAIL if late else Status.OK, f"last good run {show_time(at)}"
+
+
+def check_failed_feeds(_runtime: Runtime, session: Session) -> Answer:
+    """Warn of feeds whose last build failed."""
+    failed = [f"{kind}: {bad}" for kind, (_, bad) in feeds.count_feeds(session).items() if bad]
+    return Status.WARN if failed else Status.OK, ", ".join(failed) or "none"
+
+
+def check_store_readable(runtime: Runtime, _session: Session) -> Answer:
+    """Fail when the web server cannot read the store."""
+    root = runtime[FeedStore].root.absolute()
+    # The first feed makes the folder.
+    readable = not root.exists() or os.access(root, os.R_OK | os.X_OK)
+    return (Status.OK, f"{root}") if readable else (Status.FAIL, f"{root} cannot be read")
+
+
+def check_store(runtime: Runtime, _session: Session) -> Answer:
+    """Fail when the store cannot be written, or its disk is full."""
+    root = runtime[FeedStore].root.absolute()
+    folder = next(path for path in (root, *root.parents) if path.exists())
+    disk = os.statvfs(folder)
+    free = disk.f_bavail * disk.f_frsize
+    writable = os.access(folder, os.W_OK | os.X_OK) and not disk.f_flag & os.ST_RDONLY
+    detail = f"{root}, {free // 10**6} MB free{'' if writable else ', not writable'}"
+    return Status.OK if writable and free > LEAST_FREE_BYTES else Status.FAIL, detail
+
+
+def read_metrics(_runtime: Runtime, session: Session) -> Iterator[Gauge]:
+    """Yield how many feeds there are, and how many failed."""
+    counts = dict.fromkeys(FeedKind, (0, 0)) | feeds.count_feeds(session)
+    totals = {(str(kind),): total for kind, (total, _) in counts.items()}
+    failed = {(str(kind),): bad for kind, (_, bad) in counts.items()}
+    yield Gauge("feeds", "Calendar feeds.", ("kind",), totals)
+    yield Gauge("failed_feeds", "Feeds whose last build failed.", ("kind",), failed)
+
+
+calendars = Component(
+    name="calendars",
+    models=("services.calendars.models",),
+    migrations="school",
+    kinds=(SyncCalendars, BuildFeeds, FinishSync, RefreshFeeds),
+    tasks=("tasks.calendars",),
+    settings=CalendarSettings,
+    schedule=make_schedule,
+    provides={FeedStore: make_store, Rules: make_rules},
+    probes=(
+        Probe("sync", check_sync, "start beat and a worker, or run `feeds sync`", ready=True),
+        Probe(
+            "failed feeds",
+            check_failed_feeds,
+            "`celery -A project feeds list` says why; each keeps its last good file",
+        ),
+        Probe(
+            "store",
+            check_store_readable,
+            "let the web server's user read FEED_STORE",
+            ready=True,
+            ledger=False,
+        ),
+        Probe(
+            "feed store",
+            check_store,
+            "give the process's user a writable folder with 200 MB free, or another FEED_STORE",
+            ledger=False,
+        ),
+    ),
+    metrics=(read_metrics,),
+    duties=(Duty("notice of changes", enqueue_refresh),),
+    routes="project.calendars.routes:make_routes",
+    commands={"feeds": "project.calendars.cli:feeds"},
+)

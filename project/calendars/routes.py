@@ -1,0 +1,68 @@
+"""The feeds' address: `/f/<token>.ics`. docs/serving.md says what it answers, and why.
+
+A feed's token is part of its path, which is written nowhere.
+"""
+
+import logging
+import re
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime, parsedate_to_datetime
+
+from nightshift.runtime import Runtime
+from nightshift.web.server import COMMON, NOT_FOUND, UNAVAILABLE
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from services.calendars import serving
+from services.calendars.store import FeedStore
+
+logger = logging.getLogger(__name__)
+
+# HTTP's dates count seconds: what was written a moment ago may be written again in the same one.
+YOUNG = timedelta(seconds=2)
+
+
+def make_routes(runtime: Runtime) -> list[Route]:
+    """Return the feeds' route."""
+
+    def feed(request: Request) -> Response:
+        """Serve a calendar to a request that has its address."""
+        # Not by the route: its pattern would let a line feed pass at the end.
+        token, dot, suffix = request.path_params["name"].partition(".")
+        if (dot, suffix) != (".", "ics") or not serving.TOKEN.fullmatch(token):
+            return NOT_FOUND
+        with runtime.read_only() as session:
+            found = serving.find(session, token)
+        if found is None:
+            return NOT_FOUND
+        now = runtime.now()
+        served = serving.read_served(runtime[FeedStore], found, now=now)
+        if served is None:
+            what = "feed %s/%s has no whole file: the next sync makes one"
+            logger.warning(what, found.kind, found.owner_id)
+            return UNAVAILABLE
+        modified = format_datetime(served.modified_at, usegmt=True)
+        headers = COMMON | {"etag": f'"{served.etag}"', "last-modified": modified}
+        if _has(request, served, now):
+            return Response(status_code=304, headers=headers)
+        headers |= {"content-disposition": 'inline; filename="calendar.ics"'}
+        return Response(served.content, headers=headers, media_type="text/calendar")
+
+    return [Route("/f/{name}", feed)]
+
+
+def _has(request: Request, served: serving.Served, now: datetime) -> bool:
+    """Return whether the client has these bytes already (RFC 9110, section 13)."""
+    tags = request.headers.getlist("if-none-match")
+    if tags:
+        given = ", ".join(tags)
+        return given.strip() == "*" or served.etag in re.findall(r'(?:W/)?"([^"]*)"', given)
+    since = request.headers.getlist("if-modified-since")
+    if len(since) != 1 or not served.recorded or now - served.modified_at < YOUNG:
+        return False
+    try:
+        at = parsedate_to_datetime(since[0])
+    except (ValueError, OverflowError):
+        return False
+    return served.modified_at <= (at if at.tzinfo else at.replace(tzinfo=UTC))

@@ -1,0 +1,63 @@
+"""What the letters contribute: the school's mails, and the pages that they link to."""
+
+from collections.abc import Sequence
+
+from nightshift.component import Component
+from nightshift.jobs.schedule import Entry
+from nightshift.runtime import Runtime
+
+from project.letters.settings import LetterSettings
+from project.mail.settings import MailSettings
+from project.school.settings import SchoolSettings
+from services.letters.jobs import (
+    NoticeEvent,
+    NoticeReview,
+    QueueDigests,
+    QueueNotices,
+    SendDigests,
+    SendKey,
+    SendWelcome,
+)
+from services.letters.rules import LetterRules
+
+
+def make_rules(runtime: Runtime) -> LetterRules:
+    """Return the school's settings that letters are made by."""
+    school = runtime[SchoolSettings]
+    return LetterRules(
+        sender=runtime[MailSettings].mail_from,
+        school_name=school.school_name,
+        public_url=runtime.settings.public_url.rstrip("/"),
+        zone=school.school_timezone,
+        link_secret=runtime[LetterSettings].link_secret.get_secret_value(),
+    )
+
+
+def make_schedule(runtime: Runtime) -> Sequence[Entry]:
+    """Return the weekly digest."""
+    zone = runtime[SchoolSettings].school_timezone
+    return [Entry("mail.digest", SendDigests(), "0 6 * * mon", zone, missed="latest")]
+
+
+letters = Component(
+    name="letters",
+    models=("services.letters.models",),
+    migrations="school",
+    kinds=(
+        SendWelcome,
+        SendKey,
+        NoticeEvent,
+        QueueNotices,
+        NoticeReview,
+        SendDigests,
+        QueueDigests,
+    ),
+    # They wait with the mails that they make.
+    shared_queues=("mail",),
+    tasks=("tasks.letters",),
+    settings=LetterSettings,
+    schedule=make_schedule,
+    provides={LetterRules: make_rules},
+    routes="project.letters.routes:make_routes",
+    commands={"letters": "project.letters.cli:letters"},
+)

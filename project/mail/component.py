@@ -1,0 +1,120 @@
+"""What the mail contributes: the outbox, its delivery, and the commands that manage both."""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, timedelta
+
+from nightshift.component import Answer, Component, Gauge, Probe, Status
+from nightshift.database import Session
+from nightshift.jobs import Backoff
+from nightshift.jobs.schedule import Entry
+from nightshift.observe.checks import OVERDUE_AFTER, show_time
+from nightshift.runtime import Runtime
+
+from project.mail.settings import MailSettings
+from services.mail import outbox
+from services.mail.delivery import Terms
+from services.mail.jobs import DeliverMail, PruneMail, SweepMail
+from services.mail.models import MailState
+from services.mail.runtime import Mailer, MailRetention
+from services.mail.transport import open_transport
+
+
+def make_mailer(runtime: Runtime) -> Mailer:
+    """Return where mail is sent, by the settings. It connects when it first sends."""
+    settings = runtime[MailSettings]
+    password = settings.mail_password.get_secret_value()
+    transport = open_transport(settings.mail_url, password=password)
+    first = settings.mail_retry_after
+    terms = Terms(
+        server=transport.name,
+        sender=settings.mail_sender,
+        concurrency=settings.mail_concurrency,
+        rate=settings.mail_rate,
+        backoff=Backoff(first=first),
+        # All messages wait for a server that is away, so it is asked sooner and more often than for
+        # a message that it put off.
+        away=Backoff(first=first / 12, cap=first * 5),
+    )
+    return Mailer(transport, terms)
+
+
+def make_retention(runtime: Runtime) -> MailRetention:
+    """Return how long messages are kept, by the settings."""
+    settings = runtime[MailSettings]
+    return MailRetention(sent=settings.mail_keep_sent, others=settings.mail_keep_failed)
+
+
+def make_schedule(_runtime: Runtime) -> Sequence[Entry]:
+    """Return the mail's recurring jobs."""
+    return [
+        # A safety net: queueing a message, and a lane that ends, enqueue the next job themselves.
+        Entry("mail.sweep", SweepMail(), timedelta(minutes=5), UTC, missed="latest"),
+        Entry("mail.prune", PruneMail(), "27 3 * * *", UTC, missed="latest"),
+    ]
+
+
+def check_mail(runtime: Runtime, session: Session) -> Answer:
+    """Fail while a server takes no mail; warn of overdue messages and of undecided ones."""
+    for server in outbox.find_failing_servers(session):
+        since = show_time(server.failing_since or runtime.now())
+        return Status.FAIL, f"{server.name} takes no mail since {since}: {server.error}"
+    undecided, oldest = outbox.count_undecided(session), outbox.find_oldest_due(session)
+    said = "none waits for a person"
+    if undecided:
+        said = f"{undecided} may have been sent, and wait for `mail retry`"
+    if oldest is not None and runtime.now() - oldest > OVERDUE_AFTER:
+        return Status.WARN, f"one is due since {show_time(oldest)}; {said}"
+    return Status.WARN if undecided else Status.OK, said
+
+
+def read_metrics(runtime: Runtime, session: Session) -> Iterator[Gauge]:
+    """Yield the outbox's numbers."""
+    now, counts = runtime.now(), outbox.count_mails(session)
+    states = {(kind, state.value): 0 for kind, _ in counts for state in MailState}
+    oldest = outbox.find_oldest_due(session)
+    waited = (now - oldest).total_seconds() if oldest else 0.0
+    failing = {
+        (server.name,): (now - (server.failing_since or now)).total_seconds()
+        for server in outbox.find_failing_servers(session)
+    }
+    yield Gauge("mails", "Messages in the outbox.", ("kind", "state"), states | counts)
+    yield Gauge(
+        "oldest_due_mail_seconds",
+        "Seconds that the oldest due message has waited.",
+        (),
+        {(): waited},
+    )
+    yield Gauge(
+        "mail_server_failing_seconds",
+        "Seconds since a mail server last took mail.",
+        ("server",),
+        failing,
+    )
+    yield Gauge(
+        "mail_repeats",
+        "Messages sent again that may have been sent before.",
+        (),
+        {(): outbox.count_repeats(session)},
+    )
+
+
+mail = Component(
+    name="mail",
+    models=("services.mail.models",),
+    migrations="mail",
+    kinds=(DeliverMail, SweepMail, PruneMail),
+    tasks=("tasks.mail",),
+    settings=MailSettings,
+    schedule=make_schedule,
+    provides={Mailer: make_mailer, MailRetention: make_retention},
+    probes=(
+        Probe(
+            "mail",
+            check_mail,
+            "fix what it names, or MAIL_URL; waiting mail is then sent by itself."
+            " `celery -A project mail list` shows messages",
+        ),
+    ),
+    metrics=(read_metrics,),
+    commands={"mail": "project.mail.cli:mail"},
+)

@@ -1,0 +1,65 @@
+"""The mail's settings."""
+
+from datetime import timedelta
+from email.utils import parseaddr
+from typing import Self
+
+from email_validator import EmailNotValidError, validate_email
+from nightshift.errors import InvalidInput
+from nightshift.settings import ComponentSettings
+from pydantic import Field, SecretStr, model_validator
+
+from services.mail.transport import open_transport
+
+
+class MailSettings(ComponentSettings):
+    """Where mail is sent, its sender, and how long it is kept."""
+
+    mail_url: str = Field(
+        "folder://var/mail",
+        description="folder://PATH (.eml files), smtp://USER@HOST:PORT (STARTTLS; ?tls=none"
+        " without) or smtps://…",
+    )
+    mail_password: SecretStr = Field(
+        SecretStr(""), description="the mail server's password, where MAIL_URL names a user"
+    )
+    mail_from: str = Field(
+        "Nightshift <noreply@nightshift.example>",
+        description="NAME <ADDRESS> that mail comes from",
+    )
+    mail_concurrency: int = Field(
+        2, ge=1, description="connections to the mail server at a time, over all workers"
+    )
+    mail_rate: int = Field(
+        0, ge=0, description="messages a minute, over all workers; 0 sets no limit"
+    )
+    mail_retry_after: timedelta = Field(
+        timedelta(minutes=1),
+        gt=timedelta(),
+        description="wait before a message is tried again; doubled each time, up to an hour",
+    )
+    mail_keep_sent: timedelta = Field(
+        timedelta(days=30), gt=timedelta(), description="how long sent mail stays in the outbox"
+    )
+    mail_keep_failed: timedelta = Field(
+        timedelta(days=90),
+        gt=timedelta(),
+        description="how long mail that failed, or ended otherwise unsent, stays in the outbox",
+    )
+
+    @model_validator(mode="after")
+    def _require_a_transport_and_a_sender(self) -> Self:
+        try:
+            open_transport(self.mail_url, password=self.mail_password.get_secret_value())
+        except InvalidInput as error:
+            raise ValueError(str(error)) from error
+        try:
+            validate_email(self.mail_sender, check_deliverability=False, allow_smtputf8=False)
+        except EmailNotValidError as error:
+            raise ValueError(f"MAIL_FROM must be NAME <ADDRESS>: {error}") from error
+        return self
+
+    @property
+    def mail_sender(self) -> str:
+        """Return the address in MAIL_FROM."""
+        return parseaddr(self.mail_from)[1]

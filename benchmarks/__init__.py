@@ -1,1 +1,4 @@
-"""What the README's figures come from. Ratios of one run on one machine; absolute times are for orientation only."""
+"""Where the README's figures come from.
+
+They are ratios of one run on one machine; absolute times are for orientation only.
+"""

@@ -6,10 +6,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from nightshift.jobs import enqueue
+from nightshift.jobs.models import Job
+from nightshift.runtime import Runtime
 from sqlalchemy import delete, select, text
 
-from benchmarks.servers import installation, worker
+from benchmarks.servers import installation, make_runtime, worker
 from benchmarks.sync import sync
+from examples import made_up_school
+from services.calendars.jobs import RefreshFeeds, SyncCalendars
+from services.calendars.models import ChangeLog
+from services.calendars.sync import Rules
 
 USERS, CLASSES, DEPARTMENTS, EVENTS = 10_000, 400, 20, 4_000
 EDITS = 5
@@ -17,28 +24,32 @@ EDITS = 5
 # Events of one class alone, which its students see too.
 OF_ONE_CLASS = """
     SELECT id FROM event JOIN event_class ON event_id = id
-    WHERE state = 'published' AND audience = 'all' AND starts_at > now() GROUP BY id HAVING count(*) = 1 ORDER BY id
+    WHERE state = 'published' AND audience = 'all' AND starts_at > now()
+    GROUP BY id HAVING count(*) = 1 ORDER BY id
 """
 
 
 def run() -> dict[str, Any]:
     """Measure and return the figures."""
     with installation(SCHOOL_NAME="Bench"):
-        from project.bootstrap import bootstrap
-        from services.calendars.models import ChangeLog
-        from services.school import demo
-
-        boot = bootstrap()
+        runtime = make_runtime()
         now = datetime.now(UTC)
         size = {"users": USERS, "classes": CLASSES, "departments": DEPARTMENTS, "events": EVENTS}
-        with boot.unit_of_work() as session:
-            demo.generate(session, **size, seed=1, zone=boot.rules.zone, now=now, today=now.astimezone(boot.rules.zone).date())
+        with runtime.unit_of_work() as session:
+            made_up_school.generate(
+                session,
+                **size,
+                seed=1,
+                zone=runtime[Rules].zone,
+                now=now,
+                today=now.astimezone(runtime[Rules].zone).date(),
+            )
             session.execute(delete(ChangeLog))  # The sync builds all that.
             events = list(session.execute(text(OF_ONE_CLASS)).scalars())
         with worker():
-            full = sync(boot)
-            edits = [edit(boot, event_id) for event_id in events[:EDITS]]
-            beside = edit_beside_a_sync(boot, events[EDITS])
+            full = sync(runtime)
+            edits = [edit(runtime, event_id) for event_id in events[:EDITS]]
+            beside = edit_beside_a_sync(runtime, events[EDITS])
     return {
         "feeds": full["built"],
         "full sync, s": full["seconds"],
@@ -52,19 +63,22 @@ def run() -> dict[str, Any]:
     }
 
 
-def edit(boot: Any, event_id: Any) -> dict[str, Any]:
+def edit(runtime: Runtime, event_id: Any) -> dict[str, Any]:
     """Change an event's title, wait for its files, and return what happened."""
-    from services.calendars.jobs import RefreshFeeds
-    from services.jobs.models import Job
 
     holding, before = holders(event_id), stamps()
-    committed = change(boot, event_id)
+    committed = change(runtime, event_id)
     wait(holding, before)
     time.sleep(3)  # What else is written is written by now.
     after = stamps()
     last = max(after[path] for path in holding) / 1e9
-    with boot.read_only() as session:
-        newest = select(Job).where(Job.kind == RefreshFeeds.policy.kind).order_by(Job.started_at.desc()).limit(1)
+    with runtime.read_only() as session:
+        newest = (
+            select(Job)
+            .where(Job.kind == RefreshFeeds.policy.kind)
+            .order_by(Job.started_at.desc())
+            .limit(1)
+        )
         job = session.execute(newest).scalar_one()
     return {
         "holding": len(holding),
@@ -74,26 +88,27 @@ def edit(boot: Any, event_id: Any) -> dict[str, Any]:
     }
 
 
-def edit_beside_a_sync(boot: Any, event_id: Any) -> float:
-    """Have every file written again and change an event in the middle of it; return the seconds until its files show it."""
-    from services.calendars.jobs import SyncCalendars
-    from services.jobs import enqueue
+def edit_beside_a_sync(runtime: Runtime, event_id: Any) -> float:
+    """Change an event while a sync writes every file again.
+
+    Return the seconds until the event's files show the change.
+    """
 
     holding = holders(event_id)
     for path in stamps():
         os.utime(path)
-    with boot.unit_of_work() as session:
-        enqueue(session, SyncCalendars(), now=boot.now())
+    with runtime.unit_of_work() as session:
+        enqueue(session, SyncCalendars(), now=runtime.now())
     time.sleep(1)
-    committed = change(boot, event_id)
+    committed = change(runtime, event_id)
     while not all(b"SUMMARY:Bench" in path.read_bytes() for path in holding):
         time.sleep(0.02)
     return time.time() - committed
 
 
-def change(boot: Any, event_id: Any) -> float:
+def change(runtime: Runtime, event_id: Any) -> float:
     """Change an event by SQL alone and return when it was committed."""
-    with boot.unit_of_work() as session:
+    with runtime.unit_of_work() as session:
         session.execute(text("UPDATE event SET title = 'Bench' WHERE id = :id"), {"id": event_id})
     return time.time()
 

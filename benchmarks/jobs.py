@@ -1,4 +1,4 @@
-"""No-op jobs a second, beside bare Celery and other job systems, all in one run on the same servers."""
+"""No-op jobs a second, beside bare Celery and other job systems, on the same servers."""
 
 import importlib
 import subprocess
@@ -7,11 +7,16 @@ import time
 from datetime import timedelta
 from typing import Any
 
-from benchmarks.servers import ROOT, installation
+from benchmarks.servers import ROOT, installation, worker
 
 JOBS = 5_000
 OURS, BARE = "nightshift_jobs", "bare_celery"
-PEERS = {"procrastinate_app": "procrastinate", "rq_app": "rq", "dramatiq_app": "dramatiq[redis]", "huey_app": "huey"}
+PEERS = {
+    "procrastinate_app": "procrastinate",
+    "rq_app": "rq",
+    "dramatiq_app": "dramatiq[redis]",
+    "huey_app": "huey",
+}
 PEERS_VENV = ROOT / "var" / "bench-peers"
 
 
@@ -27,7 +32,9 @@ def run() -> dict[str, Any]:
         peers = peers_python()
         for name in PEERS if peers else ():
             rates[name] = rate(name, peers)
-        figures |= {f"{name.partition('_app')[0]}, no-op jobs/s": value for name, value in rates.items()}
+        figures |= {
+            f"{name.partition('_app')[0]}, no-op jobs/s": value for name, value in rates.items()
+        }
         figures["ours / bare Celery (≥ 0.5)"] = rates[OURS] / rates[BARE]
         if "procrastinate_app" in rates:
             figures["ours / procrastinate (> 1)"] = rates[OURS] / rates["procrastinate_app"]
@@ -37,8 +44,13 @@ def run() -> dict[str, Any]:
 
 
 def rate(name: str, python: str) -> float:
-    """Enqueue no-op jobs, start two worker processes, and return the jobs a second between the first and the last one."""
-    peer = "import importlib, sys; peer = importlib.import_module('benchmarks.peers.' + sys.argv[1]); "
+    """Enqueue no-op jobs and start two worker processes.
+
+    Return the jobs a second between the first and the last one.
+    """
+    peer = (
+        "import importlib, sys; peer = importlib.import_module('benchmarks.peers.' + sys.argv[1]); "
+    )
     subprocess.run([python, "-c", peer + f"peer.enqueue({JOBS})", name], cwd=ROOT, check=True)
     watch = peer + (
         "import time, os\n"
@@ -48,23 +60,36 @@ def rate(name: str, python: str) -> float:
         "print(first / (time.perf_counter() - began))"
     )
     module = subprocess.run(
-        [python, "-c", peer + "print(chr(10).join(peer.WORKER)); print(getattr(peer, 'PROCESSES', 1))", name],
+        [
+            python,
+            "-c",
+            peer + "print(chr(10).join(peer.WORKER)); print(getattr(peer, 'PROCESSES', 1))",
+            name,
+        ],
         cwd=ROOT,
         check=True,
         capture_output=True,
         text=True,
     ).stdout.splitlines()
     command, processes = [python, *module[:-1]], int(module[-1])
-    workers = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(processes)]
+    running = [
+        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        for _ in range(processes)
+    ]
     try:
         watched = subprocess.run(
-            [python, "-c", watch, name, str(JOBS)], cwd=ROOT, check=True, capture_output=True, text=True, timeout=300
+            [python, "-c", watch, name, str(JOBS)],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=300,
         )
     finally:
-        for worker in workers:
-            worker.terminate()
-        for worker in workers:
-            worker.wait(60)
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait(60)
     return float(watched.stdout)
 
 
@@ -73,7 +98,16 @@ def peers_python() -> str:
     python = PEERS_VENV / "bin" / "python"
     if not python.exists():
         subprocess.run([sys.executable, "-m", "venv", str(PEERS_VENV)], check=True)
-    install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *PEERS.values(), "psycopg[binary]"]
+    install = [
+        str(python),
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--disable-pip-version-check",
+        *PEERS.values(),
+        "psycopg[binary]",
+    ]
     if subprocess.run(install, check=False, capture_output=True).returncode:
         print("  the peers could not be installed: they are left out")
         return ""
@@ -81,7 +115,10 @@ def peers_python() -> str:
 
 
 def enqueueing() -> dict[str, Any]:
-    """Compare `enqueue_many` with a loop of `delay()`: how soon the caller goes on, and when all are published."""
+    """Compare `enqueue_many` with a loop of `delay()`.
+
+    That is: how soon the caller goes on, and when all are published.
+    """
     bare = importlib.import_module(f"benchmarks.peers.{BARE}")
     ours = importlib.import_module(f"benchmarks.peers.{OURS}")
     number = 10_000
@@ -92,7 +129,7 @@ def enqueueing() -> dict[str, Any]:
     ours.enqueue(number)
     many = time.perf_counter() - began
     bare.app.control.purge()
-    with working():
+    with worker(f"benchmarks.peers.{OURS}"):
         began = time.perf_counter()
         while ours.remaining():
             time.sleep(0.05)
@@ -105,28 +142,20 @@ def enqueueing() -> dict[str, Any]:
     }
 
 
-def working() -> Any:
-    """Return a worker of ours."""
-    from benchmarks.servers import worker
-
-    return worker("-I", f"benchmarks.peers.{OURS}")
-
-
 def urgent() -> dict[str, Any]:
     """Put one urgent job behind 5,000 ordinary ones of its queue."""
-    from project.bootstrap import bootstrap
-    from services.jobs import enqueue
-    from services.jobs.models import Job
+    from nightshift.jobs import enqueue
+    from nightshift.jobs.models import Job
 
     ours = importlib.import_module(f"benchmarks.peers.{OURS}")
-    boot = bootstrap()
-    with working():
+    runtime = ours.app.runtime
+    with worker(f"benchmarks.peers.{OURS}"):
         ours.enqueue(5_000)
-        with boot.unit_of_work() as session:
-            job_id = enqueue(session, ours.Noop(number=-1), now=boot.now(), priority=0)
+        with runtime.unit_of_work() as session:
+            job_id = enqueue(session, ours.Noop(number=-1), now=runtime.now(), priority=0)
         waited = timedelta()
         while True:
-            with boot.read_only() as session:
+            with runtime.read_only() as session:
                 job = session.get_one(Job, job_id)
                 if job.started_at is not None:
                     waited = job.started_at - job.created_at
@@ -135,4 +164,7 @@ def urgent() -> dict[str, Any]:
         left = ours.remaining()
         while ours.remaining():
             time.sleep(0.05)
-    return {"an urgent job behind 5,000 others started after, s (≤ 5)": waited.total_seconds(), "others left when it started": left}
+    return {
+        "an urgent job behind 5,000 others started after, s (≤ 5)": waited.total_seconds(),
+        "others left when it started": left,
+    }

@@ -1,4 +1,7 @@
-"""10,000 messages through the outbox and two processes, beside a bare smtplib loop over one connection to the same server."""
+"""10,000 messages through the outbox and two processes.
+
+Beside it: a bare smtplib loop over one connection to the same server.
+"""
 
 import smtplib
 import tempfile
@@ -8,20 +11,25 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
-from benchmarks.servers import installation, worker
+from sqlalchemy import func, select
+
+from benchmarks.servers import free_port, installation, make_runtime, worker
+from services.mail import outbox
+from services.mail.models import Mail, MailState
+from tests.smtp import ServerProcess
 
 MESSAGES = 10_000
 
 
 def run() -> dict[str, Any]:
     """Measure and return the figures."""
-    from tests.faults.servers import free_port
-    from tests.smtp import ServerProcess
 
     with tempfile.TemporaryDirectory() as folder:
         server = ServerProcess(free_port(), Path(folder) / "journal")
         try:
-            with installation(MAIL_URL=f"smtp://127.0.0.1:{server.port}?tls=none", MAIL_CONCURRENCY="2"):
+            with installation(
+                MAIL_URL=f"smtp://127.0.0.1:{server.port}?tls=none", MAIL_CONCURRENCY="2"
+            ):
                 rates: dict[str, list[float]] = {"bare": [], "ours": []}
                 # In turn, twice: the machine's mood changes within a run.
                 for number in range(2):
@@ -39,9 +47,15 @@ def run() -> dict[str, Any]:
 
 def content() -> EmailMessage:
     message = EmailMessage()
-    message["From"], message["Subject"] = "School <noreply@school.example>", "An event that concerns you has changed"
+    message["From"], message["Subject"] = (
+        "School <noreply@school.example>",
+        "An event that concerns you has changed",
+    )
     message.set_content("The excursion of 27Ga begins at 08:15 instead of 08:00.\n" * 10)
-    message.add_alternative("<p>The excursion of 27Ga begins at <b>08:15</b> instead of 08:00.</p>\n" * 10, subtype="html")
+    message.add_alternative(
+        "<p>The excursion of 27Ga begins at <b>08:15</b> instead of 08:00.</p>\n" * 10,
+        subtype="html",
+    )
     return message
 
 
@@ -56,15 +70,12 @@ def bare(port: int) -> float:
 
 
 def ours(run: int) -> float:
-    """Queue, start a worker of two processes, and return the messages a second between the first and the last."""
-    from sqlalchemy import func, select
+    """Queue messages and start a worker of two processes.
 
-    from project.bootstrap import bootstrap
-    from services.mail import outbox
-    from services.mail.models import Mail, MailState
-
-    boot = bootstrap()
-    now, text = boot.now(), content()
+    Return the messages a second between the first and the last one.
+    """
+    runtime = make_runtime()
+    now, text = runtime.now(), content()
     messages = [
         outbox.Message(
             kind="bench",
@@ -77,11 +88,13 @@ def ours(run: int) -> float:
     ]
 
     def remaining() -> int:
-        with boot.read_only() as session:
-            return session.execute(select(func.count()).where(Mail.state != MailState.SENT)).scalar_one()
+        with runtime.read_only() as session:
+            return session.execute(
+                select(func.count()).where(Mail.state != MailState.SENT)
+            ).scalar_one()
 
     with worker():
-        with boot.unit_of_work() as session:
+        with runtime.unit_of_work() as session:
             outbox.queue_many(session, messages, now=now)
         while remaining() == MESSAGES:
             time.sleep(0.01)

@@ -1,4 +1,7 @@
-"""calendars.sync at a large school: against icalendar feed by feed, and against reading and writing with nothing else."""
+"""calendars.sync at a large school.
+
+Beside it: icalendar feed by feed, and reading and writing with nothing else.
+"""
 
 import os
 import time
@@ -9,9 +12,22 @@ from uuid import UUID
 
 import icalendar
 import psutil
+from nightshift.database import Base
+from nightshift.jobs import enqueue
+from nightshift.jobs.models import ENDED, Job
+from nightshift.runtime import Runtime
 from sqlalchemy import delete, select
 
-from benchmarks.servers import installation, worker
+from benchmarks.servers import installation, make_runtime, worker
+from examples import made_up_school
+from services.calendars import feeds, revisions
+from services.calendars.ics import find_words
+from services.calendars.jobs import SyncCalendars
+from services.calendars.models import ChangeLog, Feed, SyncRun
+from services.calendars.store import FeedStore
+from services.calendars.sync import Rules
+from services.calendars.vtimezone import make_vtimezone
+from services.translation import Locale
 
 USERS, CLASSES, DEPARTMENTS, EVENTS = 5_000, 200, 20, 2_000
 
@@ -22,27 +38,30 @@ SAMPLE = 150
 def run() -> dict[str, Any]:
     """Measure and return the figures."""
     with installation(SCHOOL_NAME="Bench"):
-        from project.bootstrap import bootstrap
-        from services.calendars.models import ChangeLog
-        from services.school import demo
-
-        boot = bootstrap()
+        runtime = make_runtime()
         now = datetime.now(UTC)
         size = {"users": USERS, "classes": CLASSES, "departments": DEPARTMENTS, "events": EVENTS}
-        with boot.unit_of_work() as session:
-            demo.generate(session, **size, seed=1, zone=boot.rules.zone, now=now, today=now.astimezone(boot.rules.zone).date())
+        with runtime.unit_of_work() as session:
+            made_up_school.generate(
+                session,
+                **size,
+                seed=1,
+                zone=runtime[Rules].zone,
+                now=now,
+                today=now.astimezone(runtime[Rules].zone).date(),
+            )
             session.execute(delete(ChangeLog))  # Else all of it is refreshed beside the sync.
         with worker() as process:
-            full = sync(boot)
+            full = sync(runtime)
             memory_before = memory(process.pid)
-            unchanged = [sync(boot) for _ in range(3)]
+            unchanged = [sync(runtime) for _ in range(3)]
             for _ in range(4):
                 for path in Path(os.environ["FEED_STORE"]).rglob("*.ics"):
                     os.utime(path)
-                full_again = sync(boot)
+                full_again = sync(runtime)
             memory_after = memory(process.pid)
-        alone = by_icalendar(boot, now)
-        floor = read_and_write(boot)
+        alone = by_icalendar(runtime, now)
+        floor = read_and_write(runtime)
     fastest = min(run["seconds"] for run in unchanged)
     return {
         "feeds": full["built"],
@@ -55,26 +74,27 @@ def run() -> dict[str, Any]:
         "full sync / read and write only (≤ 3)": full["seconds"] / floor,
         "unchanged / full (≤ 0.1)": fastest / full["seconds"],
         "files written by an unchanged sync (0)": unchanged[-1]["built"],
-        "memory of a worker process after 4 more full syncs / before (≈ 1)": memory_after / memory_before,
+        "memory of a worker process after 4 more full syncs / before (≈ 1)": memory_after
+        / memory_before,
     }
 
 
-def sync(boot: Any) -> dict[str, Any]:
-    """Run one sync through the workers and return its record with the wall time from enqueue to end."""
-    from services.calendars.jobs import SyncCalendars
-    from services.calendars.models import SyncRun
-    from services.jobs import enqueue
-    from services.jobs.models import ENDED, Job
+def sync(runtime: Runtime) -> dict[str, Any]:
+    """Run one sync through the workers; return its counts and the seconds from enqueue to end."""
 
     began = time.perf_counter()
-    with boot.unit_of_work() as session:
-        run_id = enqueue(session, SyncCalendars(), now=boot.now())
+    with runtime.unit_of_work() as session:
+        run_id = enqueue(session, SyncCalendars(), now=runtime.now())
     while True:
-        with boot.read_only() as session:
+        with runtime.read_only() as session:
             if session.execute(select(Job.state).where(Job.id == run_id)).scalar_one() in ENDED:
                 record = session.execute(select(SyncRun).where(SyncRun.id == run_id)).scalar_one()
                 assert not record.errors, record.errors
-                return {"seconds": time.perf_counter() - began, "built": record.built, "unchanged": record.unchanged}
+                return {
+                    "seconds": time.perf_counter() - began,
+                    "built": record.built,
+                    "unchanged": record.unchanged,
+                }
         time.sleep(0.01)
 
 
@@ -84,15 +104,18 @@ def memory(worker_pid: int) -> float:
     return max(child.memory_info().rss for child in children) / 2**20
 
 
-def by_icalendar(boot: Any, now: datetime) -> float:
-    """Build feeds one by one with icalendar from the same rows, and return the seconds that all would take."""
-    from services.calendars import feeds, revisions
-    from services.calendars.vtimezone import vtimezone
+def by_icalendar(runtime: Runtime, now: datetime) -> float:
+    """Build feeds one by one with icalendar from the same rows.
 
-    window = boot.rules.window(now)
-    with boot.read_only() as session:
-        school, wanted = feeds.calendars(session, window, school_name="Bench")
-        contents: dict[UUID, Any] = dict(revisions.contents(session, window, boot.rules.domain))
+    Return the seconds that all would take.
+    """
+
+    window = runtime[Rules].window(now)
+    with runtime.read_only() as session:
+        school, wanted = feeds.read_calendars(session, window, school_name="Bench")
+        contents: dict[UUID, Any] = dict(
+            revisions.read_contents(session, window, runtime[Rules].domain)
+        )
     sample = wanted[:: len(wanted) // SAMPLE]
     began = time.perf_counter()
     for wish in sample:
@@ -102,7 +125,7 @@ def by_icalendar(boot: Any, now: datetime) -> float:
         calendar.add("calscale", "GREGORIAN")
         calendar.add("name", wish.name)
         calendar.add("x-wr-calname", wish.name)
-        calendar.add_component(vtimezone(boot.rules.zone))
+        calendar.add_component(make_vtimezone(runtime[Rules].zone))
         for index in wish.events:
             calendar.add_component(vevent(contents[school.events[index].id], now))
         calendar.to_ical()
@@ -111,11 +134,13 @@ def by_icalendar(boot: Any, now: datetime) -> float:
 
 def vevent(content: Any, now: datetime) -> icalendar.Event:
     """Return an event with the properties that ours have."""
-    from services.calendars.ics import words
-    from services.school.models import Locale
 
-    german = words(Locale.GERMAN)
-    facts = german.affected[content.teaching_affected] + "\n" + german.classes % {"names": ", ".join(content.classes)}
+    german = find_words(Locale.GERMAN)
+    facts = (
+        german.affected[content.teaching_affected]
+        + "\n"
+        + german.classes % {"names": ", ".join(content.classes)}
+    )
     event = icalendar.Event()
     event.add("dtstamp", now)
     event.add("last-modified", now)
@@ -132,23 +157,26 @@ def vevent(content: Any, now: datetime) -> icalendar.Event:
     return event
 
 
-def read_and_write(boot: Any) -> float:
-    """Read every row that a full sync reads and write the same bytes, with nothing else; return the seconds."""
-    from services.calendars.models import Feed
-    from services.database import Base
+def read_and_write(runtime: Runtime) -> float:
+    """Read the rows that a full sync reads and write the same bytes; return the seconds."""
 
     tables = [
-        table for table in Base.metadata.sorted_tables if table.name not in ("job", "job_log", "worker", "paused_queue", "schedule")
+        table
+        for table in Base.metadata.sorted_tables
+        if table.name not in ("job", "job_log", "worker", "paused_queue", "schedule")
     ]
-    with boot.read_only() as session:
+    with runtime.read_only() as session:
         contents = [
-            (boot.feed_store.path(feed.kind, feed.owner_id), boot.feed_store.read(feed.kind, feed.owner_id))
+            (
+                runtime[FeedStore].path(feed.kind, feed.owner_id),
+                runtime[FeedStore].read(feed.kind, feed.owner_id),
+            )
             for feed in session.execute(select(Feed)).scalars()
         ]
     times = []
     for _ in range(3):
         began = time.perf_counter()
-        with boot.read_only() as session:
+        with runtime.read_only() as session:
             for table in tables:
                 session.execute(select(table)).all()
         for path, content in contents:

@@ -1,4 +1,7 @@
-"""The feed server on loopback: calendars and 304s a second, beside nginx that serves the same files from the disk."""
+"""The web server on loopback: calendars and 304s a second.
+
+Beside it: nginx, which serves the same files from the disk.
+"""
 
 import getpass
 import os
@@ -17,7 +20,9 @@ from typing import Any
 import httpx
 from sqlalchemy import select
 
-from benchmarks.servers import ROOT, installation
+from benchmarks.servers import ROOT, free_port, installation, make_runtime
+from services.calendars.models import Feed
+from services.calendars.store import FeedStore
 
 FEEDS, SECONDS, CONNECTIONS = 100, 8, 16
 
@@ -47,20 +52,30 @@ def run() -> dict[str, Any]:
     """Measure and return the figures."""
     missing = [name for name in ("wrk", "nginx") if shutil.which(name) is None]
     if missing:
-        return {f"SKIPPED: {' AND '.join(missing).upper()} NOT INSTALLED (apt-get install wrk nginx-light)": ""}
-    with installation(SCHOOL_NAME="Bench", LOG_LEVEL="INFO"), tempfile.TemporaryDirectory(prefix="nightshift-bench-") as name:
-        celery = [sys.executable, "-m", "celery", "-A", "project"]
-        for command in (["school", "demo"], ["feeds", "sync", "--inline"]):
-            subprocess.run([*celery, *command], check=True, cwd=ROOT, capture_output=True)
+        names = " AND ".join(missing).upper()
+        return {f"SKIPPED: {names} NOT INSTALLED (apt-get install wrk nginx-light)": ""}
+    with (
+        installation(SCHOOL_NAME="Bench", LOG_LEVEL="INFO"),
+        tempfile.TemporaryDirectory(prefix="nightshift-bench-") as name,
+    ):
+        made_up_school = [sys.executable, "examples/made_up_school.py"]
+        sync = [sys.executable, "-m", "celery", "-A", "project", "feeds", "sync", "--inline"]
+        for command in (made_up_school, sync):
+            subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
         folder = Path(name)
         paths, size = link(folder)
         ours, theirs = free_port(), free_port()
-        (folder / "nginx.conf").write_text(NGINX.format(folder=folder, port=theirs, user=getpass.getuser()))
+        (folder / "nginx.conf").write_text(
+            NGINX.format(folder=folder, port=theirs, user=getpass.getuser())
+        )
         os.environ["WEB_BIND"] = f"127.0.0.1:{ours}"
         figures: dict[str, Any] = {"feeds asked for": len(paths), "bytes of one, mean": size}
         with (
             running(ours, [sys.executable, "-m", "project.web"]),
-            running(theirs, ["nginx", "-p", str(folder), "-c", "nginx.conf", "-e", str(folder / "error.log")]),
+            running(
+                theirs,
+                ["nginx", "-p", str(folder), "-c", "nginx.conf", "-e", str(folder / "error.log")],
+            ),
         ):
             for answer in (200, 304):
                 rates = [load(folder, port, paths, answer) for port in (ours, theirs)]
@@ -73,16 +88,18 @@ def run() -> dict[str, Any]:
 
 
 def link(folder: Path) -> tuple[list[str], float]:
-    """Put some feeds where nginx serves them at the same paths; return the paths and the mean size."""
-    from project.bootstrap import bootstrap
-    from services.calendars.models import Feed
+    """Put some feeds where nginx serves them at the same paths.
 
-    boot = bootstrap()
+    Return the paths and the mean size.
+    """
+    runtime = make_runtime()
     (folder / "f").mkdir()
-    with boot.read_only() as session:
+    with runtime.read_only() as session:
         feeds = session.execute(select(Feed).order_by(Feed.id.desc()).limit(FEEDS)).scalars().all()
         for feed in feeds:
-            (folder / "f" / f"{feed.token}.ics").symlink_to(boot.feed_store.path(feed.kind, feed.owner_id).absolute())
+            (folder / "f" / f"{feed.token}.ics").symlink_to(
+                runtime[FeedStore].path(feed.kind, feed.owner_id).absolute()
+            )
     return [f"/f/{feed.token}.ics" for feed in feeds], sum(feed.size for feed in feeds) / len(feeds)
 
 
@@ -92,27 +109,34 @@ def load(folder: Path, port: int, paths: list[str], answer: int) -> float:
     requests = []
     with httpx.Client(base_url=address) as client:
         for path in paths:
-            tag = client.head(path).raise_for_status().headers["etag"] if answer == 304 else '"another"'
+            tag = (
+                client.head(path).raise_for_status().headers["etag"]
+                if answer == 304
+                else '"another"'
+            )
             assert client.get(path, headers={"if-none-match": tag}).status_code == answer
             requests.append(f"{{[[{path}]], [[{tag}]]}}")
     script = folder / "wrk.lua"
     script.write_text(WRK.format(requests=", ".join(requests)))
-    command = ["wrk", "--threads=1", f"--connections={CONNECTIONS}", f"--duration={SECONDS}s", f"--script={script}", address]
+    command = [
+        "wrk",
+        "--threads=1",
+        f"--connections={CONNECTIONS}",
+        f"--duration={SECONDS}s",
+        f"--script={script}",
+        address,
+    ]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert "Non-2xx" not in said, said
     return float(re.findall(r"Requests/sec: +([\d.]+)", said)[0])
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @contextmanager
 def running(port: int, command: Sequence[str]) -> Iterator[None]:
-    """Give a server that listens at the port."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    """Yield while a server listens at the port."""
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         while True:
             assert process.poll() is None, command

@@ -1,1 +1,4 @@
-"""The same no-op job in other job systems, each as its own documentation has it, with two worker processes."""
+"""The same no-op job in other job systems, each as its own documentation shows it.
+
+Each has two worker processes.
+"""

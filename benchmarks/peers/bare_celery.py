@@ -3,12 +3,12 @@
 import os
 
 from celery import Celery
-
-from project.celeryconfig import configuration
-from project.settings import Settings
+from nightshift.celery.configuration import build_configuration
+from nightshift.component import Composition
+from nightshift.settings import Settings
 
 app = Celery("bare")
-app.conf.update({**configuration(Settings()), "imports": ()})
+app.conf.update(build_configuration(Settings(), Composition(())))
 
 
 @app.task(name="noop")
@@ -29,4 +29,13 @@ def remaining() -> int:
         return int(client.llen("nightshift:default")) + int(client.hlen("nightshift:unacked"))
 
 
-WORKER = ["-m", "celery", "-A", "benchmarks.peers.bare_celery", "worker", "--concurrency=2", "-n", "bare@bench"]
+WORKER = [
+    "-m",
+    "celery",
+    "-A",
+    "benchmarks.peers.bare_celery",
+    "worker",
+    "--concurrency=2",
+    "-n",
+    "bare@bench",
+]

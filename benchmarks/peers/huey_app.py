@@ -21,4 +21,13 @@ def remaining() -> int:
     return int(huey.pending_count())
 
 
-WORKER = ["-m", "huey.bin.huey_consumer", "benchmarks.peers.huey_app.huey", "-k", "process", "-w", "2", "-q"]
+WORKER = [
+    "-m",
+    "huey.bin.huey_consumer",
+    "benchmarks.peers.huey_app.huey",
+    "-k",
+    "process",
+    "-w",
+    "2",
+    "-q",
+]

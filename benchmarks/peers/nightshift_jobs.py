@@ -1,11 +1,13 @@
 """Ours."""
 
+from nightshift.celery.app import App
+from nightshift.celery.task import job
+from nightshift.component import Component, Composition
+from nightshift.database import Session
+from nightshift.jobs import JobArgs, Run, enqueue_many
 from sqlalchemy import text
 
-from project.bootstrap import bootstrap
-from project.task import job
-from services.database import Session
-from services.jobs import JobArgs, Run, enqueue_many
+from project.app import COMPONENTS
 
 
 class Noop(JobArgs, kind="bench.noop"):
@@ -17,26 +19,20 @@ def noop(session: Session, args: Noop, run: Run) -> None:
     """Do nothing."""
 
 
+bench = Component(name="bench", kinds=(Noop,), tasks=(__name__,))
+app = App(__name__, Composition([*COMPONENTS, bench]))
+
+
 def enqueue(number: int) -> None:
-    boot = bootstrap()
-    with boot.unit_of_work() as session:
-        enqueue_many(session, [Noop(number=index) for index in range(number)], now=boot.now())
+    runtime = app.runtime
+    with runtime.unit_of_work() as session:
+        enqueue_many(session, [Noop(number=index) for index in range(number)], now=runtime.now())
 
 
 def remaining() -> int:
-    with bootstrap().read_only() as session:
-        return int(session.execute(text("select count(*) from job where finished_at is null")).scalar_one())
+    query = text("select count(*) from job where finished_at is null")
+    with app.runtime.read_only() as session:
+        return int(session.execute(query).scalar_one())
 
 
-WORKER = [
-    "-m",
-    "celery",
-    "-A",
-    "project",
-    "worker",
-    "-I",
-    "benchmarks.peers.nightshift_jobs",
-    "--concurrency=2",
-    "-n",
-    "ours@bench",
-]
+WORKER = ["-m", "celery", "-A", __name__, "worker", "--concurrency=2", "-n", "ours@bench"]

@@ -19,7 +19,10 @@ def enqueue(number: int) -> None:
         fresh = connection.execute("select to_regclass('procrastinate_jobs') is null").fetchone()[0]
     from procrastinate import SyncPsycopgConnector
 
-    with app.replace_connector(SyncPsycopgConnector(conninfo=DSN)) as synchronous, synchronous.open():
+    with (
+        app.replace_connector(SyncPsycopgConnector(conninfo=DSN)) as synchronous,
+        synchronous.open(),
+    ):
         if fresh:
             synchronous.schema_manager.apply_schema()
         synchronous.tasks["noop"].batch_defer(*({"number": index} for index in range(number)))
@@ -27,9 +30,17 @@ def enqueue(number: int) -> None:
 
 def remaining() -> int:
     with psycopg.connect(DSN) as connection:
-        return connection.execute("select count(*) from procrastinate_jobs where status in ('todo', 'doing')").fetchone()[0]
+        return connection.execute(
+            "select count(*) from procrastinate_jobs where status in ('todo', 'doing')"
+        ).fetchone()[0]
 
 
 # One event loop a process; two processes, as the others have.
-WORKER = ["-m", "procrastinate", "--app=benchmarks.peers.procrastinate_app.app", "worker", "--concurrency=4"]
+WORKER = [
+    "-m",
+    "procrastinate",
+    "--app=benchmarks.peers.procrastinate_app.app",
+    "worker",
+    "--concurrency=4",
+]
 PROCESSES = 2

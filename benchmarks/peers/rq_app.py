@@ -13,12 +13,23 @@ def noop(number: int) -> None:
 
 
 def enqueue(number: int) -> None:
-    queue.enqueue_many([Queue.prepare_data(noop, (index,), result_ttl=0) for index in range(number)])
+    queue.enqueue_many(
+        [Queue.prepare_data(noop, (index,), result_ttl=0) for index in range(number)]
+    )
 
 
 def remaining() -> int:
     return len(queue) + queue.started_job_registry.count
 
 
-WORKER = ["-m", "rq.cli", "worker", "--burst", "--quiet", "--url", os.environ["BROKER_URL"], "bench"]
+WORKER = [
+    "-m",
+    "rq.cli",
+    "worker",
+    "--burst",
+    "--quiet",
+    "--url",
+    os.environ["BROKER_URL"],
+    "bench",
+]
 PROCESSES = 2

@@ -1,0 +1,242 @@
+"""The keeper's duties, in the test's process."""
+
+import os
+import time
+from collections import Counter
+from datetime import timedelta
+
+import probe_app as probe
+import pytest
+from nightshift.celery.keeper import Clock, _perform
+from nightshift.component import Component, Duty
+from nightshift.jobs import rescue
+from nightshift.jobs.models import Job, JobState, Worker
+from probing import put
+from sqlalchemy import select, text, update
+
+OFTEN = {"heartbeat_interval": "PT0.1S", "worker_silent_after": "PT0.3S"}
+HEARTBEAT = 0.1
+
+
+def make_running(app, worker_id, *, pid=1):
+    """Return a job that a process of this worker runs, as its row says."""
+    job_id = put(app.runtime, probe.Leave())
+    with app.runtime.unit_of_work() as session:
+        running = {
+            "state": JobState.RUNNING,
+            "claim_id": job_id,
+            "worker_id": worker_id,
+            "pid": pid,
+            "attempt": 1,
+            "started_at": app.runtime.now(),
+        }
+        session.execute(update(Job).where(Job.id == job_id).values(running))
+    return job_id
+
+
+def find_job(app, job_id):
+    with app.runtime.read_only() as session:
+        return session.execute(select(Job).where(Job.id == job_id)).scalar_one()
+
+
+def add_worker(app, *, seen):
+    """Return the id of a worker whose last sign of life is that old."""
+    worker_id = put(app.runtime, probe.Leave())  # any id
+    with app.runtime.unit_of_work() as session:
+        rescue.record_heartbeat(session, worker_id, name="other@test", queues="default", pid=1)
+        at = app.runtime.now() - seen
+        session.execute(update(Worker).where(Worker.id == worker_id).values(heartbeat_at=at))
+    return worker_id
+
+
+@pytest.fixture
+def calls():
+    return Counter()
+
+
+def make_with_duties(make_app, make_keeper, *duties):
+    app = make_app(Component(name="duties", duties=duties), **OFTEN)
+    return make_keeper(app)
+
+
+def test_duty_runs(make_app, make_keeper, calls):
+    keeper = make_with_duties(make_app, make_keeper, Duty("count", lambda _: calls.update(["ran"])))
+    _perform(keeper, Clock(), HEARTBEAT)
+    assert calls == {"ran": 1}
+
+
+def test_duty_gets_the_runtime(make_app, make_keeper):
+    given = []
+    keeper = make_with_duties(make_app, make_keeper, Duty("take", given.append))
+    _perform(keeper, Clock(), HEARTBEAT)
+    assert given == [keeper.runtime]
+
+
+def test_duty_that_raises_stops_no_other(make_app, make_keeper, calls, caplog):
+    def broken(_runtime):
+        raise RuntimeError("out of order\nand more")
+
+    last = Duty("last", lambda _: calls.update(["last"]))
+    keeper = make_with_duties(make_app, make_keeper, Duty("broken", broken), last)
+    job_id = put(keeper.runtime, probe.Leave(), run_at=keeper.runtime.now())
+    _perform(keeper, Clock(), HEARTBEAT)
+    assert calls == {"last": 1}
+    assert find_job(keeper.app, job_id).sent_at is not None
+    assert caplog.messages == ["duty broken failed and is tried again: out of order"]
+
+
+def test_duty_that_raises_is_called_again(make_app, make_keeper, calls):
+    def broken(_runtime):
+        calls.update(["called"])
+        raise RuntimeError("out of order")
+
+    every = timedelta(seconds=0.01)
+    keeper = make_with_duties(make_app, make_keeper, Duty("broken", broken, every))
+    clock = Clock()
+    _perform(keeper, clock, HEARTBEAT)
+    time.sleep(0.02)
+    _perform(keeper, clock, HEARTBEAT)
+    assert calls == {"called": 2}
+
+
+def test_duty_runs_at_its_own_interval(make_app, make_keeper, calls):
+    rarely = Duty("rarely", lambda _: calls.update(["rarely"]), timedelta(hours=1))
+    often = Duty("often", lambda _: calls.update(["often"]), timedelta(seconds=0.01))
+    keeper = make_with_duties(make_app, make_keeper, rarely, often)
+    clock = Clock()
+    for _ in range(3):
+        _perform(keeper, clock, HEARTBEAT)
+        time.sleep(0.02)
+    assert calls == {"rarely": 1, "often": 3}
+
+
+def test_duty_without_an_interval_runs_as_often_as_the_relay(make_app, make_keeper, calls):
+    duty = Duty("count", lambda _: calls.update(["ran"]))
+    app = make_app(Component(name="duties", duties=(duty,)), relay_interval="PT1H", **OFTEN)
+    clock = Clock()
+    for _ in range(3):
+        _perform(make_keeper(app), clock, HEARTBEAT)
+    assert calls == {"ran": 1}
+
+
+def test_heartbeat_shows_the_worker(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    keeper.record_heartbeat()
+    with job_app.runtime.read_only() as session:
+        worker = session.execute(select(Worker)).scalar_one()
+    assert (worker.id, worker.name, worker.queues, worker.pid) == (
+        keeper.worker_id,
+        "nobody@test",
+        "default",
+        1,
+    )
+
+
+def test_relay_slows_down_while_there_is_nothing_to_send(make_app, make_keeper):
+    keeper = make_keeper(make_app(relay_interval="PT0.5S"))
+    pauses = []
+    for _ in range(4):
+        keeper.send_due()
+        pauses.append(keeper.pause)
+    assert pauses == [0.2, 0.4, 0.5, 0.5]
+    put(keeper.runtime, probe.Leave(), run_at=keeper.runtime.now())
+    keeper.send_due()
+    assert keeper.pause == 0.1
+
+
+def test_jobs_of_a_dead_child_are_released(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    keeper.worker_pid = os.getpid()
+    job_id = make_running(job_app, keeper.worker_id, pid=2**22)
+    keeper.release_dead_children()
+    job = find_job(job_app, job_id)
+    assert (job.state, job.errors[-1]["type"]) == (JobState.SCHEDULED, "WorkerLost")
+
+
+def test_jobs_of_a_living_process_are_left_alone(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    keeper.worker_pid = os.getpid()
+    job_id = make_running(job_app, keeper.worker_id, pid=os.getpid())
+    keeper.release_dead_children()
+    assert find_job(job_app, job_id).state == JobState.RUNNING
+
+
+def test_jobs_of_a_silent_worker_are_released(make_app, make_keeper):
+    app = make_app(**OFTEN)
+    keeper = make_keeper(app)
+    keeper.record_heartbeat()
+    job_id = make_running(app, add_worker(app, seen=timedelta(minutes=1)))
+    time.sleep(0.4)
+    keeper.record_heartbeat()
+    keeper.release_silent()
+    assert find_job(app, job_id).state == JobState.SCHEDULED
+
+
+def test_keeper_that_was_away_itself_judges_no_other(make_app, make_keeper):
+    app = make_app(**OFTEN)
+    keeper = make_keeper(app)
+    job_id = make_running(app, add_worker(app, seen=timedelta(minutes=1)))
+    time.sleep(0.4)
+    keeper.release_silent()  # without a heartbeat
+    keeper.record_heartbeat()
+    keeper.release_silent()  # without an old one
+    assert find_job(app, job_id).state == JobState.RUNNING
+
+
+def test_broken_heartbeat_begins_a_new_series(make_app, make_keeper):
+    app = make_app(**OFTEN)
+    keeper = make_keeper(app)
+    job_id = make_running(app, add_worker(app, seen=timedelta(minutes=1)))
+    keeper.record_heartbeat()
+    time.sleep(0.4)
+    with app.runtime.unit_of_work() as session:
+        session.execute(text("alter table worker rename to away"))
+    with pytest.raises(Exception, match="no such table: worker"):
+        keeper.record_heartbeat()
+    with app.runtime.unit_of_work() as session:
+        session.execute(text("alter table away rename to worker"))
+    keeper.record_heartbeat()
+    keeper.release_silent()
+    assert find_job(app, job_id).state == JobState.RUNNING
+
+
+def test_stopping_worker_is_shown_until_its_last_job_has_ended(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    keeper.record_heartbeat()
+    job_id = make_running(job_app, keeper.worker_id)
+    assert keeper.leave() is False
+    with job_app.runtime.unit_of_work() as session:
+        ended = {"state": JobState.SUCCEEDED, "claim_id": None, "worker_id": None}
+        session.execute(update(Job).where(Job.id == job_id).values(ended))
+    assert keeper.leave() is True
+    with job_app.runtime.read_only() as session:
+        assert session.execute(select(Worker.stopped_at)).scalar_one() is not None
+
+
+def test_jobs_of_a_killed_worker_are_released_at_once(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    keeper.record_heartbeat()
+    job_id = make_running(job_app, keeper.worker_id)
+    keeper.release_worker()
+    assert find_job(job_app, job_id).state == JobState.SCHEDULED
+    with job_app.runtime.read_only() as session:
+        assert session.execute(select(Worker.stopped_at)).scalar_one() is not None
+
+
+def test_lost_message_is_sent_again(make_app, make_keeper, count_messages, caplog):
+    app = make_app(resend_after="PT0.1S")
+    put(app.runtime, probe.Leave())
+    channel = app.runtime.publisher._open().channel
+    channel._purge("default")
+    time.sleep(0.2)
+    make_keeper(app).resend_lost()
+    assert count_messages(app) == 1
+    assert caplog.messages == ["the broker lost 1 messages; they are sent again"]
+
+
+def test_message_that_is_there_is_not_sent_again(make_app, make_keeper, count_messages):
+    app = make_app(resend_after="PT0.1S")
+    put(app.runtime, probe.Leave())
+    time.sleep(0.2)
+    make_keeper(app).resend_lost()
+    assert count_messages(app) == 1

@@ -1,0 +1,136 @@
+"""How a job runs, in the test's process."""
+
+import os
+import time
+
+import probe_app
+import probe_app as probe
+import pytest
+from nightshift.celery.app import App
+from nightshift.celery.task import job, run_here, working_here
+from nightshift.component import Component, Composition
+from nightshift.errors import PermanentError, TransientError
+from nightshift.jobs import JobArgs, Run, care
+from nightshift.jobs.models import Job, JobState, Worker
+from probing import count_effects, put
+from sqlalchemy import select, update
+
+
+class CancelMyself(JobArgs, kind="test.cancel_myself"):
+    pass
+
+
+OURS = Component(name="task", kinds=(CancelMyself,))
+
+
+@pytest.fixture(scope="module")
+def project_app():
+    """Return the probe's app with the kinds of this module."""
+    composition = Composition([*probe_app.app.composition.components, OURS])
+    return App("probe_app", composition, _env_file=None)
+
+
+@job(CancelMyself, own_transactions=True)
+def cancel_myself(args: CancelMyself, run: Run) -> None:
+    """As somebody else would, while it runs."""
+    with run.runtime.unit_of_work() as session:
+        care.cancel(session, [run.id])
+
+
+@pytest.fixture
+def app(job_app):
+    """Return an app that knows the bodies."""
+    job_app.loader.import_default_modules()
+    return job_app
+
+
+def find_job(app, job_id):
+    with app.runtime.read_only() as session:
+        return session.execute(select(Job).where(Job.id == job_id)).scalar_one()
+
+
+def find_workers(app):
+    with app.runtime.read_only() as session:
+        return session.execute(select(Worker)).scalars().all()
+
+
+def test_effect_and_end_are_written(app):
+    job_id = put(app.runtime, probe.Leave(number=3))
+    assert app.tasks["probe.leave"].perform(job_id) == JobState.SUCCEEDED
+    assert (find_job(app, job_id).result, count_effects(app.runtime, job_id)) == (3, 1)
+
+
+def test_second_run_finds_nothing_to_claim(app):
+    job_id = put(app.runtime, probe.Leave())
+    states = [app.tasks["probe.leave"].perform(job_id) for _ in range(2)]
+    assert states == [JobState.SUCCEEDED, None]
+    assert count_effects(app.runtime, job_id) == 1
+
+
+@pytest.mark.parametrize(
+    ("permanent", "error", "state"),
+    [(True, PermanentError, JobState.FAILED), (False, TransientError, JobState.SCHEDULED)],
+)
+def test_type_of_the_error_decides_whether_it_is_tried_again(app, permanent, error, state):
+    job_id = put(app.runtime, probe.Fail(permanent=permanent))
+    with pytest.raises(error, match="as asked"):
+        app.tasks["probe.fail"].perform(job_id)
+    assert (find_job(app, job_id).state, count_effects(app.runtime, job_id)) == (state, 0)
+
+
+def test_job_that_leaves_its_end_open_is_finished(app):
+    job_id = put(app.runtime, probe.TooLong(seconds=0))
+    assert app.tasks["probe.too_long"].perform(job_id) == JobState.SUCCEEDED
+
+
+def test_end_of_a_job_that_was_cancelled_meanwhile_is_refused(app, caplog):
+    job_id = put(app.runtime, CancelMyself())
+    assert app.tasks["test.cancel_myself"].perform(job_id) is None
+    assert find_job(app, job_id).state == JobState.CANCELLED
+    assert f"job {job_id} was cancelled or given to another worker" in caplog.text
+
+
+def test_celery_enforces_the_time_limit_of_the_kind(app):
+    limits = [app.tasks[kind].time_limit for kind in ("probe.too_long", "probe.sleep")]
+    assert limits == [2.0, 120.0]
+
+
+def test_run_here_raises_nothing_of_the_body(app):
+    job_id = put(app.runtime, probe.Fail(permanent=True))
+    run_here(app, job_id, "probe.fail")
+    assert find_job(app, job_id).state == JobState.FAILED
+
+
+def test_run_here_leaves_a_job_of_an_unknown_kind_as_it_is(app):
+    job_id = put(app.runtime, probe.Leave())
+    with app.runtime.unit_of_work() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(kind="probe.removed"))
+    run_here(app, job_id, "probe.removed")
+    assert (find_job(app, job_id).state, find_job(app, job_id).attempt) == (JobState.QUEUED, 0)
+
+
+def test_process_that_works_here_is_shown_as_a_worker_while_it_does(app):
+    with working_here(app):
+        give_up = time.monotonic() + 30
+        while not (workers := find_workers(app)) and time.monotonic() < give_up:
+            time.sleep(0.01)
+        shown = [(one.id, one.pid, one.stopped_at) for one in workers]
+    assert shown == [(app.worker_id, os.getpid(), None)]
+    assert [one.stopped_at is None for one in find_workers(app)] == [False]
+
+
+def test_job_that_was_under_way_here_is_released_at_the_end(app):
+    job_id = put(app.runtime, probe.Leave())
+
+    def interrupted():
+        with working_here(app):
+            with app.runtime.unit_of_work() as session:
+                ours = {"worker_id": app.worker_id, "claim_id": job_id, "pid": os.getpid()}
+                now = app.runtime.now()
+                running = {"state": JobState.RUNNING, "attempt": 1, "started_at": now}
+                session.execute(update(Job).where(Job.id == job_id).values(**ours, **running))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert find_job(app, job_id).state == JobState.SCHEDULED

@@ -1,0 +1,65 @@
+"""`celery -A project schedule`."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from nightshift.cli.schedule import schedule
+from nightshift.jobs import enqueue
+from nightshift.jobs.jobs import PruneJobs
+from nightshift.jobs.schedule import register_entries
+from nightshift.testing import run_due
+
+
+@pytest.fixture
+def read(run):
+    """Return what reads the entries by their names."""
+
+    def read():
+        return {row["entry"]: row for row in json.loads(run(schedule, "--json").stdout)}
+
+    return read
+
+
+def test_entries_of_all_components_are_shown_with_their_rules(read):
+    rows = read()
+
+    told = ("kind", "when", "zone", "missed")
+    assert {name: [row[column] for column in told] for name, row in rows.items()} == {
+        "jobs.prune": ["jobs.prune", "17 3 * * *", "UTC", "latest"],
+        "post.send": ["post.send", "every 6:00:00", "UTC", "all within 1 day, 0:00:00"],
+    }
+
+
+def test_entry_that_never_ran_has_only_a_next_run(read):
+    row = read()["jobs.prune"]
+
+    assert datetime.fromisoformat(row["next_run"]) > datetime.now(UTC)
+    assert (row["last_run"], row["last_state"], row["last_success"]) == (None, None, None)
+
+
+def test_last_run_and_last_success_are_shown(read, job_app):
+    with job_app.runtime.unit_of_work() as session:
+        enqueue(session, PruneJobs(), now=job_app.runtime.now())
+    run_due(job_app)
+
+    row = read()["jobs.prune"]
+
+    assert (row["last_state"], row["last_run"] <= row["last_success"]) == ("succeeded", True)
+
+
+def test_table_names_the_entries(run):
+    shown = run(schedule).stdout
+
+    assert "jobs.prune" in shown
+    assert "post.send" in shown
+
+
+def test_missing_beat_is_said(run, job_app):
+    assert "celery -A project beat" in run(schedule).stderr
+
+    runtime = job_app.runtime
+    with runtime.unit_of_work() as session:
+        register_entries(session, job_app.composition.schedule(runtime), now=runtime.now())
+
+    assert run(schedule).stderr == ""

@@ -1,0 +1,71 @@
+"""What every test of the engine may use: a database of each kind, and the probe's app."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from nightshift.database import Session, make_engine
+from nightshift.settings import Settings
+from servers import postgres_database
+from sqlalchemy import Engine
+
+# Tests get the defaults, whatever the developer's own `.env` or environment say.
+for _name in Settings.model_fields:
+    os.environ.pop(_name.upper(), None)
+Settings.model_config["env_file"] = None
+# An app that is imported without an installation of its own gets a broker that is only its own.
+os.environ["BROKER_URL"] = f"filesystem://{tempfile.mkdtemp(prefix='nightshift-test-')}"
+
+from installations import create_tables  # noqa: E402 - makes apps, with the environment above
+from nightshift.celery.app import App  # noqa: E402
+from probe_app import app  # noqa: E402
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def database_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Yield the URL of a database with the engine's tables, for the test session."""
+    with ExitStack() as stack:
+        if request.param == "postgres":
+            url = stack.enter_context(postgres_database())
+        else:
+            url = f"sqlite:///{tmp_path_factory.mktemp('database')}/test.db"
+        made = App("probe_app", app.composition, database_url=url)
+        create_tables(made)
+        made.runtime.close()
+        yield url
+
+
+@pytest.fixture(scope="session")
+def engine(database_url: str) -> Iterator[Engine]:
+    """Yield an engine, as the runtime makes it: SQLite always, Postgres where it is reachable."""
+    engine = make_engine(database_url).execution_options(sqlite_begin="IMMEDIATE")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    """Yield a session whose changes are rolled back after the test."""
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        mode = {"join_transaction_mode": "create_savepoint", "expire_on_commit": False}
+        with Session(connection, **mode) as session:
+            yield session
+        transaction.rollback()
+
+
+@pytest.fixture(scope="session")
+def project_app() -> App:
+    """Return the probe's app, in the place of a project's."""
+    return app
+
+
+@pytest.fixture
+def root() -> Path:
+    """Return the engine's folder."""
+    return Path(__file__).parent.parent

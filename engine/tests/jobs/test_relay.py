@@ -1,0 +1,467 @@
+"""Which rows the broker is told of, and when."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from job_rows import (
+    FAR_AHEAD,
+    KINDS,
+    LONG_AGO,
+    NOW,
+    QUEUES,
+    Limited,
+    Plain,
+    Rated,
+    Side,
+    batch,
+    change,
+    finish,
+    only_on_postgres,
+    put,
+    row,
+    state,
+    take,
+    try_claim,
+)
+from nightshift.jobs import care, claims, enqueue_many, relay
+from nightshift.jobs.models import Job, JobState
+from nightshift.jobs.relay import Notification
+from sqlalchemy import select
+
+MINUTE = timedelta(minutes=1)
+
+
+def send(session, *, queues=QUEUES, kinds=KINDS, buffer=100):
+    """Mark what is due as sent, as the keeper does, and return the ids."""
+    messages = relay.mark_due_sent(session, kinds=kinds, queues=queues, buffer=buffer)
+    return [message.job_id for message in messages]
+
+
+def send_early(session, ids, *, buffer=100):
+    """Mark jobs as sent, as the caller does after its commit, and return the ids."""
+    return [message.job_id for message in relay.mark_sent(session, ids, kinds=KINDS, buffer=buffer)]
+
+
+def send_lost(session, ready, *, queues=QUEUES, after=MINUTE):
+    """Mark lost messages as sent again, where the broker has so many ready, and return the ids."""
+    messages = relay.mark_lost_sent(
+        session, count_ready=lambda queue: ready[queue], queues=queues, after=after
+    )
+    return [message.job_id for message in messages]
+
+
+def sent(session):
+    """Return the ids of the rows that are marked as sent."""
+    return set(session.execute(select(Job.id).where(Job.sent_at.is_not(None))).scalars())
+
+
+def put_many(session, number, kind=Plain, **options):
+    return enqueue_many(session, [kind(number=n) for n in range(number)], now=NOW, **options)
+
+
+# --- early, by the caller ---
+
+
+def test_caller_sends_what_is_due(session):
+    job_id = put(session, Side(number=3))
+    messages = relay.mark_sent(session, [job_id], kinds=KINDS, buffer=10)
+    assert messages == [Notification(job_id, "test.side", "side", {"number": 3})]
+    sent_at = row(session, job_id).sent_at
+    assert abs(sent_at - datetime.now(UTC)) < MINUTE
+
+
+def test_caller_sends_nothing_that_is_not_queued(session):
+    scheduled, held, running = put(session, run_at=FAR_AHEAD), put(session), put(session)
+    care.hold(session, [held])
+    take(session, running)
+    assert send_early(session, [scheduled, held, running, uuid4()]) == []
+    assert sent(session) == set()
+
+
+def test_caller_sends_nothing_twice(session):
+    job_id = put(session)
+    assert [send_early(session, [job_id]) for _ in range(2)] == [[job_id], []]
+
+
+def test_caller_sends_no_limited_kind(session):
+    assert send_early(session, [put(session, Limited()), put(session, Rated())]) == []
+
+
+def test_caller_sends_to_no_full_queue(session):
+    send_early(session, put_many(session, 3))
+    here, there = put(session), put(session, Side())
+    assert send_early(session, [here, there], buffer=3) == [there]
+
+
+def test_caller_sends_to_no_paused_queue(session):
+    care.pause(session, "side", now=NOW)
+    here, there = put(session), put(session, Side())
+    assert send_early(session, [here, there]) == [here]
+
+
+def test_callers_messages_are_in_turn(session):
+    late = put(session, priority=5)
+    urgent = put(session, priority=0)
+    change(session, early := put(session, priority=5), run_at=LONG_AGO)
+    assert send_early(session, [late, urgent, early]) == [urgent, early, late]
+
+
+# --- what became due ---
+
+
+def test_due_jobs_are_queued(session):
+    due, later = put(session, run_at=LONG_AGO), put(session, run_at=FAR_AHEAD)
+    relay.queue_due(session)
+    assert (state(session, due), state(session, later)) == ("queued", "scheduled")
+
+
+def test_job_that_is_retried_is_sent_again(session):
+    job_id = put(session)
+    send(session)
+    claims.record_failure(session, try_claim(session, job_id), {}, retry_after=timedelta())
+    assert row(session, job_id).sent_at is not None
+    change(session, job_id, run_at=LONG_AGO)
+    relay.queue_due(session)
+    assert (state(session, job_id), row(session, job_id).sent_at) == ("queued", None)
+    assert send(session) == [job_id]
+
+
+# --- the relay ---
+
+
+def test_relay_sends_what_is_due_of_every_queue_that_it_knows(session):
+    scheduled = put(session, run_at=LONG_AGO)
+    queued = put(session)
+    put(session, run_at=FAR_AHEAD)
+    side = put(session, Side())
+    found = send(session)
+    assert (found.index(scheduled) < found.index(queued), set(found)) == (
+        True,
+        {scheduled, queued, side},
+    )
+    assert sent(session) == set(found)
+    assert send(session) == []
+
+
+def test_relay_sends_by_priority_and_then_by_time(session):
+    late = put(session, priority=5)
+    change(session, early := put(session, priority=5), run_at=LONG_AGO)
+    last, first = put(session, priority=9), put(session, priority=0)
+    assert send(session, buffer=2) == [first, early]
+    finish(session, first)
+    finish(session, early)
+    assert send(session, buffer=2) == [late, last]
+
+
+def test_relay_fills_the_buffer_of_each_queue_and_no_more(session):
+    put_many(session, 5)
+    put_many(session, 2, Side)
+    assert len(send(session, buffer=3)) == 3 + 2
+    assert send(session, buffer=3) == []
+    assert len(send(session, buffer=4)) == 1
+
+
+def test_job_that_was_claimed_makes_room_in_the_buffer(session):
+    put_many(session, 3)
+    (first,) = send(session, buffer=1)
+    take(session, first)
+    assert len(send(session, buffer=1)) == 1
+
+
+def test_relay_sends_at_most_a_batch_of_a_queue(session):
+    put_many(session, relay.LARGEST_BATCH + 5)
+    assert [len(send(session, buffer=10_000)) for _ in range(3)] == [relay.LARGEST_BATCH, 5, 0]
+
+
+def test_rows_of_unknown_queues_are_left_alone_and_starve_nothing(session):
+    unknown = put_many(session, relay.LARGEST_BATCH + 5, Side, priority=0)
+    known = put_many(session, 3)
+    assert send(session, queues=["default"], buffer=10) == known
+    rows = session.execute(select(Job.state, Job.sent_at).where(Job.id.in_(unknown))).all()
+    assert set(rows) == {(JobState.QUEUED, None)}
+    assert set(send(session, queues=["default", "side"], buffer=1)) < set(unknown)
+
+
+def test_relay_that_knows_no_queue_sends_nothing(session):
+    put(session)
+    assert send(session, queues=[]) == []
+
+
+def test_relay_sends_jobs_of_a_kind_that_it_does_not_know(session):
+    job_id = put(session)
+    change(session, job_id, kind="test.newer")
+    assert send(session) == [job_id]
+
+
+def test_paused_queue_is_sent_nothing_until_it_is_resumed(session):
+    here, there = put(session), put(session, Side())
+    care.pause(session, "side", now=NOW)
+    assert send(session) == [here]
+    care.resume(session, "side")
+    assert send(session) == [there]
+
+
+def test_waiting_parents_and_held_jobs_are_not_sent(session):
+    _, children = batch(session, 2)
+    care.hold(session, children)
+    assert send(session) == []
+
+
+# --- limited kinds ---
+
+
+def test_no_more_jobs_of_a_kind_are_sent_than_may_run(session):
+    put_many(session, 5, Limited)
+    first, second = send(session)
+    assert send(session) == []
+    claim = try_claim(session, first)
+    assert send(session) == []
+    claims.mark_ended(session, claim, JobState.SUCCEEDED, claims.Notes())
+    (third,) = send(session)
+    assert third not in {first, second}
+
+
+def test_limit_of_one_kind_leaves_the_room_to_others(session):
+    limited, plain = put_many(session, 5, Limited, priority=0), put_many(session, 5)
+    found = send(session, buffer=6)
+    assert (len(set(found) & set(limited)), len(set(found) & set(plain))) == (2, 4)
+    assert set(found[:2]) <= set(limited)
+
+
+def test_full_buffer_holds_limited_kinds_back_too(session):
+    put_many(session, 2, Limited, priority=9)
+    put_many(session, 3, priority=0)
+    found = send(session, buffer=4)
+    assert [row(session, job_id).kind for job_id in found] == ["test.plain"] * 3 + ["test.limited"]
+
+
+def test_no_more_jobs_of_a_kind_are_started_in_a_period_than_its_rate(session):
+    put_many(session, 7, Rated)
+    first = send(session)
+    assert (len(first), send(session)) == (3, [])
+    for job_id in first:
+        finish(session, job_id)
+    assert send(session) == []
+    change(session, first[0], started_at=LONG_AGO)
+    assert len(send(session)) == 1
+
+
+def test_limit_that_this_release_does_not_know_is_not_kept(session):
+    put_many(session, 5, Limited)
+    assert len(send(session, kinds={})) == 5
+
+
+@only_on_postgres
+def test_two_keepers_admit_no_more_than_the_limit(runtime):
+    with runtime.unit_of_work() as session:
+        put_many(session, 5, Limited)
+    with runtime.unit_of_work() as one, runtime.unit_of_work() as other:
+        # The other cannot see what the first has marked, and must not count in its place.
+        assert [len(send(keeper)) for keeper in (one, other)] == [2, 0]
+        one.commit()
+        assert send(other) == []
+    with runtime.unit_of_work() as session:
+        for job_id in sent(session):
+            finish(session, job_id)
+        assert len(send(session)) == 2
+
+
+@only_on_postgres
+def test_two_keepers_send_different_rows(runtime):
+    with runtime.unit_of_work() as session:
+        ids = put_many(session, 6)
+    with runtime.unit_of_work() as one, runtime.unit_of_work() as other:
+        first, second = send(one, buffer=4), send(other, buffer=4)
+    assert (len(first), len(second), set(first) | set(second)) == (4, 2, set(ids))
+
+
+@only_on_postgres
+def test_two_keepers_queue_what_is_due_without_waiting_for_each_other(runtime):
+    with runtime.unit_of_work() as session:
+        put_many(session, 6, run_at=LONG_AGO)
+    with runtime.unit_of_work() as one, runtime.unit_of_work() as other:
+        relay.queue_due(one)
+        relay.queue_due(other)
+        found = send(one)
+    assert len(found) == 6
+
+
+# --- what the broker did not take ---
+
+
+def test_job_whose_message_was_not_taken_is_sent_again(session):
+    put_many(session, 3)
+    first, *others = relay.mark_due_sent(session, kinds=KINDS, queues=QUEUES, buffer=100)
+    relay.mark_unsent(session, others)
+    assert sent(session) == {first.job_id}
+    assert set(send(session)) == {message.job_id for message in others}
+
+
+def test_job_that_a_worker_has_claimed_meanwhile_stays_as_it_is(session):
+    job_id = put(session)
+    messages = relay.mark_sent(session, [job_id], kinds=KINDS, buffer=10)
+    try_claim(session, job_id)
+    relay.mark_unsent(session, messages)
+    assert row(session, job_id).sent_at is not None
+
+
+def test_job_whose_message_cannot_be_made_is_held_with_the_reason(session):
+    bad, good = put(session), put(session)
+    send(session)
+    relay.hold_unsendable(session, {bad: "its kind is too long"})
+    job = row(session, bad)
+    assert (job.state, job.sent_at) == (JobState.HELD, None)
+    (error,) = job.errors
+    assert (error["type"], error["message"], error["attempt"]) == (
+        "Unsendable",
+        "its kind is too long",
+        0,
+    )
+    assert abs(datetime.fromisoformat(error["at"]) - datetime.now(UTC)) < MINUTE
+    assert state(session, good) == JobState.QUEUED
+
+
+def test_job_that_is_held_as_unsendable_is_sent_after_its_release(session):
+    job_id = put(session)
+    relay.hold_unsendable(session, {job_id: "no"})
+    assert send(session) == []
+    care.release(session, [job_id], now=NOW)
+    assert send(session) == [job_id]
+
+
+def test_reason_is_added_to_the_errors_that_are_there(session):
+    job_id = put(session)
+    claims.record_failure(session, take(session, job_id), {"type": "A"}, retry_after=timedelta())
+    change(session, job_id, state=JobState.QUEUED)
+    relay.hold_unsendable(session, {job_id: "no"})
+    assert [error["type"] for error in row(session, job_id).errors] == ["A", "Unsendable"]
+
+
+def test_job_that_is_no_longer_queued_is_not_held(session):
+    running = put(session)
+    take(session, running)
+    relay.hold_unsendable(session, {running: "no", uuid4(): "no"})
+    assert (state(session, running), row(session, running).errors) == ("running", None)
+
+
+# --- without a broker ---
+
+
+def test_next_due_job_is_the_one_of_the_first_priority_that_is_due_first(session):
+    late = put(session, priority=1)
+    change(session, early := put(session, priority=1), run_at=LONG_AGO)
+    change(session, put(session, priority=5), run_at=LONG_AGO)
+    due = relay.find_next_due(session)
+    assert (due.id, due.kind, due.priority, due.run_at) == (early, "test.plain", 1, LONG_AGO)
+    assert relay.find_next_due(session, without=[early]).id == late
+
+
+def test_next_due_job_may_just_have_become_due(session):
+    queued = put(session)
+    scheduled = put(session, run_at=LONG_AGO)
+    assert relay.find_next_due(session).id == scheduled
+    assert (state(session, scheduled), state(session, queued)) == ("queued", "queued")
+
+
+def test_no_job_is_next_where_none_is_due(session):
+    put(session, run_at=FAR_AHEAD)
+    change(session, put(session), run_at=FAR_AHEAD)
+    assert relay.find_next_due(session) is None
+
+
+def test_next_due_job_is_of_no_paused_queue(session):
+    put(session, Side())
+    care.pause(session, "side", now=NOW)
+    assert relay.find_next_due(session) is None
+
+
+def test_choice_of_the_next_due_job_is_narrowed(session):
+    put(session, priority=0)
+    side = put(session, Side())
+    assert relay.find_next_due(session, Job.queue == "side").id == side
+    assert relay.find_next_due(session, Job.queue == "side", Job.kind == "test.plain") is None
+
+
+def test_next_due_job_is_found_whether_or_not_it_was_sent(session):
+    job_id = put(session)
+    send(session)
+    assert relay.find_next_due(session).id == job_id
+
+
+# --- what the broker lost ---
+
+
+def send_long_ago(session, number, kind=Plain):
+    """Write jobs that were sent one after the other long ago; return their ids in that order."""
+    ids = put_many(session, number, kind)
+    for index, job_id in enumerate(ids):
+        change(session, job_id, sent_at=LONG_AGO + index * MINUTE)
+    return ids
+
+
+def test_as_many_as_the_broker_misses_are_sent_again_the_oldest_first(session):
+    ids = send_long_ago(session, 5)
+    assert set(send_lost(session, {"default": 3})) == set(ids[:2])
+    assert row(session, ids[0]).sent_at > row(session, ids[4]).sent_at
+    assert send_lost(session, {"default": 5}) == []
+
+
+def test_message_that_was_sent_lately_is_not_sent_again(session):
+    put_many(session, 3)
+    send(session)
+    assert send_lost(session, {"default": 0}) == []
+
+
+def test_lately_sent_messages_count_as_sent_but_only_old_ones_are_sent_again(session):
+    old = send_long_ago(session, 1)
+    put_many(session, 3)
+    send(session)
+    assert send_lost(session, {"default": 0}) == old
+
+
+def test_broker_is_not_asked_about_a_queue_where_nothing_is_old(session):
+    put(session)
+    send(session)
+
+    def never(queue):
+        raise AssertionError(queue)
+
+    assert relay.mark_lost_sent(session, count_ready=never, queues=QUEUES, after=MINUTE) == []
+
+
+def test_each_queue_misses_its_own_messages(session):
+    send_long_ago(session, 2)
+    side = send_long_ago(session, 2, Side)
+    assert set(send_lost(session, {"default": 2, "side": 0})) == set(side)
+
+
+def test_lost_messages_of_unknown_queues_are_left_alone(session):
+    send_long_ago(session, 2, Side)
+    assert send_lost(session, {}, queues=["default"]) == []
+
+
+def test_lost_messages_of_paused_queues_are_left_alone(session):
+    send_long_ago(session, 2, Side)
+    care.pause(session, "side", now=NOW)
+    assert send_lost(session, {}) == []
+
+
+def test_claimed_jobs_have_lost_no_message(session):
+    first, second = send_long_ago(session, 2)
+    try_claim(session, first)
+    assert send_lost(session, {"default": 1}) == []
+    assert send_lost(session, {"default": 0}) == [second]
+
+
+def test_at_most_a_batch_of_lost_messages_is_sent_again(session):
+    ids = put_many(session, relay.LARGEST_BATCH + 5)
+    for job_id in ids:
+        change(session, job_id, sent_at=LONG_AGO)
+    assert len(send_lost(session, {"default": 0})) == relay.LARGEST_BATCH
+
+
+@pytest.mark.parametrize("ready", [1, 5])
+def test_broker_with_more_messages_than_rows_has_lost_none(session, ready):
+    send_long_ago(session, 1)
+    assert send_lost(session, {"default": ready}) == []

@@ -1,0 +1,268 @@
+"""Signs of life, and the jobs of workers that gave their last one."""
+
+from datetime import timedelta
+from uuid import uuid4
+
+import pytest
+from job_rows import (
+    LONG_AGO,
+    Once,
+    Only,
+    Plain,
+    batch,
+    change,
+    columns,
+    count,
+    numbers,
+    only_on_postgres,
+    put,
+    row,
+    state,
+    take,
+    try_claim,
+)
+from nightshift.database import ago, utc_now
+from nightshift.jobs import claims, rescue
+from nightshift.jobs.models import Job, JobState, Worker
+from sqlalchemy import select, update
+
+SILENT_AFTER = timedelta(seconds=30)
+SECOND = timedelta(seconds=1)
+
+
+def beat(session, worker_id=None, *, name="w1@test", queues="default", pid=1):
+    worker_id = worker_id or uuid4()
+    rescue.record_heartbeat(session, worker_id, name=name, queues=queues, pid=pid)
+    return worker_id
+
+
+def set_last_beat(session, worker_id, span):
+    """Make a worker's last sign of life as old as `span`."""
+    session.execute(update(Worker).where(Worker.id == worker_id).values(heartbeat_at=ago(span)))
+
+
+def set_start(session, job_id, span):
+    """Make a job one that has been running for `span`."""
+    session.execute(update(Job).where(Job.id == job_id).values(started_at=ago(span)))
+
+
+def living(session):
+    found = rescue.find_living_workers(session, silent_after=SILENT_AFTER)
+    return [worker.name for worker in found]
+
+
+def worker(session, worker_id):
+    found = select(Worker).where(Worker.id == worker_id)
+    return session.execute(found.execution_options(populate_existing=True)).scalar_one()
+
+
+def assert_released(session, job_id, reason):
+    """Assert that the first attempt of a job was charged and it is due again."""
+    job = row(session, job_id)
+    assert (job.state, job.attempt, job.claim_id) == (JobState.SCHEDULED, 1, None)
+    assert [(one["attempt"], one["type"], one["message"]) for one in job.errors] == [
+        (1, "WorkerLost", reason)
+    ]
+    assert count(session, Job.id == job_id, Job.run_at <= utc_now()) == 1
+
+
+# --- signs of life ---
+
+
+def test_first_sign_of_life_writes_the_worker(session):
+    one = worker(session, beat(session, name="w1@test", queues="default,side", pid=77))
+    assert (one.name, one.queues, one.pid, one.stopped_at) == ("w1@test", "default,side", 77, None)
+    assert one.started_at == one.heartbeat_at
+
+
+def test_next_sign_of_life_moves_only_its_time(session):
+    worker_id = beat(session)
+    set_last_beat(session, worker_id, timedelta(hours=1))
+    started_at = worker(session, worker_id).started_at
+    beat(session, worker_id)
+    one = worker(session, worker_id)
+    assert (one.started_at, living(session)) == (started_at, ["w1@test"])
+    assert one.heartbeat_at >= started_at
+
+
+def test_living_workers_are_those_heard_of_lately_by_name(session):
+    beat(session, name="b")
+    beat(session, name="a")
+    set_last_beat(session, beat(session, name="silent"), SILENT_AFTER + SECOND)
+    set_last_beat(session, beat(session, name="just"), SILENT_AFTER - 5 * SECOND)
+    rescue.mark_stopped(session, beat(session, name="stopped"))
+    assert living(session) == ["a", "b", "just"]
+
+
+def test_worker_that_was_thought_to_have_stopped_lives_again(session):
+    worker_id = beat(session)
+    rescue.mark_stopped(session, worker_id)
+    assert living(session) == []
+    beat(session, worker_id)
+    assert living(session) == ["w1@test"]
+
+
+def test_workers_that_ended_long_ago_are_deleted_when_one_stops(session):
+    set_last_beat(session, beat(session, name="old"), rescue.KEEP_WORKERS + SECOND)
+    set_last_beat(session, beat(session, name="yesterday"), rescue.KEEP_WORKERS - SILENT_AFTER)
+    rescue.mark_stopped(session, beat(session, name="now"))
+    names = session.execute(select(Worker.name).order_by(Worker.name)).scalars().all()
+    assert names == ["now", "yesterday"]
+
+
+def test_running_jobs_of_a_worker_are_found_with_their_processes(session):
+    worker_id = beat(session)
+    first = take(session, put(session), worker_id=worker_id, pid=11)
+    second = take(session, put(session), worker_id=worker_id, pid=12)
+    claims.succeed(
+        session, take(session, put(session), worker_id=worker_id), claims.Notes(), result=1
+    )
+    take(session, put(session), worker_id=beat(session))
+    assert rescue.find_running(session, worker_id) == {first.claim_id: 11, second.claim_id: 12}
+
+
+# --- releasing ---
+
+
+def test_job_of_a_killed_process_is_released(session):
+    claim, other = take(session, put(session)), take(session, put(session))
+    assert rescue.release_claims(session, [claim.claim_id, uuid4()]) == 1
+    assert_released(session, claim.job_id, "the process that ran it was killed")
+    assert state(session, other.job_id) == JobState.RUNNING
+
+
+def test_no_claims_release_nothing(session):
+    claim = take(session, put(session))
+    assert rescue.release_claims(session, []) == 0
+    assert state(session, claim.job_id) == JobState.RUNNING
+
+
+def test_jobs_of_a_killed_worker_are_released(session):
+    worker_id = beat(session)
+    ids = [take(session, put(session), worker_id=worker_id).job_id for _ in range(2)]
+    other = take(session, put(session))
+    assert rescue.release_worker(session, worker_id) == 2
+    for job_id in ids:
+        assert_released(session, job_id, "its worker was killed")
+    assert state(session, other.job_id) == JobState.RUNNING
+    assert rescue.release_worker(session, worker_id) == 0
+
+
+def test_jobs_that_have_ended_are_not_released(session):
+    claim = take(session, put(session))
+    claims.succeed(session, claim, claims.Notes(), result=None)
+    before = columns(session, claim.job_id)
+    assert rescue.release_claims(session, [claim.claim_id]) == 0
+    assert columns(session, claim.job_id) == before
+
+
+@pytest.mark.parametrize("end", ["silence", "stop", "no trace"])
+def test_jobs_of_silent_workers_are_released(session, end):
+    worker_id = beat(session) if end != "no trace" else uuid4()
+    claim = take(session, put(session), worker_id=worker_id)
+    set_start(session, claim.job_id, SILENT_AFTER + SECOND)
+    if end == "silence":
+        set_last_beat(session, worker_id, SILENT_AFTER + SECOND)
+    elif end == "stop":
+        rescue.mark_stopped(session, worker_id)
+    assert rescue.release_silent_workers(session, silent_after=SILENT_AFTER) == 1
+    assert_released(session, claim.job_id, "its worker gave no sign of life for 30 s")
+
+
+def test_jobs_of_living_workers_are_not_released(session):
+    claim = take(session, put(session), worker_id=beat(session))
+    set_start(session, claim.job_id, timedelta(hours=1))
+    assert rescue.release_silent_workers(session, silent_after=SILENT_AFTER) == 0
+    assert state(session, claim.job_id) == JobState.RUNNING
+
+
+def test_job_that_has_just_started_is_not_released(session):
+    """Its worker may have written no sign of life yet."""
+    claim = take(session, put(session), worker_id=uuid4())
+    assert rescue.release_silent_workers(session, silent_after=SILENT_AFTER) == 0
+    assert state(session, claim.job_id) == JobState.RUNNING
+
+
+def test_job_beyond_its_time_limit_is_released(session):
+    late, in_time, slow = (take(session, put(session)).job_id for _ in range(3))
+    limit = Plain.policy.time_limit + rescue.OVERDUE
+    set_start(session, late, limit + SECOND)
+    set_start(session, in_time, limit - 5 * SECOND)
+    change(session, slow, time_limit=3600)
+    set_start(session, slow, limit + SECOND)
+    assert rescue.release_overdue(session) == 1
+    assert_released(session, late, "it ran beyond its time limit")
+    assert [state(session, job_id) for job_id in (in_time, slow)] == ["running", "running"]
+
+
+# --- what becomes of them ---
+
+
+def release_by_claim(session, claim):
+    return rescue.release_claims(session, [claim.claim_id])
+
+
+def release_by_worker(session, claim):
+    return rescue.release_worker(session, row(session, claim.job_id).worker_id)
+
+
+def release_by_silence(session, claim):
+    change(session, claim.job_id, started_at=LONG_AGO)
+    return rescue.release_silent_workers(session, silent_after=SILENT_AFTER)
+
+
+def release_by_time(session, claim):
+    change(session, claim.job_id, started_at=LONG_AGO)
+    return rescue.release_overdue(session)
+
+
+RELEASES = [release_by_claim, release_by_worker, release_by_silence, release_by_time]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_poison_job_ends_when_its_attempts_are_used_up(session, release):
+    job_id = put(session, Only())
+    for attempt in range(1, 6):
+        claim = take(session, job_id)
+        assert (claim.attempt, release(session, claim)) == (attempt, 1)
+    job = row(session, job_id)
+    assert (job.state, job.attempt, len(job.errors), job.unique_key) == ("failed", 5, 5, None)
+    assert {error["type"] for error in job.errors} == {"WorkerLost"}
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_job_with_one_attempt_ends_at_once(session, release):
+    claim = take(session, put(session, Once()))
+    assert release(session, claim) == 1
+    assert (state(session, claim.job_id), try_claim(session, claim.job_id)) == ("failed", None)
+
+
+def test_body_that_was_thought_dead_cannot_end_its_job(session):
+    claim = take(session, put(session))
+    rescue.release_claims(session, [claim.claim_id])
+    with pytest.raises(claims.LostClaim):
+        claims.succeed(session, claim, claims.Notes(), result=1)
+    assert take(session, claim.job_id).attempt == 2
+
+
+def test_child_is_counted_when_its_last_attempt_died(session):
+    parent, (child,) = batch(session, 1, then=False)
+    change(session, child, max_attempts=2)
+    rescue.release_claims(session, [take(session, child).claim_id])
+    assert numbers(session, parent) == (JobState.WAITING, 1, 0)
+    rescue.release_claims(session, [take(session, child).claim_id])
+    assert numbers(session, parent) == (JobState.FAILED, 0, 1)
+
+
+@only_on_postgres
+def test_job_that_just_ends_is_not_waited_for(runtime):
+    worker_id = uuid4()
+    with runtime.unit_of_work() as session:
+        ending, dead = (take(session, put(session), worker_id=worker_id) for _ in range(2))
+    with runtime.unit_of_work() as session:
+        claims.mark_ended(session, ending, JobState.SUCCEEDED, claims.Notes())
+        with runtime.unit_of_work() as keeper:
+            assert rescue.release_worker(keeper, worker_id) == 1
+    with runtime.read_only() as session:
+        states = [state(session, claim.job_id) for claim in (ending, dead)]
+    assert states == [JobState.SUCCEEDED, JobState.SCHEDULED]

@@ -1,0 +1,61 @@
+"""What a session carries for the ledger."""
+
+import pytest
+from job_rows import Plain, count, put
+from nightshift.jobs.models import Job
+from nightshift.jobs.session import Carried, carry, get_carried, single_statement
+from sqlalchemy import text
+
+
+def test_session_carries_nothing_at_first():
+    assert Carried() == Carried(enqueued=[], follow_ups={}, autocommit=None)
+    assert Carried().trace() is None
+
+
+def test_session_keeps_what_it_carries(session):
+    notes = get_carried(session)
+    job_id = put(session, Plain())
+    assert get_carried(session) is notes
+    assert notes.enqueued == [job_id]
+
+
+def test_session_carries_what_it_is_given(session):
+    notes = Carried(trace=lambda: {"traceparent": "00-1-2-01"})
+    carry(session, notes)
+    assert get_carried(session) is notes
+
+
+def test_two_sessions_share_nothing(runtime):
+    with runtime.unit_of_work() as session:
+        put(session)
+    with runtime.unit_of_work() as session:
+        assert get_carried(session).enqueued == []
+
+
+def test_single_statement_commits_by_itself(runtime):
+    with runtime.unit_of_work() as session:
+        with single_statement(session) as connection:
+            connection.execute(text("insert into paused_queue values ('side', '2026-01-01')"))
+        assert not session.in_transaction()
+        with runtime.read_only() as other:
+            assert other.execute(text("select queue from paused_queue")).scalar_one() == "side"
+
+
+def refuse(runtime, *, after):
+    with runtime.unit_of_work() as session:
+        if after == "work":
+            put(session)
+        else:
+            carry(session, Carried())
+        with single_statement(session) as connection:
+            connection.execute(text("insert into paused_queue values ('side', '2026-01-01')"))
+        raise ConnectionError
+
+
+@pytest.mark.parametrize("after", ["work", "session without an engine"])
+def test_single_statement_is_part_of_an_open_transaction(runtime, after):
+    with pytest.raises(ConnectionError):
+        refuse(runtime, after=after)
+    with runtime.read_only() as session:
+        assert session.execute(text("select count(*) from paused_queue")).scalar_one() == 0
+        assert count(session, Job.id.is_not(None)) == 0

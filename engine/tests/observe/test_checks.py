@@ -1,0 +1,209 @@
+"""The engine's own probes of the database, the ledger and the machine."""
+
+import sqlite3
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import pytest
+from health import findings, make_healthy, make_job, troubles
+from nightshift.celery.app import App
+from nightshift.component import Composition
+from nightshift.database import Base
+from nightshift.jobs import rescue
+from nightshift.jobs.models import Job, JobState, PausedQueue, ScheduleEntry
+from nightshift.ledger import ledger
+from servers import postgres_database
+from sqlalchemy import text, update
+
+
+def now():
+    return datetime.now(UTC)
+
+
+def long_ago(session, entries):
+    """Make the last slots be started, and nothing of them have succeeded for years."""
+    for entry in entries:
+        slot = next(entry.before(now()))
+        session.execute(
+            update(ScheduleEntry).where(ScheduleEntry.entry == entry.name).values(last_fire_at=slot)
+        )
+    session.execute(update(Job).values(finished_at=datetime(2020, 1, 1, tzinfo=UTC)))
+
+
+ERRORS = [{"attempt": 1, "type": "Unsendable", "message": "no", "traceback": ""}]
+
+TROUBLES = {
+    "workers": (lambda session, _: session.execute(text("delete from worker")), "fail"),
+    "beat": (lambda session, _: session.execute(text("delete from schedule")), "fail"),
+    "migrations": (lambda session, _: session.execute(text("delete from alembic_version")), "fail"),
+    "recurring jobs": (long_ago, "warn"),
+    "failed in a day": (
+        lambda session, _: session.add(make_job("a", JobState.FAILED, now())),
+        "warn",
+    ),
+    "paused queues": (
+        lambda session, _: session.add(PausedQueue(queue="mail", paused_at=now())),
+        "warn",
+    ),
+    "stuck jobs": (
+        lambda session, _: session.add(
+            make_job("a", JobState.RUNNING, now() - timedelta(minutes=9))
+        ),
+        "fail",
+    ),
+    "overdue jobs": (
+        lambda session, _: session.add(
+            make_job("a", JobState.QUEUED, now() - timedelta(minutes=9))
+        ),
+        "warn",
+    ),
+    "unsendable jobs": (
+        lambda session, _: session.add(
+            make_job("a", JobState.HELD, now(), finished_at=None, errors=ERRORS)
+        ),
+        "warn",
+    ),
+}
+
+
+def test_healthy_installation_has_nothing_to_say(healthy):
+    assert troubles(healthy) == {}
+
+
+@pytest.mark.parametrize("name", TROUBLES)
+def test_trouble_in_the_ledger_is_found_and_touches_no_other_probe(healthy, name):
+    trouble, status = TROUBLES[name]
+    with healthy.runtime.unit_of_work() as session:
+        trouble(session, healthy.composition.schedule(healthy.runtime))
+
+    assert troubles(healthy) == {name: status}
+    assert findings(healthy)[name].remedy != ""
+
+
+def test_missing_migration_is_named(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        head = session.execute(text("select version_num from alembic_version")).scalar_one()
+        session.execute(text("delete from alembic_version"))
+
+    assert findings(healthy)["migrations"].detail == f"at none, missing {head}"
+
+
+def test_migrations_cannot_be_compared_outside_of_the_project_folder(healthy, engine_folder):
+    (engine_folder / "alembic.ini").unlink()
+
+    assert troubles(healthy) == {"migrations": "warn"}
+
+
+def test_beat_is_missed_when_a_slot_has_passed(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        session.execute(update(ScheduleEntry).values(last_fire_at=now() - timedelta(days=2)))
+
+    assert findings(healthy)["beat"].status == "fail"
+
+
+def test_recurring_job_that_was_never_due_need_not_have_succeeded(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        session.execute(text("delete from job"))
+
+    found = findings(healthy)["recurring jobs"]
+    assert (found.status, found.detail) == ("ok", "jobs.prune: last good run never")
+
+
+def test_held_job_that_could_be_sent_is_not_unsendable(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        session.add(make_job("a", JobState.HELD, now(), finished_at=None))
+
+    assert troubles(healthy) == {}
+
+
+def test_paused_queue_is_not_overdue_too(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        session.add(make_job("a", JobState.QUEUED, now() - timedelta(minutes=9)))
+        session.add(PausedQueue(queue="default", paused_at=now()))
+
+    assert findings(healthy)["overdue jobs"].status == "ok"
+
+
+def test_queue_with_due_jobs_that_no_component_declares_is_named(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        session.add(make_job("a", JobState.QUEUED, now(), queue="orphans"))
+        session.add(make_job("a", JobState.QUEUED, now()))
+
+    found = findings(healthy)["workers"]
+    assert (found.status, found.detail) == (
+        "fail",
+        "default: 1; orphans has due jobs and no worker, and no component declares it",
+    )
+
+
+def test_queue_of_a_removed_component_that_a_worker_still_serves_is_no_trouble(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        session.add(make_job("a", JobState.QUEUED, now(), queue="orphans"))
+        rescue.record_heartbeat(session, uuid4(), name="old", queues="orphans", pid=2)
+
+    assert findings(healthy)["workers"].status == "ok"
+
+
+def test_embedded_database_outside_of_wal_is_noticed(tmp_path):
+    path = tmp_path / "nightshift.db"
+    connection = sqlite3.connect(path)
+    connection.execute("create table one (two)")
+    connection.close()
+    app = App("probe_app", Composition([ledger]), database_url=f"sqlite:///{path}", _env_file=None)
+
+    found = findings(app)["database"]
+
+    assert (found.status, found.detail.partition(", ")[2]) == ("warn", "journal mode delete")
+
+
+def test_clocks_that_agree_are_no_trouble(healthy):
+    found = findings(healthy)["clock"]
+
+    assert (found.status, found.detail) == ("ok", "0.0 s between the database's and ours")
+
+
+@pytest.mark.parametrize(
+    ("login", "status"),
+    [("", "warn"), ("admin:change-me", "warn"), ("admin:one of our own", "ok")],
+    ids=["none", "placeholder", "own"],
+)
+def test_flower_without_a_login_is_noticed(healthy, monkeypatch, login, status):
+    monkeypatch.setenv("FLOWER_BASIC_AUTH", login)
+
+    assert findings(healthy)["Flower"].status == status
+
+
+def test_flower_without_a_login_fails_in_production(tmp_path, monkeypatch):
+    monkeypatch.delenv("FLOWER_BASIC_AUTH", raising=False)
+    own = "admin:one of our own"
+    app = App(
+        "probe_app",
+        Composition([ledger]),
+        _env_file=None,
+        environment="production",
+        database_url=f"sqlite:///{tmp_path}/none.db",
+        flower_basic_auth=own,
+    )
+
+    assert findings(app)["Flower"].status == "fail"
+
+
+def test_postgres_installation_has_nothing_to_say(engine_folder, project_app):
+    with postgres_database() as url:
+        broker = f"filesystem://{engine_folder}/broker"
+        app = App(
+            "probe_app",
+            project_app.composition,
+            _env_file=None,
+            database_url=url,
+            broker_url=broker,
+        )
+        tables = [Base.metadata.tables[name] for name in app.composition.table_branches()]
+        Base.metadata.create_all(app.runtime.engine, tables=tables)
+        make_healthy(app)
+
+        found, trouble = findings(app), troubles(app)
+        app.runtime.close()
+
+    assert trouble == {}
+    assert found["database"].detail.startswith("postgresql ")

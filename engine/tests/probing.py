@@ -1,0 +1,24 @@
+"""What tests do with the probe's jobs: enqueue one, count what they have left."""
+
+from typing import Any
+from uuid import UUID
+
+from nightshift.jobs import JobArgs, enqueue
+from nightshift.runtime import Runtime
+from probe_app import Effect
+from sqlalchemy import func, select
+
+
+def put(runtime: Runtime, args: JobArgs, **options: Any) -> UUID:
+    """Enqueue a job in a transaction of its own and return its id."""
+    with runtime.unit_of_work() as session:
+        return enqueue(session, args, now=runtime.now(), **options)
+
+
+def count_effects(runtime: Runtime, job_id: UUID | None = None) -> int:
+    """Return how many effects there are, of one job or of all."""
+    counted = select(func.count()).select_from(Effect)
+    if job_id is not None:
+        counted = counted.where(Effect.job_id == job_id.hex)
+    with runtime.read_only() as session:
+        return session.execute(counted).scalar_one()

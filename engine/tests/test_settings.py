@@ -1,0 +1,157 @@
+"""The engine's settings, and what every component's settings have in common."""
+
+from datetime import timedelta
+
+import pytest
+from nightshift.settings import ComponentSettings, Settings
+from pydantic import SecretStr, ValidationError
+
+POSTGRES = "postgresql+psycopg://nightshift@db/nightshift"
+
+
+class KeySettings(ComponentSettings):
+    key: SecretStr = SecretStr("change-me")
+    name: str = "change-me"
+
+
+def read(**values):
+    return Settings(_env_file=None, **values)
+
+
+@pytest.mark.parametrize("name", ["postgres_password", "flower_basic_auth"])
+def test_placeholder_secret_is_refused_in_production(name):
+    good = {
+        "environment": "production",
+        "database_url": POSTGRES,
+        "postgres_password": "one of our own",
+        "flower_basic_auth": "admin:one of our own",
+    }
+    assert read(**good).environment == "production"
+    del good[name]
+
+    with pytest.raises(ValidationError, match=name.upper()):
+        read(**good)
+
+
+def test_placeholder_secret_is_accepted_in_development():
+    assert read(environment="development").environment == "development"
+
+
+def test_placeholder_in_a_component_is_refused_in_production_and_named():
+    with pytest.raises(ValidationError) as refused:
+        KeySettings(_env_file=None, environment="production")
+
+    assert "KEY is still the placeholder 'change-me': set a secret of your own" in str(
+        refused.value
+    )
+
+
+def test_value_that_is_no_secret_may_be_the_placeholder():
+    settings = KeySettings(_env_file=None, environment="production", key="one of our own")
+
+    assert settings.name == "change-me"
+
+
+def test_password_of_the_database_may_be_the_placeholder_where_it_is_not_used():
+    settings = read(environment="production", flower_basic_auth="admin:one of our own")
+
+    assert settings.postgres_password.get_secret_value() == "change-me"
+
+
+def test_secrets_are_those_in_use():
+    settings = read(database_url=POSTGRES, postgres_password="hush", metrics_token="token")
+
+    assert settings.secrets() == {
+        "postgres_password": "hush",
+        "metrics_token": "token",
+        "flower_basic_auth": "admin:change-me",
+    }
+
+
+def test_password_that_is_not_used_is_not_among_the_secrets():
+    assert set(read().secrets()) == {"metrics_token", "flower_basic_auth"}
+
+
+@pytest.mark.parametrize(
+    ("url", "needed"),
+    [
+        (POSTGRES, True),
+        ("postgresql+psycopg://db/nightshift", True),
+        ("postgresql+psycopg://nightshift@db:5432/nightshift", True),
+        ("postgresql+psycopg://nightshift:hush@db/nightshift", False),
+        ("sqlite:///var/nightshift.db", False),
+    ],
+)
+def test_password_is_needed_where_postgres_has_none(url, needed):
+    assert read(database_url=url).needs_password is needed
+
+
+def test_secrets_are_not_shown():
+    settings = read(postgres_password="hush", flower_basic_auth="admin:hush", metrics_token="hush")
+
+    assert "hush" not in repr(settings) + str(settings)
+
+
+def test_wrong_value_is_not_shown():
+    with pytest.raises(ValidationError) as refused:
+        read(log_level="hush")
+
+    assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("seconds", "good"), [(12, True), (11, False)])
+def test_worker_has_time_for_three_heartbeats(seconds, good):
+    values = {
+        "heartbeat_interval": timedelta(seconds=4),
+        "worker_silent_after": timedelta(seconds=seconds),
+    }
+    if good:
+        assert read(**values).worker_silent_after == timedelta(seconds=seconds)
+        return
+
+    with pytest.raises(ValidationError) as refused:
+        read(**values)
+
+    assert (
+        "WORKER_SILENT_AFTER must be at least three times HEARTBEAT_INTERVAL,"
+        " or living workers look dead"
+    ) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"worker_silent_after": "PT5S"}, "WORKER_SILENT_AFTER"),
+        ({"public_url": "calendar.school.example"}, "public_url"),
+        ({"public_url": "https://schüle.example"}, "public_url"),
+        ({"web_bind": "8000"}, "web_bind"),
+        ({"environment": "prod"}, "environment"),
+        ({"relay_buffer": 0}, "relay_buffer"),
+        ({"relay_interval": "PT0S"}, "relay_interval"),
+    ],
+)
+def test_wrong_setting_is_named(values, message):
+    with pytest.raises(ValidationError, match=message):
+        read(**values)
+
+
+def test_environment_wins_over_the_file_and_an_empty_variable_counts_as_missing(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / ".env"
+    path.write_text("PUBLIC_URL=https://file.example\nLOG_LEVEL=ERROR\nLOG_FORMAT=json\n")
+    monkeypatch.setenv("PUBLIC_URL", "https://environment.example")
+    monkeypatch.setenv("LOG_FORMAT", "")
+
+    settings = Settings(_env_file=path)
+
+    assert (settings.public_url, settings.log_level, settings.log_format) == (
+        "https://environment.example",
+        "ERROR",
+        "json",
+    )
+
+
+def test_settings_are_frozen():
+    with pytest.raises(ValidationError, match="frozen"):
+        read().public_url = "https://other.example"

@@ -1,0 +1,235 @@
+"""What the engine's web server answers: a real one, and a real client."""
+
+import re
+from types import SimpleNamespace
+
+import pytest
+from exposed import samples
+from servers import free_port
+from web_servers import uvicorn_server, web_server
+
+SECRET = "s3cret-part-of-a-path"
+COMMON = {
+    "cache-control": "private, no-cache",
+    "x-robots-tag": "noindex",
+    "x-content-type-options": "nosniff",
+}
+PLAIN = {"content-type": "text/plain; charset=utf-8"}
+
+
+def not_allowed(allowed):
+    text = f"only {allowed}\n".encode()
+    return 405, COMMON | PLAIN | {"content-length": str(len(text)), "allow": allowed}, text
+
+
+OK = (200, COMMON | PLAIN | {"content-length": "3"}, b"ok\n")
+WORD = (200, PLAIN | {"content-length": "5"}, b"word\n")
+NOT_FOUND = (404, COMMON | PLAIN | {"content-length": "10"}, b"not found\n")
+NOT_ALLOWED = not_allowed("GET, HEAD")
+UNAVAILABLE = (
+    503,
+    COMMON | PLAIN | {"content-length": "16", "retry-after": "60"},
+    b"try again later\n",
+)
+
+
+def answer(response):
+    headers = {name: value for name, value in response.headers.items() if name != "date"}
+    return response.status_code, headers, response.content
+
+
+@pytest.fixture(scope="module")
+def web(database_url, tmp_path_factory):
+    """Yield a running server, and the file that its probes read."""
+    folder = tmp_path_factory.mktemp("web")
+    state = folder / "state"
+    state.write_text("ok")
+    with web_server(
+        "web_pages",
+        folder,
+        DATABASE_URL=database_url,
+        PAGE_STATE=str(state),
+        METRICS_TOKEN="one of our own",
+        LOG_LEVEL="DEBUG",
+    ) as running:
+        yield SimpleNamespace(running=running, state=state)
+
+
+TABLE = [
+    ("GET", "/health", {}, OK),
+    ("HEAD", "/health", {}, (*OK[:2], b"")),
+    ("GET", "/health?x=1", {}, OK),
+    ("GET", f"/word/{SECRET}", {}, WORD),
+    ("GET", "/health/", {}, NOT_FOUND),
+    ("GET", "//health", {}, NOT_FOUND),
+    ("GET", "/Health", {}, NOT_FOUND),
+    ("GET", "/health%00", {}, NOT_FOUND),
+    ("GET", "/x/../health", {}, NOT_FOUND),
+    ("GET", "/word/", {}, NOT_FOUND),
+    ("GET", f"/word/{SECRET}/", {}, NOT_FOUND),
+    ("GET", f"/word/{SECRET}/more", {}, NOT_FOUND),
+    ("GET", "/../../../../etc/passwd", {}, NOT_FOUND),
+    ("GET", "/..%2f..%2f..%2fetc%2fpasswd", {}, NOT_FOUND),
+    ("GET", "/%", {}, NOT_FOUND),
+    ("GET", "/%ff%fe", {}, NOT_FOUND),
+    ("GET", "/%C3%A9%F0%9F%93%85", {}, NOT_FOUND),
+    ("GET", "/" + "A" * 8000, {}, NOT_FOUND),
+    ("GET", "/", {}, NOT_FOUND),
+    ("GET", "http://127.0.0.1/health", {}, NOT_FOUND),
+    ("GET", "/metrics", {}, NOT_FOUND),
+    ("GET", "/metrics", {"authorization": "Bearer"}, NOT_FOUND),
+    ("GET", "/metrics", {"authorization": "Bearer another"}, NOT_FOUND),
+    ("GET", "/metrics", {"authorization": "one of our own"}, NOT_FOUND),
+    ("POST", "/health", {}, NOT_ALLOWED),
+    ("POST", "/ready", {}, NOT_ALLOWED),
+    ("POST", "/metrics", {}, NOT_ALLOWED),
+    ("PUT", f"/word/{SECRET}", {}, NOT_ALLOWED),
+    ("DELETE", f"/word/{SECRET}", {}, NOT_ALLOWED),
+    ("OPTIONS", f"/word/{SECRET}", {}, NOT_ALLOWED),
+    ("PROPFIND", f"/word/{SECRET}", {}, NOT_ALLOWED),
+    ("DELETE", "/form", {}, not_allowed("GET, HEAD, POST")),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "target", "given", "expected"),
+    TABLE,
+    ids=[f"{row[0]} {row[1][:40]} {row[2]}" for row in TABLE],
+)
+def test_request_has_its_answer(web, method, target, given, expected):
+    assert answer(web.running.request(method, target, given)) == expected
+
+
+def test_metrics_are_for_the_holder_of_the_token(web):
+    got = web.running.client.get("/metrics", headers={"authorization": "Bearer one of our own"})
+
+    status, headers, _ = answer(got)
+    assert (status, headers["content-type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert COMMON.items() <= headers.items()
+    assert samples(got.text)["nightshift_workers", ("queue", "default")] == 0
+
+
+def test_without_a_token_there_are_no_metrics(tmp_path):
+    with web_server("web_pages", tmp_path, DATABASE_URL=f"sqlite:///{tmp_path}/none.db") as running:
+        for given in ("Bearer", ""):
+            got = running.request("GET", "/metrics", {"authorization": given})
+            assert answer(got) == NOT_FOUND
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "ready"),
+    [("ok", 200, True), ("warn", 200, True), ("fail", 503, False), ("skip", 503, False)],
+)
+def test_ready_says_what_the_probes_found(web, state, status, ready):
+    web.state.write_text(state)
+    try:
+        got = web.running.client.get("/ready")
+    finally:
+        web.state.write_text("ok")
+
+    said = {"ready": ready, "probes": {"database": "ok", "state": state, "ledger's state": state}}
+    assert (got.status_code, got.json()) == (status, said)
+    assert COMMON.items() <= answer(got)[1].items()
+
+
+def test_probe_that_raises_makes_the_server_not_ready(web):
+    web.state.write_text("nonsense")
+    try:
+        got = web.running.client.get("/ready")
+    finally:
+        web.state.write_text("ok")
+
+    assert (got.status_code, got.json()["probes"]["state"]) == (503, "fail")
+    assert "nonsense" not in got.text
+
+
+def test_access_log_has_a_line_for_each_answer_and_no_secret(web):
+    web.running.request("HEAD", f"/word/{SECRET}")
+    web.running.request("GET", f"/somewhere/else/{SECRET}")
+    web.running.request("GET", f"/health?{SECRET}")
+    web.running.request("PROPFINDANDMORE", f"/word/{SECRET}")
+
+    log = web.running.log.read_text()
+    lines = [re.sub(r"^.*INFO +\d+ (.*) \d+ ms$", r"\1", line) for line in log.splitlines()[-4:]]
+    assert lines == [
+        "HEAD /word/… 200 0 bytes",
+        "GET /… 404 10 bytes",
+        "GET /health 200 3 bytes",
+        "PROPFIND /word/… 405 15 bytes",
+    ]
+    assert SECRET not in log
+
+
+def test_error_of_a_page_is_logged_without_its_path(web):
+    got = web.running.request("GET", f"/broken/{SECRET}")
+
+    assert got.status_code == 500
+    assert "ZeroDivisionError" not in got.text
+    log = web.running.wait_for_log("ZeroDivisionError")
+    assert "GET /broken/… 500" in log
+    assert SECRET not in log
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"GET /word/%b HTTP/1.1\r\nHost: x\r\nX-Long: " % SECRET.encode() + b"a" * 100_000,
+        b"GET /" + b"a" * 100_000,
+        b"GET / HTTP/1.1\r\nHost: x\r\n"
+        + b"".join(b"X-%d: y\r\n" % number for number in range(10_000)),
+        b"GET /word/\xff HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /word/a\x00b HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    ],
+    ids=["long header", "long path", "many headers", "not ASCII", "NUL", "TLS"],
+)
+def test_bytes_that_are_not_a_request_are_refused_before_they_are_kept(web, request_bytes):
+    try:
+        got = web.running.send_bytes(request_bytes)
+    except ConnectionResetError:  # It does not read to the end.
+        return
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert web.running.client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+def test_database_that_is_away_is_said(tmp_path, kind):
+    away = {
+        "postgres": f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none",
+        "sqlite": f"sqlite:///{tmp_path}/none.db",
+    }[kind]
+    settings = {"METRICS_TOKEN": "ours", "LOG_LEVEL": "DEBUG"}
+    with web_server("web_pages", tmp_path, DATABASE_URL=away, **settings) as running:
+        metrics = running.request("GET", "/metrics", {"authorization": "Bearer ours"})
+        assert answer(running.request("GET", f"/ask/{SECRET}")) == UNAVAILABLE
+        assert answer(metrics) == UNAVAILABLE
+        assert answer(running.request("GET", f"/word/{SECRET}")) == WORD
+        assert answer(running.request("GET", "/elsewhere")) == NOT_FOUND
+        assert answer(running.request("GET", "/health")) == OK
+        log = running.log.read_text()
+    assert "WARNING" in log
+    assert SECRET not in log
+
+
+def test_ready_says_that_the_database_is_away(tmp_path):
+    (tmp_path / "state").write_text("ok")
+    away = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none"
+    settings = {"DATABASE_URL": away, "PAGE_STATE": f"{tmp_path}/state"}
+    with web_server("web_pages", tmp_path, **settings) as running:
+        got = running.client.get("/ready")
+
+    said = {
+        "ready": False,
+        "probes": {"database": "fail", "state": "ok", "ledger's state": "skip"},
+    }
+    assert (got.status_code, got.json()) == (503, said)
+
+
+def test_server_that_uvicorn_starts_by_itself_logs_no_secret(tmp_path):
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path}/none.db"}
+    with uvicorn_server("web_pages:make_pages", tmp_path, **settings) as running:
+        assert running.request("GET", f"/ask/{SECRET}").status_code == 503
+
+        log = running.log.read_text()
+    assert "GET /ask/… 503 16 bytes" in log
+    assert SECRET not in log

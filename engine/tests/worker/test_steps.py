@@ -1,0 +1,114 @@
+"""What a worker does beside its work: how it starts, stops, and replaces its keeper."""
+
+import signal
+import time
+from datetime import timedelta
+
+import probe_app as probe
+import psutil
+from fault_processes import find_children, find_keepers, kill
+from nightshift.jobs import enqueue_many
+from nightshift.jobs.models import Job, JobState
+from probing import put
+from sqlalchemy import update
+
+
+def start_worker(installation):
+    """Return a worker that has run a job: it handles signals by now."""
+    worker = installation.worker()
+    installation.ended(put(installation.runtime, probe.Leave()))
+    return worker
+
+
+def test_idle_worker_ends_cleanly(quick):
+    worker = start_worker(quick)
+    began = time.monotonic()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    print(f"an idle worker ended {time.monotonic() - began:.1f} s after SIGTERM")
+    quick.until(lambda: not quick.workers(), seconds=10)
+
+
+def test_keeper_ends_after_its_worker(quick):
+    worker = start_worker(quick)
+    [keeper] = find_keepers(worker.pid)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    quick.until(lambda: not is_running(keeper), seconds=10)
+
+
+def is_running(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_ctrl_c_ends_a_worker_as_sigterm_does(quick):
+    worker = start_worker(quick)
+    worker.send_signal(signal.SIGINT)
+    assert worker.wait(30) == 1  # Celery's own exit code for Ctrl-C
+    assert "worker ended" in quick.logs()
+    quick.until(lambda: not quick.workers(), seconds=10)
+
+
+def test_stopping_worker_finishes_its_job(quick, tmp_path):
+    worker = quick.worker()
+    job_id = put(quick.runtime, probe.Sleep(seconds=3, marker=str(tmp_path / "marker")))
+    quick.until((tmp_path / "marker").exists)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    assert (quick.job(job_id).state, quick.job(job_id).attempt) == (JobState.SUCCEEDED, 1)
+
+
+def test_killed_keeper_is_replaced(quick):
+    worker = quick.worker()
+    keepers = find_keepers(worker.pid)
+    assert len(keepers) == 1
+    kill(keepers[0])
+    quick.until(lambda: set(find_keepers(worker.pid)) - set(keepers))
+    # Only a keeper sends what is due later.
+    job_id = put(quick.runtime, probe.Leave(), delay=timedelta(seconds=1))
+    assert quick.ended(job_id).state == JobState.SUCCEEDED
+
+
+def test_idle_child_that_is_killed_takes_nothing_with_it(quick):
+    """A pool whose children share a queue hangs for ever when the waiting one is killed."""
+    # A worker whose children are killed before it stands gives up; its supervisor starts it again.
+    worker = start_worker(quick)
+    for round_number in range(4):
+        children = find_children(worker.pid)
+        assert len(children) == 2, round_number
+        for child in children:
+            kill(child)
+        with quick.runtime.unit_of_work() as session:
+            now = quick.runtime.now()
+            ids = enqueue_many(session, [probe.Leave(number=n) for n in range(5)], now=now)
+        states = [quick.ended(job_id, seconds=40).state for job_id in ids]
+        assert states == [JobState.SUCCEEDED] * 5, round_number
+
+
+def test_job_of_an_unknown_kind_is_discarded_in_the_end(working):
+    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=1))
+    with working.runtime.unit_of_work() as session:
+        removed = {"kind": "probe.removed", "max_attempts": 1}
+        session.execute(update(Job).where(Job.id == job_id).values(**removed))
+    job = working.ended(job_id)
+    assert (job.state, job.errors[-1]["message"]) == (
+        JobState.DISCARDED,
+        "no task is called 'probe.removed'",
+    )
+
+
+def test_job_of_an_unknown_kind_waits_for_a_newer_worker(working):
+    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=1))
+    with working.runtime.unit_of_work() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(kind="probe.newer"))
+    job = working.until(lambda: (row := working.job(job_id)).errors and row)
+    assert (job.state, job.attempt) == (JobState.SCHEDULED, 1)
+    assert job.run_at > working.runtime.now()
+
+
+def test_health_check_finds_the_sign_of_life(quick, tmp_path):
+    quick.worker(HEARTBEAT_FILE=str(tmp_path / "alive"))
+    quick.until((tmp_path / "alive").exists)

@@ -1,19 +1,24 @@
-"""What docker-compose.yml and the Dockerfile promise. Whether they work only an engine shows: `make up`."""
+"""What docker-compose.yml and the Dockerfile promise.
+
+Whether they work only a Docker engine shows: `make up`.
+"""
 
 import re
 import subprocess
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from nightshift.celery.configuration import TIME_LIMIT
 from ruamel.yaml import YAML
 
-from project.celeryconfig import TIME_LIMIT
-from project.settings import Settings
+from tests.conftest import COMPOSITION, ROOT
 
-ROOT = Path(__file__).parents[1]
-COMPOSE: dict[str, Any] = YAML(typ="safe").load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+COMPOSE: dict[str, Any] = YAML(typ="safe").load(
+    (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+)
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = ("migrate", "worker", "beat", "web", "flower")
 
@@ -56,7 +61,11 @@ def test_a_service_that_stays_says_whether_it_is_well(name: str) -> None:
 @every_service
 def test_a_service_waits_for_what_it_needs(name: str) -> None:
     for other, how in SERVICES[name].get("depends_on", {}).items():
-        assert how == {"condition": "service_completed_successfully" if other == "migrate" else "service_healthy"}
+        assert how == {
+            "condition": "service_completed_successfully"
+            if other == "migrate"
+            else "service_healthy"
+        }
 
 
 @every_service
@@ -64,13 +73,32 @@ def test_ports_are_for_this_machine_only(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
 
 
-def test_feed_server_only_reads_the_calendars() -> None:
-    assert SERVICES["web"]["volumes"] == [f"{SERVICES['worker']['volumes'][0]}:ro"]
+def test_web_server_only_reads_what_workers_write() -> None:
+    written = SERVICES["worker"].get("volumes", [])
+
+    assert SERVICES["web"].get("volumes", []) == [f"{volume}:ro" for volume in written]
+
+
+def test_every_volume_is_used() -> None:
+    mounted = {
+        volume.partition(":")[0]
+        for service in SERVICES.values()
+        for volume in service.get("volumes", [])
+    }
+
+    assert set(COMPOSE["volumes"]) == mounted
+
+
+def test_tables_of_all_components_are_made_before_our_services_start() -> None:
+    assert SERVICES["migrate"]["command"] == ["alembic", "upgrade", "heads"]
+    assert all("migrate" in SERVICES[name]["depends_on"] for name in OURS if name != "migrate")
 
 
 def test_images_are_releases() -> None:
     images = [service["image"] for service in SERVICES.values() if "pull_policy" not in service]
-    images += re.findall(r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    images += re.findall(
+        r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
 
     assert len(images) == 4
     assert all(re.search(r":v?\d+\.\d+(\.\d+)?(-|$)", image) for image in images), images
@@ -83,21 +111,27 @@ def test_a_worker_has_time_to_end_a_job() -> None:
 
 
 def test_mail_goes_to_mailpit_unless_a_server_is_named() -> None:
-    assert SERVICES["worker"]["environment"]["MAIL_URL"] == "${MAIL_URL:-smtp://mailpit:1025?tls=none}"
+    assert (
+        SERVICES["worker"]["environment"]["MAIL_URL"] == "${MAIL_URL:-smtp://mailpit:1025?tls=none}"
+    )
     # Its page only: SMTP is not published.
     assert SERVICES["mailpit"]["ports"] == ["127.0.0.1:${MAILPIT_PORT:-8025}:8025"]
 
 
 def test_what_compose_sets_are_settings() -> None:
     names = set(SERVICES["worker"]["environment"]) - {"HEARTBEAT_FILE"}
+    settings = {name.upper() for section in COMPOSITION.sections for name in section.model_fields}
 
-    assert names <= {name.upper() for name in Settings.model_fields}
+    assert names <= settings
 
 
 def test_secrets_come_from_the_environment_file() -> None:
     text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 
-    for name, keys in (("POSTGRES_PASSWORD", "POSTGRES_PASSWORD"), ("FLOWER_BASIC_AUTH", "FLOWER_BASIC_AUTH|MP_UI_AUTH")):
+    for name, keys in (
+        ("POSTGRES_PASSWORD", "POSTGRES_PASSWORD"),
+        ("FLOWER_BASIC_AUTH", "FLOWER_BASIC_AUTH|MP_UI_AUTH"),
+    ):
         values = re.findall(rf"^ +(?:{keys}): (.*)$", text, re.MULTILINE)
         assert len(values) == 2
         assert all(value.startswith(f"${{{name}:?") for value in values)
@@ -112,7 +146,9 @@ def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) 
     made = tmp_path / ".env"
     assert made.stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / ".env.part").exists()
-    settings = Settings(_env_file=made, database_url="postgresql+psycopg://nightshift@postgres:5432/nightshift")
+    database = "postgresql+psycopg://nightshift@postgres:5432/nightshift"
+    # Every section is read: in production each refuses a placeholder.
+    settings = COMPOSITION.runtime(_env_file=made, database_url=database).settings
     assert settings.environment == "production"
     user, _, password = settings.flower_basic_auth.get_secret_value().partition(":")
     assert user == "admin"
@@ -120,7 +156,34 @@ def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) 
     assert len(settings.postgres_password.get_secret_value()) >= 32
     assert password != settings.postgres_password.get_secret_value()
     # Empty: containers have no folder for mail, and docker-compose.yml names Mailpit.
-    assert re.findall(r"^MAIL_URL=.*$", made.read_text(encoding="utf-8"), re.MULTILINE) == ["MAIL_URL="]
+    assert re.findall(r"^MAIL_URL=.*$", made.read_text(encoding="utf-8"), re.MULTILINE) == [
+        "MAIL_URL="
+    ]
+
+
+def test_the_image_has_everything_that_is_installed_in_place() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    [editables] = re.findall(r"^EDITABLES = (.*)$", makefile, re.MULTILINE)
+
+    assert f"pip install --no-deps --no-build-isolation {editables} " in dockerfile
+
+
+def test_what_the_image_copies_is_not_ignored() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    ignored = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    lines = re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE)
+
+    copied = {name for line in lines for name in line.split()}
+    assert copied == {line.removeprefix("!") for line in ignored if line.startswith("!")}
+
+
+def test_packages_of_the_image_are_those_of_the_project() -> None:
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+
+    packages = pyproject["tool"]["setuptools"]["packages"]["find"]["include"]
+    assert all(f"COPY {name.removesuffix('*')} " in dockerfile for name in packages)
 
 
 def test_the_image_is_made_of_nothing_but_what_is_named() -> None:

@@ -5,19 +5,20 @@ from itertools import count
 from typing import Any
 from uuid import UUID
 
-from services.database import Session
+from nightshift.database import Session
+
 from services.school.models import (
     Audience,
     Department,
     Event,
     EventClass,
     EventState,
-    Locale,
     Role,
     SchoolClass,
     TeachingAffected,
     User,
 )
+from services.translation import Locale
 
 NOON = datetime(2027, 3, 10, 11, tzinfo=UTC)
 
@@ -74,33 +75,72 @@ TIMES: list[tuple[datetime, datetime] | tuple[date, date]] = [
 
 
 def fill(session: Session) -> None:
-    """Write the school: every text in every place, every time, and all of it once more as cancelled."""
-    session.add_all([Department(name=text, locale=locale) for text, locale in zip(TEXTS[-3:], Locale, strict=True)])
+    """Write every text into every place, at every time, and all of it again as cancelled."""
+    session.add_all(
+        [
+            Department(name=text, locale=locale)
+            for text, locale in zip(TEXTS[-3:], Locale, strict=True)
+        ]
+    )
     session.flush()
     names = ["27,a;b\\c\n\x00 ", "28😀" + "ä" * 48, "29 שלום"]
-    session.add_all([SchoolClass(name=name, display_name=name * 2, department_id=1) for name in names])
+    session.add_all(
+        [SchoolClass(name=name, display_name=name * 2, department_id=1) for name in names]
+    )
     session.flush()
     people: dict[str, Any] = {"role": Role.STUDENT, "class_id": 1, "created_at": NOON}
     session.add_all(
         [
-            User(email=f"{n}@school.example", untis_id=str(n), first_name=text, last_name=text, locale=[*Locale][n % 3], **people)
+            User(
+                email=f"{n}@school.example",
+                untis_id=str(n),
+                first_name=text,
+                last_name=text,
+                locale=[*Locale][n % 3],
+                **people,
+            )
             for n, text in enumerate(TEXTS[-24:])
         ]
     )
     events: list[dict[str, Any]] = [
-        {"title": text, "description": text, "location": text, "starts_at": NOON, "ends_at": NOON + timedelta(hours=1)}
+        {
+            "title": text,
+            "description": text,
+            "location": text,
+            "starts_at": NOON,
+            "ends_at": NOON + timedelta(hours=1),
+        }
         for text in TEXTS
     ]
     for starts, ends in TIMES:
-        begin, end = ("starts_at", "ends_at") if isinstance(starts, datetime) else ("starts_on", "ends_on")
+        begin, end = (
+            ("starts_at", "ends_at") if isinstance(starts, datetime) else ("starts_on", "ends_on")
+        )
         events.append({"title": f"{starts} – {ends}", begin: starts, end: ends})
     numbers = count(1)
     for event in events:
         for cancelled_at in (None, NOON):
             number = next(numbers)
             affected = [*TeachingAffected][number % 3]
-            common: dict[str, Any] = {"state": EventState.PUBLISHED, "audience": Audience.ALL, "created_at": NOON}
-            session.add(Event(id=UUID(int=number), **event, **common, teaching_affected=affected, cancelled_at=cancelled_at))
+            common: dict[str, Any] = {
+                "state": EventState.PUBLISHED,
+                "audience": Audience.ALL,
+                "created_at": NOON,
+            }
+            session.add(
+                Event(
+                    id=UUID(int=number),
+                    **event,
+                    **common,
+                    teaching_affected=affected,
+                    cancelled_at=cancelled_at,
+                )
+            )
             session.flush()
             if number % 4 > 1:
-                session.add_all([EventClass(event_id=UUID(int=number), class_id=class_id) for class_id in (1, 2, 3)])
+                session.add_all(
+                    [
+                        EventClass(event_id=UUID(int=number), class_id=class_id)
+                        for class_id in (1, 2, 3)
+                    ]
+                )

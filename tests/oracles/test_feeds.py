@@ -1,4 +1,7 @@
-"""Each oracle reads every feed. A finding is what it complains of, or an event that it reads otherwise than icalendar does."""
+"""Each oracle reads every feed.
+
+A finding is what it complains of, or an event that it reads otherwise than icalendar does.
+"""
 
 import ctypes
 import ctypes.util
@@ -21,11 +24,11 @@ import icalendar
 import pytest
 import recurring_ical_events
 import vobject
+from fault_servers import free_port, wait_for
 from ical.calendar_stream import IcsCalendarStream
 
-from services.calendars.lint import lint
-from tests.faults.servers import free_port, wait_for
-from tests.test_example_school import node_with_ical_js
+from tests.ical_js import require_ical_js
+from tests.lint import lint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ics"
 MAILS = GOLDEN.parent / "mail"
@@ -36,13 +39,23 @@ Reading = Events | str
 
 
 def moment(value: date) -> str:
-    return f"{value.astimezone(UTC):%Y%m%dT%H%M%SZ}" if isinstance(value, datetime) else f"{value:%Y%m%d}"
+    return (
+        f"{value.astimezone(UTC):%Y%m%dT%H%M%SZ}"
+        if isinstance(value, datetime)
+        else f"{value:%Y%m%d}"
+    )
 
 
 def by_icalendar(event: Any) -> tuple[str, ...]:
     starts = event["DTSTART"].dt
     ends = event["DTEND"].dt if "DTEND" in event else starts
-    return str(event["UID"]), moment(starts), moment(ends), str(event["SUMMARY"]), str(event["DESCRIPTION"])
+    return (
+        str(event["UID"]),
+        moment(starts),
+        moment(ends),
+        str(event["SUMMARY"]),
+        str(event["DESCRIPTION"]),
+    )
 
 
 def each(read: Callable[[bytes], Events]) -> Callable[[Mapping[str, Path]], dict[str, Reading]]:
@@ -53,7 +66,7 @@ def each(read: Callable[[bytes], Events]) -> Callable[[Mapping[str, Path]], dict
         for name, path in feeds.items():
             try:
                 readings[name] = read(path.read_bytes())
-            except Exception as error:  # noqa: BLE001 - whatever it is, the feed was not read
+            except Exception as error:  # noqa: BLE001 - it is a finding
                 readings[name] = f"{type(error).__name__}: {error}"
         return readings
 
@@ -73,7 +86,13 @@ def our_lint(data: bytes) -> Events:
 
 def ical(data: bytes) -> Events:
     return [
-        (event.uid, moment(event.dtstart), moment(event.dtend or event.dtstart), event.summary, event.description)
+        (
+            event.uid,
+            moment(event.dtstart),
+            moment(event.dtend or event.dtstart),
+            event.summary,
+            event.description,
+        )
         for event in IcsCalendarStream.calendar_from_ics(data.decode()).events
     ]
 
@@ -91,7 +110,8 @@ def by_vobject(data: bytes) -> Events:
 
 def recurring(data: bytes) -> Events:
     calendar = icalendar.Calendar.from_ical(data)
-    # Told of a zone it turns instants into local times and forgets which of two equal ones is meant, an hour a year.
+    # With a zone it turns instants into local times: for an hour a year two are equal, and it loses
+    # which of them is meant.
     del calendar["X-WR-TIMEZONE"]
     return [by_icalendar(event) for event in recurring_ical_events.of(calendar).all()]
 
@@ -103,7 +123,8 @@ for (const [name, path] of Object.entries(JSON.parse(fs.readFileSync(0, "utf8"))
     const calendar = new ICAL.Component(ICAL.parse(fs.readFileSync(path, "utf8")));
     found[name] = calendar.getAllSubcomponents("vevent").map((each) => {
       const event = new ICAL.Event(each);
-      return [event.uid, event.startDate.toICALString(), event.endDate.toICALString(), event.summary, event.description];
+      const times = [event.startDate.toICALString(), event.endDate.toICALString()];
+      return [event.uid, ...times, event.summary, event.description];
     });
   } catch (error) {
     found[name] = String(error);
@@ -114,7 +135,7 @@ console.log(JSON.stringify(found));
 
 
 def ical_js(feeds: Mapping[str, Path]) -> dict[str, Reading]:
-    environment = node_with_ical_js()
+    environment = require_ical_js()
     run = subprocess.run(
         ["node", "-e", ICAL_JS],
         input=json.dumps({name: str(path) for name, path in feeds.items()}),
@@ -124,7 +145,10 @@ def ical_js(feeds: Mapping[str, Path]) -> dict[str, Reading]:
         check=True,
     )
     found: dict[str, Any] = json.loads(run.stdout)
-    return {name: read if isinstance(read, str) else [tuple(event) for event in read] for name, read in found.items()}
+    return {
+        name: read if isinstance(read, str) else [tuple(event) for event in read]
+        for name, read in found.items()
+    }
 
 
 class Pointer(ctypes.c_void_p):
@@ -143,11 +167,18 @@ def libical(feeds: Mapping[str, Path]) -> dict[str, Reading]:
         return function(*arguments)
 
     event_kind = call("icalcomponent_string_to_kind", ctypes.c_int, b"VEVENT")
-    kinds = [call("icalproperty_string_to_kind", ctypes.c_int, name) for name in (b"UID", b"DTSTART", b"DTEND")]
+    kinds = [
+        call("icalproperty_string_to_kind", ctypes.c_int, name)
+        for name in (b"UID", b"DTSTART", b"DTEND")
+    ]
 
     def value(event: Pointer, kind: int) -> str:
         found = call("icalcomponent_get_first_property", Pointer, event, kind)
-        return call("icalproperty_get_value_as_string", ctypes.c_char_p, found).decode() if found else ""
+        return (
+            call("icalproperty_get_value_as_string", ctypes.c_char_p, found).decode()
+            if found
+            else ""
+        )
 
     def read(data: bytes) -> Events:
         calendar = call("icalparser_parse_string", Pointer, data)
@@ -155,13 +186,20 @@ def libical(feeds: Mapping[str, Path]) -> dict[str, Reading]:
             # It answers whether it could check; what it found are properties that it adds.
             call("icalrestriction_check", ctypes.c_int, calendar)
             if call("icalcomponent_count_errors", ctypes.c_int, calendar):
-                text = call("icalcomponent_as_ical_string", ctypes.c_char_p, calendar).decode().replace("\r\n ", "")
+                text = (
+                    call("icalcomponent_as_ical_string", ctypes.c_char_p, calendar)
+                    .decode()
+                    .replace("\r\n ", "")
+                )
                 raise ValueError("\n".join(re.findall(r"X-LIC-ERROR.*", text)))
             events = []
             event = call("icalcomponent_get_first_component", Pointer, calendar, event_kind)
             while event:
                 uid, starts, ends = (value(event, kind) for kind in kinds)
-                texts = [call(f"icalcomponent_get_{name}", ctypes.c_char_p, event).decode() for name in ("summary", "description")]
+                texts = [
+                    call(f"icalcomponent_get_{name}", ctypes.c_char_p, event).decode()
+                    for name in ("summary", "description")
+                ]
                 events.append((uid, starts, ends or starts, *texts))
                 event = call("icalcomponent_get_next_component", Pointer, calendar, event_kind)
             return events
@@ -172,7 +210,7 @@ def libical(feeds: Mapping[str, Path]) -> dict[str, Reading]:
 
 
 def calcurse(feeds: Mapping[str, Path], folder: Path) -> dict[str, Reading]:
-    """Let calcurse import each feed and show the titles, of which it shows the first 8 kilobytes only."""
+    """Let calcurse import each feed and show the titles: it shows their first 8 kilobytes."""
     if shutil.which("calcurse") is None:
         pytest.skip("CALCURSE IS NOT INSTALLED: apt-get install calcurse")
     formats = [f"--format-{kind}=%m\n" for kind in ("apt", "event", "recur-event")]
@@ -185,24 +223,48 @@ def calcurse(feeds: Mapping[str, Path], folder: Path) -> dict[str, Reading]:
         run = subprocess.run(command, capture_output=True, check=False, env=environment, timeout=60)
         events = expected(path.read_bytes())
         found = sorted(title[:8000] for title in run.stdout.splitlines())
-        is_good = run.returncode == 0 and not run.stderr and found == sorted(title.encode()[:8000] for *_, title, _ in events)
-        readings[name] = events if is_good else f"exit code {run.returncode}, {len(found)} of {len(events)}: {run.stderr.decode()}"
+        is_good = (
+            run.returncode == 0
+            and not run.stderr
+            and found == sorted(title.encode()[:8000] for *_, title, _ in events)
+        )
+        readings[name] = (
+            events
+            if is_good
+            else f"exit code {run.returncode}, {len(found)} of {len(events)}: {run.stderr.decode()}"
+        )
     return readings
 
 
 def radicale(feeds: Mapping[str, Path], folder: Path) -> dict[str, Reading]:
     """Put each feed as a whole calendar, and get it back."""
     port = free_port()
-    options = [f"--server-hosts=127.0.0.1:{port}", "--auth-type=none", f"--storage-filesystem-folder={folder}"]
-    server = subprocess.Popen([sys.executable, "-m", "radicale", "--config", "", *options, "--logging-level=error"])
+    options = [
+        f"--server-hosts=127.0.0.1:{port}",
+        "--auth-type=none",
+        f"--storage-filesystem-folder={folder}",
+    ]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "radicale", "--config", "", *options, "--logging-level=error"]
+    )
     readings: dict[str, Reading] = {}
     try:
         wait_for(port)
-        with httpx.Client(base_url=f"http://127.0.0.1:{port}/school/", auth=("school", ""), timeout=60) as client:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{port}/school/", auth=("school", ""), timeout=60
+        ) as client:
             for number, (name, path) in enumerate(feeds.items()):
-                put = client.put(f"{number}/", content=path.read_bytes(), headers={"Content-Type": "text/calendar"})
+                put = client.put(
+                    f"{number}/",
+                    content=path.read_bytes(),
+                    headers={"Content-Type": "text/calendar"},
+                )
                 got = client.get(f"{number}/")
-                readings[name] = expected(got.content) if put.is_success and got.is_success else f"{put} {put.text} {got}"
+                readings[name] = (
+                    expected(got.content)
+                    if put.is_success and got.is_success
+                    else f"{put} {put.text} {got}"
+                )
     finally:
         server.terminate()
         server.wait()
@@ -221,20 +283,27 @@ ORACLES: dict[str, Callable[..., dict[str, Reading]]] = {
 }
 
 
-def findings(name: str, feeds: Mapping[str, Path], wanted: Mapping[str, Events], folder: Path) -> list[str]:
+def findings(
+    name: str, feeds: Mapping[str, Path], wanted: Mapping[str, Events], folder: Path
+) -> list[str]:
     found = []
-    for feed, reading in ORACLES[name](feeds, *([folder] if name in {"calcurse", "Radicale"} else [])).items():
+    for feed, reading in ORACLES[name](
+        feeds, *([folder] if name in {"calcurse", "Radicale"} else [])
+    ).items():
         if isinstance(reading, str):
             found.append(f"{feed}: {reading}")
         elif sorted(reading) != sorted(wanted[feed]):
             found.append(
-                f"{feed}: {len(reading)} of {len(wanted[feed])} events; read otherwise: {set(reading) ^ set(wanted[feed])}"
+                f"{feed}: {len(reading)} of {len(wanted[feed])} events;"
+                f" read otherwise: {set(reading) ^ set(wanted[feed])}"
             )
     return found
 
 
 @pytest.mark.parametrize("name", ORACLES)
-def test_oracle_finds_nothing(name: str, feeds: dict[str, Path], tmp_path: Path, table: list[tuple[str, str, str]]) -> None:
+def test_oracle_finds_nothing(
+    name: str, feeds: dict[str, Path], tmp_path: Path, table: list[tuple[str, str, str]]
+) -> None:
     wanted = {feed: expected(path.read_bytes()) for feed, path in feeds.items()}
     try:
         found = findings(name, feeds, wanted, tmp_path)
@@ -255,7 +324,15 @@ def test_oracle_accepts_an_invitation(name: str, tmp_path: Path) -> None:
         invitations[mail.stem] = tmp_path / mail.stem
     assert len(invitations) == 6
 
-    assert findings(name, invitations, {each: expected(path.read_bytes()) for each, path in invitations.items()}, tmp_path) == []
+    assert (
+        findings(
+            name,
+            invitations,
+            {each: expected(path.read_bytes()) for each, path in invitations.items()},
+            tmp_path,
+        )
+        == []
+    )
 
 
 UID = "6f1b1b1e-0000-4000-8000-000000000001@school.example"
@@ -271,7 +348,11 @@ UID = "6f1b1b1e-0000-4000-8000-000000000001@school.example"
         ("ical.js", "SUMMARY:", "SUMMARY"),
         ("libical", "SEQUENCE:2", "DTSTART:20250328T071000Z"),
         ("calcurse", "DTEND:2025", "DTEND:2024"),
-        ("Radicale", "END:VEVENT", f"END:VEVENT\r\nBEGIN:VEVENT\r\nUID:{UID}\r\nDTSTAMP:20250301T063000Z\r\nEND:VEVENT"),
+        (
+            "Radicale",
+            "END:VEVENT",
+            f"END:VEVENT\r\nBEGIN:VEVENT\r\nUID:{UID}\r\nDTSTAMP:20250301T063000Z\r\nEND:VEVENT",
+        ),
     ],
 )
 def test_oracle_finds_a_defect(name: str, old: str, new: str, tmp_path: Path) -> None:
@@ -279,4 +360,11 @@ def test_oracle_finds_a_defect(name: str, old: str, new: str, tmp_path: Path) ->
     assert old.encode() in good
     (tmp_path / "seeded.ics").write_bytes(good.replace(old.encode(), new.encode(), 1))
 
-    assert len(findings(name, {"seeded": tmp_path / "seeded.ics"}, {"seeded": expected(good)}, tmp_path)) == 1
+    assert (
+        len(
+            findings(
+                name, {"seeded": tmp_path / "seeded.ics"}, {"seeded": expected(good)}, tmp_path
+            )
+        )
+        == 1
+    )

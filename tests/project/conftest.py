@@ -1,5 +1,15 @@
-"""What `pytest_plugins = ["project.testing"]` in the outermost conftest would bring."""
+"""A healthy installation of the project."""
 
-from project.testing import job_boot, job_worker
+import pytest
+from health import make_healthy
 
-__all__ = ["job_boot", "job_worker"]
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def healthy(job_app, tmp_path, monkeypatch):
+    """Return the app of an installation that has nothing to say."""
+    monkeypatch.chdir(ROOT)
+    # A sync that succeeded has made the folder that the web server reads.
+    (tmp_path / "feeds").mkdir()
+    return make_healthy(job_app)

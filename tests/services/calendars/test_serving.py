@@ -5,6 +5,8 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from nightshift.database import Session
+from nightshift.errors import Conflict, NotFound
 from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
@@ -12,8 +14,6 @@ from services.calendars import feeds, serving
 from services.calendars.models import Feed, FeedKind
 from services.calendars.store import FeedStore
 from services.calendars.window import Window
-from services.database import Session
-from services.errors import Conflict, NotFound
 from services.school.models import SchoolClass
 from tests.conftest import NOW, ZONE
 
@@ -31,8 +31,8 @@ def token(session: Session) -> str:
     """Give the token of a class's feed that was not built yet."""
     session.add(SchoolClass(name="27Ga"))
     session.flush()
-    feeds.ensure(session)
-    return serving.token_of(session, FeedKind.CLASS, "27Ga")
+    feeds.add_missing(session)
+    return serving.find_token(session, FeedKind.CLASS, "27Ga")
 
 
 def row(session: Session) -> Feed:
@@ -40,14 +40,26 @@ def row(session: Session) -> Feed:
 
 
 def build(session: Session, store: FeedStore, name: str = "Schule") -> None:
-    feeds.build(session, WINDOW, store, school_name=name, feed_ids=[row(session).id], run_id=UUID(int=1), now=NOW)
+    feeds.build(
+        session,
+        WINDOW,
+        store,
+        school_name=name,
+        feed_ids=[row(session).id],
+        run_id=UUID(int=1),
+        now=NOW,
+    )
 
 
-def serve(session: Session, store: FeedStore, token: str, now: datetime = LATER) -> serving.Served | None:
-    return serving.served(store, serving.find(session, token), now=now)
+def serve(
+    session: Session, store: FeedStore, token: str, now: datetime = LATER
+) -> serving.Served | None:
+    return serving.read_served(store, serving.find(session, token), now=now)
 
 
-def test_recorded_file_is_served_with_the_recorded_tag(session: Session, store: FeedStore, token: str) -> None:
+def test_recorded_file_is_served_with_the_recorded_tag(
+    session: Session, store: FeedStore, token: str
+) -> None:
     build(session, store)
     feed = row(session)
 
@@ -77,13 +89,17 @@ def test_file_that_is_not_whole_is_not_served(
     assert serve(session, store, token) is None
 
 
-def test_file_that_another_database_left_is_not_served(session: Session, store: FeedStore, token: str) -> None:
+def test_file_that_another_database_left_is_not_served(
+    session: Session, store: FeedStore, token: str
+) -> None:
     store.write(FeedKind.CLASS, row(session).owner_id, b"BEGIN:VCALENDAR\r\nEND:VCALENDAR\r\n")
 
     assert serve(session, store, token) is None
 
 
-def test_file_that_is_not_the_recorded_one_has_a_tag_of_its_own(session: Session, store: FeedStore, token: str) -> None:
+def test_file_that_is_not_the_recorded_one_has_a_tag_of_its_own(
+    session: Session, store: FeedStore, token: str
+) -> None:
     build(session, store)
     recorded = serve(session, store, token)
     path = store.path(FeedKind.CLASS, row(session).owner_id)
@@ -92,10 +108,12 @@ def test_file_that_is_not_the_recorded_one_has_a_tag_of_its_own(session: Session
     found = serve(session, store, token)
 
     assert (found.content, found.recorded) == (path.read_bytes(), False)
-    assert found.etag == feeds.etag(found.content) != recorded.etag
+    assert found.etag == feeds.make_etag(found.content) != recorded.etag
 
 
-def test_modified_at_rises_by_a_second_with_every_build(session: Session, store: FeedStore, token: str) -> None:
+def test_modified_at_rises_by_a_second_with_every_build(
+    session: Session, store: FeedStore, token: str
+) -> None:
     build(session, store)
     first = serve(session, store, token)
     build(session, store, name="Schola")  # in the same second
@@ -105,7 +123,9 @@ def test_modified_at_rises_by_a_second_with_every_build(session: Session, store:
     assert second.etag != first.etag
 
 
-def test_modified_at_does_not_fall_with_a_clock_that_is_set_back(session: Session, store: FeedStore, token: str) -> None:
+def test_modified_at_does_not_fall_with_a_clock_that_is_set_back(
+    session: Session, store: FeedStore, token: str
+) -> None:
     build(session, store)
     ahead = datetime(2050, 1, 1, tzinfo=UTC)
     row(session).modified_at = ahead
@@ -115,7 +135,9 @@ def test_modified_at_does_not_fall_with_a_clock_that_is_set_back(session: Sessio
     assert serve(session, store, token).modified_at == ahead + timedelta(seconds=1)
 
 
-def test_modified_at_does_not_fall_with_a_file_from_a_backup(session: Session, store: FeedStore, token: str) -> None:
+def test_modified_at_does_not_fall_with_a_file_from_a_backup(
+    session: Session, store: FeedStore, token: str
+) -> None:
     build(session, store)
     before = serve(session, store, token).modified_at
     os.utime(store.path(FeedKind.CLASS, row(session).owner_id), (1, 1))
@@ -137,36 +159,42 @@ def test_rotated_feed_has_a_new_address_and_not_the_old(session: Session, token:
     assert serving.TOKEN.fullmatch(new)
     assert serving.find(session, token) is None
     assert serving.find(session, new) is not None
-    assert serving.token_of(session, FeedKind.CLASS, "27Ga") == new
+    assert serving.find_token(session, FeedKind.CLASS, "27Ga") == new
 
 
-def test_revoked_feed_stays_revoked_until_it_is_rotated(session: Session, store: FeedStore, token: str) -> None:
+def test_revoked_feed_stays_revoked_until_it_is_rotated(
+    session: Session, store: FeedStore, token: str
+) -> None:
     serving.revoke(session, FeedKind.CLASS, "27Ga", now=NOW)
-    assert feeds.ensure(session) == 0
+    assert feeds.add_missing(session) == 0
     build(session, store)
     feeds.remove_orphans(session, store)
 
     assert serving.find(session, token) is None
     with pytest.raises(Conflict, match=r"was revoked; `feeds rotate`"):
-        serving.token_of(session, FeedKind.CLASS, "27Ga")
+        serving.find_token(session, FeedKind.CLASS, "27Ga")
 
     new = serving.rotate(session, FeedKind.CLASS, "27Ga")
     assert new != token
     assert serving.find(session, new) is not None
 
 
-def test_owner_who_comes_again_has_another_address(session: Session, store: FeedStore, token: str) -> None:
+def test_owner_who_comes_again_has_another_address(
+    session: Session, store: FeedStore, token: str
+) -> None:
     session.execute(delete(SchoolClass))
     feeds.remove_orphans(session, store)
     session.add(SchoolClass(name="27Ga"))
     session.flush()
-    feeds.ensure(session)
+    feeds.add_missing(session)
 
     assert serving.find(session, token) is None
-    assert serving.token_of(session, FeedKind.CLASS, "27Ga") != token
+    assert serving.find_token(session, FeedKind.CLASS, "27Ga") != token
 
 
-@pytest.mark.parametrize("act", [serving.token_of, serving.rotate, lambda *which: serving.revoke(*which, now=NOW)])
+@pytest.mark.parametrize(
+    "act", [serving.find_token, serving.rotate, lambda *which: serving.revoke(*which, now=NOW)]
+)
 def test_unknown_owner_is_named(session: Session, token: str, act: Callable[..., object]) -> None:
     with pytest.raises(NotFound, match="there is no class '27GA'"):
         act(session, FeedKind.CLASS, "27GA")

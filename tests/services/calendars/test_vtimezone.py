@@ -1,4 +1,4 @@
-"""Every zone that the machine has, expanded by a parser that nobody here wrote (icalendar's reader over dateutil's rules)."""
+"""Every zone of the machine, expanded by another parser: icalendar reads dateutil's rules."""
 
 import zoneinfo
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import pytest
 from dateutil.rrule import rrulestr
 from icalendar import Timezone
 
-from services.calendars.vtimezone import LAST_YEAR, vtimezone
+from services.calendars.vtimezone import LAST_YEAR, make_vtimezone
 
 BEGIN, END = datetime(2025, 1, 1, tzinfo=UTC), datetime(2042, 1, 1, tzinfo=UTC)
-# They are exact to the end of LAST_YEAR only: Ramadan decides on their clocks, in every year that the zone data know.
+# They are exact only to the end of LAST_YEAR: their clocks follow Ramadan, in all years known.
 BY_RAMADAN = {"Africa/Casablanca", "Africa/El_Aaiun", "Asia/Gaza", "Asia/Hebron"}
 
 Change = tuple[datetime, timedelta, str | None]
@@ -21,7 +21,7 @@ Change = tuple[datetime, timedelta, str | None]
 
 @pytest.fixture(params=["system", "tzdata"])
 def _zone_data(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Read the zones of the operating system, then those of the tzdata package: their editions differ."""
+    """Read the zones of the operating system, then of the tzdata package: their editions differ."""
     if request.param == "tzdata":
         zoneinfo.reset_tzpath([])
     ZoneInfo.clear_cache()
@@ -31,7 +31,10 @@ def _zone_data(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def changes_of_zone(zone: ZoneInfo) -> list[Change]:
-    """Tell what is in force at BEGIN, and every change up to END, by looking at every day, then every hour, then every minute."""
+    """Return what is in force at BEGIN, and every change up to END.
+
+    It looks at every day, then at every hour, then at every minute.
+    """
 
     def offset(moment: datetime) -> timedelta:
         return moment.astimezone(zone).utcoffset() or timedelta()
@@ -40,8 +43,14 @@ def changes_of_zone(zone: ZoneInfo) -> list[Change]:
     for day in (BEGIN + timedelta(days=n) for n in range((END - BEGIN).days)):
         before = found[-1][1]
         if offset(day + timedelta(days=1)) != before:
-            hour = next(h for n in range(24) if offset((h := day + timedelta(hours=n)) + timedelta(hours=1)) != before)
-            moment = next(m for n in range(1, 61) if offset(m := hour + timedelta(minutes=n)) != before)
+            hour = next(
+                h
+                for n in range(24)
+                if offset((h := day + timedelta(hours=n)) + timedelta(hours=1)) != before
+            )
+            moment = next(
+                m for n in range(1, 61) if offset(m := hour + timedelta(minutes=n)) != before
+            )
             found.append((moment, offset(moment), moment.astimezone(zone).tzname()))
     return found
 
@@ -53,10 +62,15 @@ def changes_of_component(component: Timezone) -> list[Change]:
         start, rule = observance["DTSTART"].dt, observance.get("RRULE")
         starts = [start]
         if rule:
-            starts = rrulestr(rule.to_ical().decode(), dtstart=start).between(start, END.replace(tzinfo=None), inc=True)
+            starts = rrulestr(rule.to_ical().decode(), dtstart=start).between(
+                start, END.replace(tzinfo=None), inc=True
+            )
             assert starts[0] == start, "a rule's first onset is its DTSTART"
         before, after = observance["TZOFFSETFROM"].td, observance["TZOFFSETTO"].td
-        onsets += [((each - before).replace(tzinfo=UTC), after, str(observance["TZNAME"])) for each in starts]
+        onsets += [
+            ((each - before).replace(tzinfo=UTC), after, str(observance["TZNAME"]))
+            for each in starts
+        ]
     onsets.sort()
     _, offset, name = [onset for onset in onsets if onset[0] <= BEGIN][-1]
     changes = [onset for previous, onset in pairwise(onsets) if previous[1] != onset[1]]
@@ -67,8 +81,13 @@ def changes_of_component(component: Timezone) -> list[Change]:
 def test_vtimezone_is_exact_for_every_zone() -> None:
     wrong, wrong_after = set(), set()
     for key in zoneinfo.available_timezones():
-        actual, written = changes_of_zone(ZoneInfo(key)), changes_of_component(vtimezone(ZoneInfo(key)))
-        if [each for each in actual if each[0].year <= LAST_YEAR] != [each for each in written if each[0].year <= LAST_YEAR]:
+        actual, written = (
+            changes_of_zone(ZoneInfo(key)),
+            changes_of_component(make_vtimezone(ZoneInfo(key))),
+        )
+        if [each for each in actual if each[0].year <= LAST_YEAR] != [
+            each for each in written if each[0].year <= LAST_YEAR
+        ]:
             wrong.add(key)
         elif actual != written:
             wrong_after.add(key)
@@ -83,22 +102,64 @@ def test_vtimezone_is_exact_for_every_zone() -> None:
         (
             "Europe/Zurich",
             [
-                ("DAYLIGHT", "19700329T020000", "+0100", "+0200", "CEST", "FREQ=YEARLY;BYDAY=-1SU;BYMONTH=3"),
-                ("STANDARD", "19701025T030000", "+0200", "+0100", "CET", "FREQ=YEARLY;BYDAY=-1SU;BYMONTH=10"),
+                (
+                    "DAYLIGHT",
+                    "19700329T020000",
+                    "+0100",
+                    "+0200",
+                    "CEST",
+                    "FREQ=YEARLY;BYDAY=-1SU;BYMONTH=3",
+                ),
+                (
+                    "STANDARD",
+                    "19701025T030000",
+                    "+0200",
+                    "+0100",
+                    "CET",
+                    "FREQ=YEARLY;BYDAY=-1SU;BYMONTH=10",
+                ),
             ],
         ),
         (
             "Australia/Lord_Howe",
             [
-                ("DAYLIGHT", "19701004T020000", "+1030", "+1100", "+11", "FREQ=YEARLY;BYDAY=1SU;BYMONTH=10"),
-                ("STANDARD", "19700405T020000", "+1100", "+1030", "+1030", "FREQ=YEARLY;BYDAY=1SU;BYMONTH=4"),
+                (
+                    "DAYLIGHT",
+                    "19701004T020000",
+                    "+1030",
+                    "+1100",
+                    "+11",
+                    "FREQ=YEARLY;BYDAY=1SU;BYMONTH=10",
+                ),
+                (
+                    "STANDARD",
+                    "19700405T020000",
+                    "+1100",
+                    "+1030",
+                    "+1030",
+                    "FREQ=YEARLY;BYDAY=1SU;BYMONTH=4",
+                ),
             ],
         ),
         (
             "Europe/Dublin",
             [
-                ("STANDARD", "19701025T020000", "+0100", "+0000", "GMT", "FREQ=YEARLY;BYDAY=-1SU;BYMONTH=10"),
-                ("DAYLIGHT", "19700329T010000", "+0000", "+0100", "IST", "FREQ=YEARLY;BYDAY=-1SU;BYMONTH=3"),
+                (
+                    "STANDARD",
+                    "19701025T020000",
+                    "+0100",
+                    "+0000",
+                    "GMT",
+                    "FREQ=YEARLY;BYDAY=-1SU;BYMONTH=10",
+                ),
+                (
+                    "DAYLIGHT",
+                    "19700329T010000",
+                    "+0000",
+                    "+0100",
+                    "IST",
+                    "FREQ=YEARLY;BYDAY=-1SU;BYMONTH=3",
+                ),
             ],
         ),
         (
@@ -112,13 +173,27 @@ def test_vtimezone_is_exact_for_every_zone() -> None:
                     "-01",
                     "FREQ=YEARLY;BYDAY=SA;BYMONTHDAY=24,25,26,27,28,29,30;BYMONTH=3",
                 ),
-                ("STANDARD", "19701025T000000", "-0100", "-0200", "-02", "FREQ=YEARLY;BYDAY=-1SU;BYMONTH=10"),
+                (
+                    "STANDARD",
+                    "19701025T000000",
+                    "-0100",
+                    "-0200",
+                    "-02",
+                    "FREQ=YEARLY;BYDAY=-1SU;BYMONTH=10",
+                ),
             ],
         ),
         (
             "Africa/Cairo",
             [
-                ("DAYLIGHT", "19700424T000000", "+0200", "+0300", "EEST", "FREQ=YEARLY;BYDAY=-1FR;BYMONTH=4"),
+                (
+                    "DAYLIGHT",
+                    "19700424T000000",
+                    "+0200",
+                    "+0300",
+                    "EEST",
+                    "FREQ=YEARLY;BYDAY=-1FR;BYMONTH=4",
+                ),
                 (
                     "STANDARD",
                     "19701030T000000",
@@ -134,13 +209,18 @@ def test_vtimezone_is_exact_for_every_zone() -> None:
     ],
 )
 def test_vtimezone_writes_rules(key: str, rules: list[tuple[str | None, ...]]) -> None:
-    component = vtimezone(ZoneInfo(key))
+    component = make_vtimezone(ZoneInfo(key))
 
     assert component["TZID"] == key
     assert [
         (
             each.name,
-            *(each[name].to_ical().decode() if isinstance(each[name].to_ical(), bytes) else each[name].to_ical() for name in NAMES),
+            *(
+                each[name].to_ical().decode()
+                if isinstance(each[name].to_ical(), bytes)
+                else each[name].to_ical()
+                for name in NAMES
+            ),
             rule.to_ical().decode() if (rule := each.get("RRULE")) else None,
         )
         for each in component.subcomponents
@@ -151,9 +231,11 @@ NAMES = ("DTSTART", "TZOFFSETFROM", "TZOFFSETTO", "TZNAME")
 
 
 def test_vtimezone_writes_out_the_years_that_keep_to_no_rule() -> None:
-    observances = vtimezone(ZoneInfo("Asia/Gaza")).subcomponents
+    observances = make_vtimezone(ZoneInfo("Asia/Gaza")).subcomponents
 
     assert [each["DTSTART"].dt.year for each in observances[:2]] == [1970, 2025]
-    assert [bool(each.get("RRULE")) for each in observances] == [False] * (len(observances) - 2) + [True] * 2
+    assert [bool(each.get("RRULE")) for each in observances] == [False] * (len(observances) - 2) + [
+        True
+    ] * 2
     assert observances[-1]["DTSTART"].dt.year == LAST_YEAR + 1
     assert not any(each.get("RDATE") for each in observances)

@@ -1,0 +1,157 @@
+"""The project's histories: a database of any age reaches the heads, and loses nothing.
+
+tests/golden/migrations has what the migrations executed when they were one history.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
+from sqlalchemy import text
+
+pytestmark = pytest.mark.filterwarnings(
+    # SQLAlchemy reads from Postgres that a CHECK is NOT VALID, and then does not know the word.
+    "ignore:Can't validate argument 'dialect_options'"
+)
+
+ROOT = Path(__file__).parent.parent.parent
+OLD_REVISIONS = [f"{number:04}" for number in range(1, 8)]
+
+SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY type, name"
+TRIGGERS_AND_FUNCTIONS = {
+    "sqlite": "SELECT count(*) FROM sqlite_master WHERE type = 'trigger'",
+    "postgresql": "SELECT (SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal)"
+    " + (SELECT count(*) FROM pg_proc WHERE pronamespace = 'public'::regnamespace)",
+}
+
+
+def heads_reached(database):
+    script = ScriptDirectory.from_config(database.config)
+    reached = {one.revision for one in script.get_all_current(database.versions())}
+    return reached == set(script.get_heads())
+
+
+def scalar(database, statement):
+    with database.engine.connect() as connection:
+        return connection.execute(text(statement)).scalar_one()
+
+
+@pytest.mark.parametrize("revision", OLD_REVISIONS)
+def test_an_old_database_reaches_the_heads_with_every_row(database, revision):
+    database.replay(revision)
+    database.fill()
+    columns, before = database.columns(), database.rows()
+    assert min(map(len, before.values())) >= 2
+    database.upgrade()
+    assert database.rows(columns) == before
+    assert heads_reached(database)
+    database.check()
+
+
+def test_a_database_at_the_old_head_runs_nothing(database):
+    database.replay("0007")
+    database.upgrade()
+    assert database.versions() == ("0007",)
+
+
+def test_the_new_histories_make_what_the_old_one_made(on_sqlite, tmp_path_factory):
+    on_sqlite.replay("0007")
+    old = schema(on_sqlite)
+    on_sqlite.engine.dispose()
+    (on_sqlite.folder / "test.db").unlink()
+    on_sqlite.upgrade()
+    assert schema(on_sqlite) == old
+
+
+def schema(database):
+    """Return what SQLite has, apart from white space, quotes and the order of constraints."""
+    with database.engine.connect() as connection:
+        rows = connection.execute(text(SCHEMA)).all()
+    return [
+        [sorted(re.sub(r"[\s\"()]+", "", str(part)).split(",")) for part in row]
+        for row in rows
+        if row.tbl_name != "alembic_version"
+    ]
+
+
+def test_the_histories_go_there_and_back(database):
+    database.upgrade()
+    database.check()
+    made = scalar(database, TRIGGERS_AND_FUNCTIONS[database.engine.dialect.name])
+    assert made > 0
+    command.downgrade(database.config, "school@0001")
+    assert scalar(database, TRIGGERS_AND_FUNCTIONS[database.engine.dialect.name]) == 0
+    database.upgrade()
+    assert scalar(database, TRIGGERS_AND_FUNCTIONS[database.engine.dialect.name]) == made
+    for branch in ("school", "mail", "nightshift"):
+        command.downgrade(database.config, f"{branch}@base")
+    assert list(database.columns()) == ["alembic_version"]
+
+
+REBUILD = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "rebuild"
+down_revision = None
+branch_labels = ("project",)
+depends_on = ("0007", "mail_0001", "ns_0001")
+
+
+def upgrade():
+    for table in {tables}:
+        with op.batch_alter_table(table, recreate="always"):
+            pass
+"""
+
+
+def rebuild(database, *tables):
+    script = database.folder / "migrations" / "versions" / "rebuild.py"
+    script.write_text(REBUILD.format(tables=tables))
+    database.upgrade()
+
+
+@pytest.mark.parametrize("table", ["user_account", "school_class", "semester", "job"])
+def test_a_rebuild_on_sqlite_loses_nothing(on_sqlite, table):
+    on_sqlite.upgrade()
+    on_sqlite.fill()
+    rows = on_sqlite.rows()
+    rebuild(on_sqlite, table)
+    assert on_sqlite.rows() == rows
+
+
+def test_every_table_can_be_rebuilt_and_stays_as_it_was(on_sqlite):
+    on_sqlite.upgrade()
+    on_sqlite.fill()
+    rows, before = on_sqlite.rows(), schema(on_sqlite)
+    rebuild(on_sqlite, *sorted(on_sqlite.columns().keys() - {"alembic_version"}))
+    assert on_sqlite.rows() == rows
+    assert schema(on_sqlite) == before
+
+
+def test_a_generated_migration_passes_the_linter(database):
+    database.upgrade()
+    with database.engine.begin() as connection:
+        connection.execute(text("DROP TABLE event_notice"))
+        connection.execute(text("DROP INDEX ix_event_author_id"))
+    command.revision(database.config, "what changes", autogenerate=True, rev_id="0008")
+    [written] = (database.folder / "migrations").rglob("0008_what_changes.py")
+    assert written.parent.name == "school"
+    for check in (["check"], ["format", "--check"]):
+        ruff = [sys.executable, "-m", "ruff", *check, str(written)]
+        linted = subprocess.run(ruff, capture_output=True, text=True, check=False)
+        assert linted.returncode == 0, linted.stdout
+    database.upgrade()
+    database.check()
+
+
+def test_the_command_checks_the_tables_of_every_branch(sqlite_url):
+    environment = os.environ | {"DATABASE_URL": sqlite_url}
+    check = [sys.executable, "-m", "alembic", "check"]
+    said = subprocess.run(check, cwd=ROOT, env=environment, check=False, capture_output=True)
+    assert said.returncode == 0, said.stderr

@@ -1,0 +1,176 @@
+"""What doctor, `/ready` and the metrics say of the calendars, and what the keeper does for them."""
+
+import os
+from datetime import timedelta
+
+import pytest
+from exposed import samples
+from health import findings, make_job, troubles
+from nightshift.component import Composition
+from nightshift.jobs import enqueue
+from nightshift.jobs.models import Job, JobState
+from nightshift.observe.metrics import render_metrics
+from nightshift.testing import assert_enqueued, run_due
+from sqlalchemy import delete, update
+
+from services.calendars.jobs import RefreshFeeds, SyncCalendars
+from services.calendars.models import ChangeLog, Feed
+from services.calendars.sync import Rules
+from tests.conftest import ZONE, make_runtime
+
+as_another_user = pytest.mark.skipif(
+    os.geteuid() == 0, reason="ROOT WRITES ANYWHERE: run the tests as another user to see this"
+)
+
+
+def add(app, *rows):
+    with app.runtime.unit_of_work() as session:
+        session.add_all(rows)
+
+
+def make_feed(number, error=None, kind="class"):
+    return Feed(kind=kind, owner_id=number, token=f"{number:032d}", error=error)
+
+
+def test_feed_that_cannot_be_built_is_a_warning_and_touches_no_other_probe(healthy):
+    add(healthy, make_feed(1, "the disk is full", kind="user"))
+
+    assert troubles(healthy) == {"failed feeds": "warn"}
+    found = findings(healthy)["failed feeds"]
+    assert (found.detail, found.remedy) == (
+        "user: 1",
+        "`celery -A project feeds list` says why; each keeps its last good file",
+    )
+
+
+@pytest.mark.parametrize(("hours", "status"), [(12, "ok"), (14, "fail")])
+def test_sync_is_late_after_two_intervals_and_an_hour(healthy, hours, status):
+    at = healthy.runtime.now() - timedelta(hours=hours)
+    with healthy.runtime.unit_of_work() as session:
+        session.execute(update(Job).values(finished_at=at))
+
+    found = findings(healthy)["sync"]
+    assert (found.status, found.detail) == (status, f"last good run {at:%Y-%m-%d %H:%M} UTC")
+
+
+def test_sync_that_never_ran_fails(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        session.execute(delete(Job))
+
+    found = findings(healthy)["sync"]
+    assert (found.status, found.detail) == ("fail", "never run")
+
+
+def test_sync_that_failed_does_not_count(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        session.execute(delete(Job))
+        session.add(make_job("calendars.sync", JobState.FAILED, healthy.runtime.now()))
+
+    assert findings(healthy)["sync"].detail == "never run"
+
+
+def test_web_server_is_ready_when_calendars_are_good(healthy):
+    ready = [one.name for one in healthy.composition.probes if one.ready]
+
+    assert ready == ["database", "sync", "store"]
+
+
+def test_store_is_where_the_settings_say(healthy, tmp_path):
+    found = findings(healthy)
+
+    assert (found["store"].status, found["store"].detail) == ("ok", f"{tmp_path}/feeds")
+    assert found["feed store"].detail.startswith(f"{tmp_path}/feeds, ")
+
+
+def test_store_that_is_not_there_is_made_with_the_first_feed(healthy, tmp_path):
+    (tmp_path / "feeds").rmdir()
+
+    found = findings(healthy)["store"]
+    assert (found.status, found.detail) == ("ok", f"{tmp_path}/feeds")
+
+
+@as_another_user
+def test_store_that_is_not_writable_fails(healthy, tmp_path):
+    (tmp_path / "feeds").chmod(0o500)
+
+    assert findings(healthy)["feed store"].status == "fail"
+
+
+def test_feeds_are_counted_by_kind(job_app):
+    add(job_app, make_feed(1), make_feed(2, "the disk is full"))
+
+    found = samples(render_metrics(job_app.runtime).decode())
+
+    assert found["nightshift_feeds", ("kind", "class")] == 2
+    assert found["nightshift_failed_feeds", ("kind", "class")] == 1
+    assert found["nightshift_feeds", ("kind", "user")] == 0
+    assert found["nightshift_failed_feeds", ("kind", "user")] == 0
+
+
+def sync(app):
+    with app.runtime.unit_of_work() as session:
+        enqueue(session, SyncCalendars(), now=app.runtime.now())
+
+
+def test_sync_is_counted_as_a_job_of_its_queue(job_app):
+    sync(job_app)
+    run_due(job_app)
+    sync(job_app)
+
+    found = samples(render_metrics(job_app.runtime).decode())
+
+    job = (("kind", "calendars.sync"), ("queue", "calendars"))
+    counted = {
+        state: found["nightshift_jobs", *job, ("state", state)]
+        for state in ("succeeded", "queued", "failed")
+    }
+    assert counted == {"succeeded": 1, "queued": 1, "failed": 0}
+    at = found["nightshift_last_success_timestamp_seconds", ("kind", "calendars.sync")]
+    assert abs(at - job_app.runtime.now().timestamp()) < 60
+
+
+def perform_duty(app):
+    [duty] = [one for one in app.composition.duties if one.name == "notice of changes"]
+    duty.run(app.runtime)
+
+
+def test_keeper_enqueues_one_refresh_for_many_changes(job_app):
+    add(job_app, ChangeLog(kind="class", key="1"), ChangeLog(kind="class", key="2"))
+
+    perform_duty(job_app)
+    perform_duty(job_app)
+
+    with job_app.runtime.read_only() as session:
+        assert_enqueued(session, RefreshFeeds)
+
+
+def test_keeper_enqueues_nothing_without_a_change(job_app):
+    perform_duty(job_app)
+
+    with job_app.runtime.read_only() as session:
+        assert_enqueued(session, RefreshFeeds, count=0)
+
+
+def test_rules_are_those_of_the_settings():
+    runtime = make_runtime(
+        school_name="Kantonsschule Seefeld",
+        school_domain="school.example",
+        feed_days_past=1,
+        feed_days_ahead=2,
+    )
+
+    assert runtime[Rules] == Rules(
+        school_name="Kantonsschule Seefeld",
+        domain="school.example",
+        zone=ZONE,
+        days_past=1,
+        days_ahead=2,
+    )
+
+
+def test_sync_is_started_as_often_as_the_settings_say():
+    runtime = make_runtime(sync_every=timedelta(hours=2))
+    entries = {entry.name: entry for entry in runtime[Composition].schedule(runtime)}
+
+    entry = entries["calendars.sync"]
+    assert (entry.when, entry.overdue_at_start) == (timedelta(hours=2), True)

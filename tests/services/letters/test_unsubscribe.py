@@ -1,0 +1,86 @@
+"""Links that turn a kind of mail off, on both databases."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from itsdangerous import URLSafeSerializer
+from nightshift.errors import InvalidInput
+
+from services.letters import unsubscribe
+from services.school.models import User
+from services.translation import Locale
+from tests.conftest import NOW
+from tests.services.letters.conftest import RULES
+
+
+def token(user_id, flag="mail_events", *, rules=RULES, at=NOW):
+    address, _, value = unsubscribe.make_link(rules, user_id, flag, now=at).partition("?t=")
+    assert address == "https://calendar.school.example/u/unsubscribe"
+    return value
+
+
+def redeem(session, value, *, now=NOW):
+    return unsubscribe.unsubscribe(session, value, secret=RULES.link_secret, now=now)
+
+
+def flags(session, user_id):
+    user = session.get_one(User, user_id, populate_existing=True)
+    return {flag: getattr(user, flag) for flag in unsubscribe.FLAGS}
+
+
+@pytest.mark.parametrize("flag", unsubscribe.FLAGS)
+def test_link_turns_off_just_one_kind_of_one_user(session, school, flag):
+    fred, everything = school.ids["fred"], dict.fromkeys(unsubscribe.FLAGS, True)
+    for user_id in (fred, school.ids["ann"]):
+        session.get_one(User, user_id).mail_digest = True
+    session.flush()
+    assert [redeem(session, token(fred, flag)) for _ in range(2)] == [Locale.FRENCH] * 2
+    assert flags(session, fred) == everything | {flag: False}
+    assert flags(session, school.ids["ann"]) == everything
+
+
+def test_flags_are_those_of_users():
+    columns = [column.key for column in User.__table__.columns]
+    assert set(unsubscribe.FLAGS) == {name for name in columns if name.startswith("mail_")}
+
+
+def bad(user_id):
+    good = token(user_id)
+    payload = [user_id, 0, int((NOW + timedelta(days=1)).timestamp())]
+    return {
+        "empty": "",
+        # Not at the end: the last character may hold bits that mean nothing.
+        "changed": ("A" if good[0] != "A" else "B") + good[1:],
+        "another's": token(user_id + 1).partition(".")[0] + "." + good.partition(".")[2],
+        "other secret": token(user_id, rules=replace(RULES, link_secret="another")),
+        "other purpose": URLSafeSerializer(RULES.link_secret, salt="reset").dumps(payload),
+        "expired": token(user_id, at=NOW - timedelta(days=365)),
+        "nobody's": token(10**9),
+    }
+
+
+@pytest.mark.parametrize("fault", bad(1))
+def test_bad_link_is_refused_and_changes_nothing(session, school, fault):
+    with pytest.raises(InvalidInput, match="does not work"):
+        redeem(session, bad(school.ids["ann"])[fault])
+    assert flags(session, school.ids["ann"]) == {
+        "mail_events": True,
+        "mail_reviews": True,
+        "mail_digest": False,
+    }
+
+
+def test_link_lasts_a_year(session, school):
+    assert (
+        redeem(session, token(school.ids["ann"]), now=NOW + timedelta(days=364)) == Locale.ENGLISH
+    )
+
+
+def test_without_a_secret_no_link_is_made():
+    with pytest.raises(InvalidInput, match="LINK_SECRET"):
+        token(1, rules=replace(RULES, link_secret=""))
+
+
+def test_secret_is_not_shown():
+    assert "a secret" not in repr(RULES)

@@ -1,0 +1,27 @@
+"""The examples of docs/testing.md, as a user would copy them."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_examples_of_the_page_on_testing_run(tmp_path):
+    page = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", page, re.DOTALL)
+    assert [name for name, _ in blocks] == [
+        "tests/conftest.py",
+        "tests/test_calendars.py",
+        "tests/test_worker.py",
+    ]
+    for name, code in blocks:
+        (tmp_path / Path(name).name).write_text(code)
+    [addopts] = re.findall(r"^addopts = \[(.*)\]$", page, re.MULTILINE)
+    options = addopts.replace('"', "").replace(",", "")
+    (tmp_path / "pytest.ini").write_text(f"[pytest]\naddopts = {options}\nfilterwarnings = error\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command += ["--rootdir", tmp_path, "-c", tmp_path / "pytest.ini", tmp_path]
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=90)
+    assert (ran.returncode, "4 passed" in ran.stdout) == (0, True), ran.stdout + ran.stderr

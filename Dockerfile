@@ -1,4 +1,4 @@
-# A release and not a moving name: the image changes when this line does.
+# One release, not a moving name: the image changes only when this line does.
 FROM python:3.13.14-slim-trixie AS base
 
 FROM base AS build
@@ -9,17 +9,18 @@ WORKDIR /src
 COPY requirements.txt ./
 RUN /opt/venv/bin/python -m pip install --require-hashes --requirement requirements.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY engine engine
 COPY migrations migrations
 COPY project project
 COPY services services
 COPY tasks tasks
-# Installed and not only copied: `celery -A project school` is found by its entry point. pip compiles it: the root is read-only later.
-# What installs is not needed any more.
-RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation . \
+# Installed and not only copied, because Celery finds commands by their entry points. pip compiles it, because the root is read-only
+# later. pip and setuptools are not needed afterwards.
+RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation ./engine . \
  && /opt/venv/bin/python -m pip uninstall --yes setuptools pip
 
 FROM base
-# A number, so that it is the same in every container and on every volume; a name, so that programs that ask for one get it.
+# A fixed number, so that it is the same in every container and on every volume; a name, because some programs ask for one.
 # A named volume takes its owner from the folder that it is first mounted on: this one.
 RUN groupadd --gid 10001 nightshift \
  && useradd --uid 10001 --gid 10001 --home-dir /app --no-create-home --shell /usr/sbin/nologin nightshift \

@@ -2,8 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 COMPOSE = docker compose
-# The distributions that lie here and are installed in place: each folder after those that it depends on.
-EDITABLES = .
+# The distributions of this repository, installed in place: each after those that it depends on.
+EDITABLES = ./engine .
 
 .DEFAULT_GOAL := help
 .PHONY: help demo dev test check format bench faults oracles messages up down logs lock clean
@@ -13,18 +13,20 @@ help: ## show this
 
 # --- no server needed ---
 
-demo: $(VENV)/.run ## load the example school and build its calendars: SQLite, file broker, a real worker
-	@$(BIN)/python -m project.local demo
+demo: $(VENV)/.run ## load the example school, build its calendars and send two mails, without a server
+	@$(BIN)/python examples/demo.py
 
-dev: $(VENV)/.run ## worker, beat, feed server and Flower until Ctrl-C
-	@$(BIN)/python -m project.local dev
+dev: $(VENV)/.run ## run worker, beat, web server and Flower until Ctrl-C
+	@$(BIN)/python -m project.local
 
 # --- for developers ---
 
-test: $(VENV)/.dev ## all tests but the long ones; servers are used where they are reachable
-	@$(BIN)/python -m pytest -m "not faults and not oracles"
+# The engine's tests and the project's are two runs: the models of both tests are not in one database.
+test: $(VENV)/.dev ## run all tests but the long ones; servers are used where they are reachable
+	@$(BIN)/python -m pytest -m "not faults and not oracles" engine/tests
+	@$(BIN)/python -m pytest -m "not faults and not oracles" tests
 
-check: $(VENV)/.dev ## format, lint, types, import direction, compose file and Dockerfile
+check: $(VENV)/.dev ## check format, lint, types, import direction, compose file and Dockerfile
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -32,21 +34,22 @@ check: $(VENV)/.dev ## format, lint, types, import direction, compose file and D
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/hadolint Dockerfile
 
-format: $(VENV)/.dev ## put the code into its form
+format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-bench: $(VENV)/.dev ## the figures of the README, as ratios in one run
+bench: $(VENV)/.dev ## measure the figures of the README, as ratios within one run
 	@$(BIN)/python -m benchmarks
 
-faults: $(VENV)/.dev ## the long runs that kill processes
-	@$(BIN)/python -m pytest -m faults -s
+faults: $(VENV)/.dev ## run the long tests that kill processes
+	@$(BIN)/python -m pytest -m faults -s engine/tests
+	@$(BIN)/python -m pytest -m faults -s tests
 
-oracles: $(VENV)/.dev ## let eight programs that nobody here wrote read the feeds of three schools
+oracles: $(VENV)/.dev ## let eight programs by other authors read the feeds of three schools
 	@if command -v npm >/dev/null; then npm install --silent --no-save --prefix var/oracles ical.js@2.2.1; fi
-	@$(BIN)/python -m pytest -m oracles
+	@$(BIN)/python -m pytest -m oracles tests
 
-messages: $(VENV)/.dev ## bring the catalogues up to date with the texts in code and templates
+messages: $(VENV)/.dev ## update the catalogues from the texts in code and templates
 	@mkdir -p build
 	@$(BIN)/pybabel -q extract --mapping-file pyproject.toml --sort-output --no-location --omit-header --output-file build/nightshift.pot services project
 	@for language in $$(ls services/locales); do \
@@ -54,32 +57,32 @@ messages: $(VENV)/.dev ## bring the catalogues up to date with the texts in code
 			--input-file build/nightshift.pot --locale $$language --output-file services/locales/$$language/nightshift.po || exit 1; \
 	done
 
-lock: $(VENV)/.installer ## pin every dependency anew, with hashes; `make lock UPGRADE=` keeps the versions that are pinned
+lock: $(VENV)/.installer ## pin every dependency again, with hashes; `make lock UPGRADE=` keeps pinned versions
 	$(LOCK) --group installer --output-file requirements-installer.txt
 	$(LOCK) --group build $(PYPROJECTS) --output-file requirements.txt
 	$(LOCK) --constraint requirements.txt --group build --group dev --extra telemetry $(PYPROJECTS) --output-file requirements-dev.txt
 
-clean: ## remove the environment and everything that was made
-	rm -rf $(VENV) var build *.egg-info
+clean: ## remove the environment and all that was built, also var/ with its databases
+	rm -rf $(VENV) var build engine/build *.egg-info engine/*.egg-info
 
 # --- with Docker ---
 
-up: .env ## start everything in containers and wait until all is healthy
-	@$(COMPOSE) up --detach --build --wait --wait-timeout 300 || { $(COMPOSE) ps --all; echo "not all is healthy: make logs"; exit 1; }
+up: .env ## start everything in containers, and wait until all are healthy
+	@$(COMPOSE) up --detach --build --wait --wait-timeout 300 || { $(COMPOSE) ps --all; echo "not all are healthy: make logs shows why"; exit 1; }
 	@echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)"
 	@echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server"
-	@echo "Feed server: http://$$($(COMPOSE) port web 8000); an address: $(COMPOSE) exec worker celery -A project feeds url class NAME"
-	@echo "The calendars: in the volume nightshift_feeds, /app/var/feeds in the worker"
-	@echo "A first school: $(COMPOSE) exec worker celery -A project school demo; then: $(COMPOSE) exec worker celery -A project feeds sync"
+	@echo "Web server: http://$$($(COMPOSE) port web 8000); an address: $(COMPOSE) exec worker celery -A project feeds url class NAME"
+	@echo "Calendars: in the volume nightshift_feeds, /app/var/feeds in the worker"
+	@echo "A first school: $(COMPOSE) exec worker python examples/made_up_school.py; then: $(COMPOSE) exec worker celery -A project feeds sync"
 
 down: ## stop the containers; their data stays
 	@$(COMPOSE) down
 
-logs: ## follow what the containers say
+logs: ## follow the containers' logs
 	@$(COMPOSE) logs --follow --tail=100
 
-# Secrets of its own for every installation: nobody forgets to change a default that does not exist. Containers have no folder for mail:
-# an empty MAIL_URL is docker-compose.yml's.
+# Every installation gets new secrets, so that no default must be changed. MAIL_URL is emptied, because
+# containers have no folder for mail: docker-compose.yml sets it then.
 .env: | .env.example
 	@umask 077 && $(PYTHON) -c "import pathlib, re, secrets; text = pathlib.Path('.env.example').read_text(encoding='utf-8').replace('ENVIRONMENT=development', 'ENVIRONMENT=production').replace('MAIL_URL=folder://var/mail', 'MAIL_URL='); pathlib.Path('.env.part').write_text(re.sub('change-me', lambda _: secrets.token_urlsafe(24), text), encoding='utf-8')"
 	@mv .env.part .env
@@ -87,16 +90,20 @@ logs: ## follow what the containers say
 
 # --- the environment ---
 
-# Whatever pip the system has, it installs one thing: the installer, which then installs the rest. What is asked for with extras is locked
-# with them (`kombu[redis]`), or a pip before 23.3 would look for a release of its own.
+# The system's pip, of any version, installs only the installer (uv), which installs the rest.
+# Extras are locked with their extras (`kombu[redis]`), or a pip before 23.3 would look for another
+# release.
 PYPROJECTS = $(patsubst ./%,%,$(EDITABLES:%=%/pyproject.toml))
 INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
-# uv trusts the certificates that it brings; where the system has some, those, among which may be a company's. With none it would not start.
+# Where the system has certificates, uv uses those, because a company's may be among them; elsewhere
+# the ones that it brings. With system certificates and none there it would not start.
 export UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/cert.pem /etc/ssl/ca-bundle.pem /etc/ssl/certs/ca-*),true,false)
 UPGRADE = --upgrade
-LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-strip-extras --no-emit-index-url --no-header $(UPGRADE)
+# The engine is part of this repository, and is not locked.
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-strip-extras --no-emit-index-url --no-header --no-emit-package celery-nightshift $(UPGRADE)
 
-# A venv without pip is completed: Debian leaves one where python3-venv is missing, and uv makes such.
+# A venv without pip is completed: Debian makes one when python3-venv is missing, and uv always does.
 $(VENV)/.installer: requirements-installer.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)

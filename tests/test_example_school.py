@@ -68,8 +68,8 @@ DEPARTMENTS = {
 }
 
 USERS = {
-    # Teaches nobody.
-    "sekretariat@kantonsschule.example": set(),
+    # Teaches no class: what is for the whole school, for all or for teachers.
+    "sekretariat@kantonsschule.example": SCHOOL | {"konvent"},
     # Class teacher of 27Ga in both semesters, and 27GA's in autumn.
     "juerg.mueller@kantonsschule.example": SCHOOL
     | {

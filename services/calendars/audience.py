@@ -13,6 +13,10 @@ set of such indexes.
 The *matching classes* of an event are its classes, those of its class groups and those of its
 departments. An event that names none of these, and no user, matches all classes and is in every
 department's feed.
+
+An event for the whole school also affects users of its audience who attend and teach no class:
+students by what is for students or for all, all others by what is for teachers or for all. Every
+user who is not a student counts as a teacher.
 """
 
 import hashlib
@@ -20,13 +24,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
-from functools import cache, lru_cache
+from functools import cache, cached_property, lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from nightshift.database import Reader, Session, plain, reader
-from sqlalchemy import ColumnElement, select, true
+from sqlalchemy import ColumnElement, exists, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
 from services.calendars.models import EventRevision
@@ -227,10 +231,29 @@ class School:
         """Return the events that match a class, for any audience."""
         return self._matching[class_id] | self._whole_school
 
+    def is_for_the_whole_school(self, index: int) -> bool:
+        """Return whether an event names no class, group, department or user."""
+        return index in self._whole_school
+
     def _affecting(self, user: UserFacts) -> Indexes:
         if user.role == Role.STUDENT:
-            return frozenset() if user.class_id is None else self.of_class(user.class_id)
-        return self._affecting_teacher(user.lessons)
+            # A class's events include those of the whole school.
+            if user.class_id is not None:
+                return self.of_class(user.class_id)
+            return self._for_every_student
+        return self._for_every_teacher | self._affecting_teacher(user.lessons)
+
+    @cached_property
+    def _for_every_student(self) -> Indexes:
+        return self._of_whole_school(Audience.STUDENTS, Audience.ALL)
+
+    @cached_property
+    def _for_every_teacher(self) -> Indexes:
+        return self._of_whole_school(Audience.TEACHERS, Audience.ALL)
+
+    def _of_whole_school(self, *audiences: Audience) -> Indexes:
+        of_audiences = frozenset().union(*map(self._by_audience.__getitem__, audiences))
+        return of_audiences & self._whole_school
 
     def _affecting_teacher(self, lessons: Sequence[LessonFacts]) -> Indexes:
         affecting: set[int] = set()
@@ -383,11 +406,18 @@ def read_school(
     return school
 
 
+def has_user_feed() -> ColumnElement[bool]:
+    """Select the users who get a user feed: in the timetable system, or with a subscription."""
+    subscribed = exists().where(Subscription.user_id == User.id)
+    return or_(User.untis_id.is_not(None), subscribed)
+
+
 def find_affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:
     """Return the ids of the users whom an event affects or names, without those who ignore it.
 
     Other subscriptions do not matter. Only users who attend or teach a class of the event are
-    read. An event that does not exist affects no user.
+    read, and for an event of the whole school all who have a user feed. An event that does not
+    exist affects no user.
     """
     read = reader(session)
     rows = read(select(*EVENT_COLUMNS).where(Event.id == event_id))
@@ -423,6 +453,9 @@ def find_affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:
         for row in teachers
         if school.of_user(UserFacts(row.id, row.role, None, lessons=lessons[row.id]))
     }
+    if events and school.is_for_the_whole_school(0):
+        everybody = read(select(User.id, plain(User.role)).where(has_user_feed()))
+        users |= {row.id for row in everybody if school.of_user(UserFacts(row.id, row.role, None))}
     return users.difference(
         row.user_id
         for row in read(select(IgnoredEvent.user_id).where(IgnoredEvent.event_id == event_id))

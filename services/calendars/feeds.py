@@ -29,11 +29,17 @@ from sqlalchemy import (
 )
 
 from services.calendars import ics
-from services.calendars.audience import Indexes, School, UserFacts, read_school
+from services.calendars.audience import (
+    Indexes,
+    School,
+    UserFacts,
+    has_user_feed,
+    read_school,
+)
 from services.calendars.models import EventRendering, Feed, FeedKind
 from services.calendars.store import FeedStore, FileState, StoreUnavailable
 from services.calendars.window import Window
-from services.school.models import Department, SchoolClass, Subscription, User
+from services.school.models import Department, SchoolClass, User
 from services.translation import Locale
 
 # A token has 192 bits: it cannot be guessed, and makes a URL well below 256 characters.
@@ -73,13 +79,10 @@ def select_entitled() -> CompoundSelect[Any]:
 
     Departments, classes, and users who are in the timetable or have a subscription.
     """
-    subscribed = exists().where(Subscription.user_id == User.id)
     return union_all(
         select(literal(FeedKind.DEPARTMENT.value).label("kind"), Department.id.label("owner_id")),
         select(literal(FeedKind.CLASS.value), SchoolClass.id),
-        select(literal(FeedKind.USER.value), User.id).where(
-            or_(User.untis_id.is_not(None), subscribed)
-        ),
+        select(literal(FeedKind.USER.value), User.id).where(has_user_feed()),
     )
 
 

@@ -1,4 +1,4 @@
-"""The weekly digest: a user's next week, as a mail and as a calendar file."""
+"""The weekly digest: a user's week, as a mail and as a calendar file."""
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable
@@ -33,9 +33,12 @@ class Line(NamedTuple):
 
 
 def spawn_digests(session: Session, run: Run, rules: LetterRules) -> Outcome:
-    """Start the jobs that queue the digests of the week that begins next Monday."""
+    """Start the jobs that queue the digests of the week that the run's day is in.
+
+    It runs on Monday mornings. A run that is late is still about the week that has begun.
+    """
     today = run.now.astimezone(rules.zone).date()
-    week = today + timedelta(days=7 - today.weekday())
+    week = today - timedelta(days=today.weekday())
     wanting = (
         session.execute(select(User.id).where(User.mail_digest).order_by(User.id)).scalars().all()
     )

@@ -58,7 +58,7 @@ class NoticeReview(JobArgs, kind="mail.notice_review", queue="mail"):
 
 
 class SendDigests(JobArgs, kind="mail.send_digests", queue="mail", unique_by=()):
-    """Send next week's events to the users who want a digest."""
+    """Send this week's events to the users who want a digest."""
 
 
 class QueueDigests(JobArgs, kind="mail.queue_digests", queue="mail", max_attempts=10):

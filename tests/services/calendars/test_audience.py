@@ -188,8 +188,18 @@ def concerns_department(plan: SchoolPlan, event: EventPlan, department: int) -> 
     return any(plan.classes[class_][1] == department for class_ in matching(plan, event))
 
 
+# By role: the audiences of which everybody is, whatever they attend or teach.
+OF_EVERYBODY = {
+    Role.STUDENT: (Audience.STUDENTS, Audience.ALL),
+    Role.TEACHER: (Audience.TEACHERS, Audience.ALL),
+    Role.ADMIN: (Audience.TEACHERS, Audience.ALL),
+}
+
+
 def affects(plan: SchoolPlan, event: EventPlan, number: int) -> bool:
     person = plan.people[number]
+    if for_whole_school(event) and event.audience in OF_EVERYBODY[person.role]:
+        return True
     if person.role == Role.STUDENT:
         return for_students(event) and person.class_ in matching(plan, event)
     taught = [
@@ -938,7 +948,8 @@ def test_teaching_is_read_in_the_events_semester_else_in_the_latest_before(
         lessons=(LessonPlan(MON, semester=0),),
     )
 
-    assert shown_to(session, "user 1", EventPlan(day, day, Audience.TEACHERS), plan=plan) == shown
+    event = EventPlan(day, day, Audience.TEACHERS, classes=(0,))
+    assert shown_to(session, "user 1", event, plan=plan) == shown
 
 
 def test_teaching_counts_for_nothing_before_the_first_semester(session: Session) -> None:
@@ -946,7 +957,7 @@ def test_teaching_counts_for_nothing_before_the_first_semester(session: Session)
         (), semesters=((date(2027, 2, 22), date(2027, 7, 31)),), lessons=(LessonPlan(MON),)
     )
 
-    assert shown_to(session, "user 1", MORNING, plan=plan) == []
+    assert shown_to(session, "user 1", replace(MORNING, classes=(0,)), plan=plan) == []
 
 
 def test_lessons_of_the_fallback_semester_do_not_overlap_events_after_it(session: Session) -> None:
@@ -1061,3 +1072,32 @@ def test_load_completes_only_the_users_it_is_given(session: Session) -> None:
     assert alone == both[1:]
     assert [len(facts.lessons) for facts in both] == [2, 1]
     assert [facts.follows_me for facts in both] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("person", "shown"),
+    [
+        (PersonPlan(Role.STUDENT), [2, 3]),
+        (PersonPlan(Role.STUDENT, 0), [2, 3]),
+        (PersonPlan(Role.TEACHER), [0, 3]),
+        (PersonPlan(Role.ADMIN), [0, 3]),
+    ],
+)
+def test_event_for_the_whole_school_reaches_everybody_of_its_audience(
+    session: Session, person: PersonPlan, shown: list[int]
+) -> None:
+    events = tuple(replace(MORNING, audience=audience) for audience in Audience)
+    plan = SchoolPlan((), people=(person,))
+
+    assert shown_to(session, "user 0", *events, plan=plan) == shown
+
+
+def test_whole_schools_event_for_class_teachers_or_students_asks_what_a_teacher_teaches(
+    session: Session,
+) -> None:
+    events = tuple(replace(MORNING, audience=audience) for audience in Audience)
+    class_teacher = SchoolPlan((), lessons=(LessonPlan(FRI, class_teacher=True),))
+    teaches_then = SchoolPlan((), lessons=(LessonPlan(MON),))
+
+    assert shown_to(session, "user 1", *events, plan=class_teacher) == [0, 1, 2, 3]
+    assert shown_to(session, "user 1", *events, plan=teaches_then) == [0, 2, 3]

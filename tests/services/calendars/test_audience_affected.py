@@ -5,12 +5,19 @@ from sqlalchemy import delete, event, select, update
 
 from examples import made_up_school
 from services.calendars import revisions
-from services.calendars.audience import UserFacts, find_affected, read_school
+from services.calendars.audience import (
+    UserFacts,
+    find_affected,
+    has_user_feed,
+    read_school,
+)
 from services.calendars.window import Window
 from services.school.models import (
+    Audience,
     Event,
     EventUser,
     IgnoredEvent,
+    Role,
     SubscribedClass,
     SubscribedDepartment,
     Subscription,
@@ -36,7 +43,8 @@ def test_event_affects_those_whose_calendars_it_is_in_for_their_own_sake(school)
     school.execute(delete(SubscribedClass))
     school.execute(delete(SubscribedDepartment))
     school.execute(update(Subscription).values(follows_me=True))
-    users = [UserFacts(*row) for row in school.execute(select(User.id, User.role, User.class_id))]
+    with_feed = select(User.id, User.role, User.class_id).where(has_user_feed())
+    users = [UserFacts(*row) for row in school.execute(with_feed)]
     held = read_school(school, WINDOW, users, everybody=True)
     of_user = {user.id: held.of_user(user) for user in users}
     expected = {
@@ -44,7 +52,7 @@ def test_event_affects_those_whose_calendars_it_is_in_for_their_own_sake(school)
         for index, facts in enumerate(held.events)
     }
     found = {event_id: find_affected(school, event_id, ZONE) for event_id in expected}
-    assert found == expected
+    assert {event_id: ids & of_user.keys() for event_id, ids in found.items()} == expected
     assert len(set(map(frozenset, expected.values()))) > 20
 
 
@@ -86,4 +94,17 @@ def test_number_of_queries_does_not_grow_with_the_school(school, engine):
             find_affected(school, event_id, ZONE)
     finally:
         event.remove(engine, "before_cursor_execute", count)
-    assert len(statements) / len(ids) == 12
+    # One more for an event of the whole school.
+    assert 12 * len(ids) <= len(statements) <= 13 * len(ids)
+
+
+def test_event_for_the_whole_school_affects_nobody_without_a_feed_or_a_class_of_it(school):
+    person = {"first_name": "A", "last_name": "B", "created_at": NOW, "role": Role.STUDENT}
+    without, having = User(email="a@b.example", **person), User(email="c@d.example", **person)
+    having.untis_id = "having"
+    school.add_all([without, having])
+    event_id = school.scalars(
+        select(Event.id).where(~Event.addressed, Event.audience == Audience.ALL).limit(1)
+    ).one()
+    school.flush()
+    assert find_affected(school, event_id, ZONE) & {without.id, having.id} == {having.id}

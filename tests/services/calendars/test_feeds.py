@@ -190,6 +190,8 @@ def test_build_names_each_calendar(
 def test_build_writes_a_valid_file_for_an_empty_calendar(
     session: Session, school: SimpleNamespace, store: FeedStore
 ) -> None:
+    session.add(Subscription(user_id=school.juerg.id, follows_me=False))
+    session.flush()
     build(session, store)
 
     data = store.read(FeedKind.USER, school.juerg.id)

@@ -19,7 +19,7 @@ from tests.conftest import NOW, ZONE, make_runtime
 from tests.services.letters.conftest import DOMAIN, RULES
 
 # A Monday, six in the morning in Zurich.
-MONDAY = datetime(2026, 11, 23, 5, 0, tzinfo=UTC)
+MONDAY = datetime(2026, 11, 30, 5, 0, tzinfo=UTC)
 WEEK = date(2026, 11, 30)
 
 
@@ -76,11 +76,11 @@ def test_digest_goes_out_on_monday_at_six_in_the_schools_zone():
         (MONDAY + timedelta(days=6, hours=18), WEEK + timedelta(days=7)),
     ],
 )
-def test_week_is_the_next_on_the_schools_clock(readers, at, week):
+def test_week_is_the_one_that_has_begun_on_the_schools_clock(readers, at, week):
     assert [args.week for args in plan(readers, at)] == [week]
 
 
-def test_digest_goes_to_those_who_asked_for_it_and_have_something_next_week(readers):
+def test_digest_goes_to_those_who_asked_for_it_and_have_something_this_week(readers):
     readers.published()
     readers.published(classes=("27Gb",), starts="2026-12-07", ends="2026-12-07")
     assert queue(readers) == {"ann": "digest", "fred": "digest"}

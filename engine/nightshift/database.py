@@ -5,6 +5,7 @@ SQLite with transactions that declare at their start whether they write.
 """
 
 import math
+import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -329,8 +330,24 @@ def _open_sqlite(connection: Any, _record: Any) -> None:
     # Text that other programs wrote may hold bytes that are not UTF-8; one such row must not make
     # its whole table unreadable.
     connection.text_factory = methodcaller("decode", "utf-8", "replace")
-    for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+    for pragma in ("synchronous = NORMAL", "foreign_keys = ON"):
         connection.execute(f"PRAGMA {pragma}")
+    _turn_on_wal(connection)
+
+
+def _turn_on_wal(connection: sqlite3.Connection) -> None:
+    # SQLite's busy timeout does not cover this change: of two processes that open a new database
+    # at once, one is told at once that it is locked.
+    deadline = time.monotonic() + SQLITE_BUSY_TIMEOUT
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: Connection) -> None:

@@ -40,8 +40,7 @@ def heads(project):
 
 
 @pytest.mark.parametrize("round_", range(ROUNDS))
-def test_upgrades_at_once_of_an_empty_database_all_succeed(on_postgres, round_):
-    project = on_postgres
+def test_upgrades_at_once_of_an_empty_database_all_succeed(project, round_):
     project.write("school", "s1", "op.create_table('thing', sa.Column('id', sa.Integer))")
     race = subprocess.run(
         [sys.executable, "-c", RACE],

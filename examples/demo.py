@@ -18,7 +18,7 @@ from rich.table import Table
 
 from project.app import COMPONENTS
 from project.local import CELERY, migrate, running
-from services.calendars import sync
+from services.calendars import feeds, sync
 from services.calendars.models import FeedKind
 from services.calendars.store import FeedStore
 from services.mail import outbox
@@ -77,14 +77,14 @@ def _welcome(runtime: Runtime) -> None:
 
 def _show_feeds(runtime: Runtime, seconds: float) -> None:
     with runtime.read_only() as session:
-        totals = sync.count_totals(session)
-        run = sync.summarise(sync.find_last_runs(session)[0])
+        counts = feeds.count_feeds(session)
+        run = sync.find_last_run(session)
     table = Table("kind", "feeds", "events", "bytes", "seconds")
-    for row in totals:
-        table.add_row(
-            row["kind"], f"{row['feeds']:,}", f"{row['events']:,}", f"{row['bytes']:,}", ""
-        )
-    table.add_row("sync", "", "", "", f"{run['seconds']:.2f}", style="bold")
+    for kind, (number, _failed, events, size) in counts.items():
+        table.add_row(kind, f"{number:,}", f"{events:,}", f"{size:,}", "")
+    if run is not None:
+        seconds_of_run = sync.summarise(run)["seconds"]
+        table.add_row("sync", "", "", "", f"{seconds_of_run:.2f}", style="bold")
     console = Console()
     console.print(table)
     store = runtime[FeedStore]

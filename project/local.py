@@ -63,8 +63,7 @@ def dev() -> int:
     columns = "--tasks-columns=name,uuid,state,kwargs,received,started,runtime,worker"
     flower = [*CELERY, "flower", "--address=127.0.0.1", "--port=5555", columns]
     # Flower reads its login from the environment only.
-    login = settings.flower_basic_auth.get_secret_value()
-    os.environ.setdefault("FLOWER_BASIC_AUTH", login)
+    os.environ.setdefault("FLOWER_BASIC_AUTH", settings.flower_basic_auth.get_secret_value())
     # `make dev` ends like its processes do: with TERM as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     web = [sys.executable, "-m", "project.web"]

@@ -253,8 +253,7 @@ def reader(session: Session) -> Reader:
 
     Over tens of thousands of rows that is much faster.
     """
-    connection = session.connection()
-    return lambda statement: connection.execute(statement).all()
+    return lambda statement: session.connection().execute(statement).all()
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[tuple[T, ...]]:

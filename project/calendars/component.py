@@ -72,7 +72,7 @@ def check_sync(runtime: Runtime, session: Session) -> Answer:
 
 def check_failed_feeds(_runtime: Runtime, session: Session) -> Answer:
     """Warn of feeds whose last build failed."""
-    failed = [f"{kind}: {bad}" for kind, (_, bad) in feeds.count_feeds(session).items() if bad]
+    failed = [f"{kind}: {bad}" for kind, (_, bad, *_) in feeds.count_feeds(session).items() if bad]
     return Status.WARN if failed else Status.OK, ", ".join(failed) or "none"
 
 
@@ -97,9 +97,9 @@ def check_store(runtime: Runtime, _session: Session) -> Answer:
 
 def read_metrics(_runtime: Runtime, session: Session) -> Iterator[Gauge]:
     """Yield how many feeds there are, and how many failed."""
-    counts = dict.fromkeys(FeedKind, (0, 0)) | feeds.count_feeds(session)
-    totals = {(str(kind),): total for kind, (total, _) in counts.items()}
-    failed = {(str(kind),): bad for kind, (_, bad) in counts.items()}
+    counts = dict.fromkeys(FeedKind, (0, 0, 0, 0)) | feeds.count_feeds(session)
+    totals = {(str(kind),): total for kind, (total, *_) in counts.items()}
+    failed = {(str(kind),): bad for kind, (_, bad, *_) in counts.items()}
     yield Gauge("feeds", "Calendar feeds.", ("kind",), totals)
     yield Gauge("failed_feeds", "Feeds whose last build failed.", ("kind",), failed)
 

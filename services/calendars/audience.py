@@ -408,8 +408,7 @@ def read_school(
 
 def has_user_feed() -> ColumnElement[bool]:
     """Select the users who get a user feed: in the timetable system, or with a subscription."""
-    subscribed = exists().where(Subscription.user_id == User.id)
-    return or_(User.untis_id.is_not(None), subscribed)
+    return or_(User.untis_id.is_not(None), exists().where(Subscription.user_id == User.id))
 
 
 def find_affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:

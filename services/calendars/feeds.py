@@ -65,8 +65,7 @@ class Calendar(NamedTuple):
 
     def is_current(self, state: FileState | None) -> bool:
         """Return whether the file, which is in `state`, is the one that a build would write."""
-        same = self.feed.fingerprint == self.fingerprint
-        return same and _is_as_recorded(self.feed, state)
+        return self.feed.fingerprint == self.fingerprint and _is_as_recorded(self.feed, state)
 
 
 def _is_as_recorded(feed: Row[Any], state: FileState | None) -> bool:
@@ -485,11 +484,15 @@ def list_feeds(
     ]
 
 
-def count_feeds(session: Session) -> dict[str, tuple[int, int]]:
-    """Return, by kind, the number of feeds and the number whose last build failed."""
+def count_feeds(session: Session) -> dict[str, tuple[int, int, int, int]]:
+    """Return, by kind, how many feeds there are and how many failed, and their events and bytes."""
+    sums = (func.sum(Feed.event_count), func.sum(Feed.size))
     rows = session.execute(
-        select(Feed.kind, func.count(), func.count(Feed.error))
+        select(Feed.kind, func.count(), func.count(Feed.error), *sums)
         .group_by(Feed.kind)
         .order_by(Feed.kind)
     )
-    return {kind.value: (number, failing) for kind, number, failing in rows}
+    return {
+        kind.value: (number, failed, int(events or 0), int(size or 0))
+        for kind, number, failed, events, size in rows
+    }

@@ -1,6 +1,5 @@
 """Bring every feed up to date: plan, build in chunks, finish. Each is one job's body."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -12,11 +11,11 @@ from nightshift.database import Session, batched, insert_or
 from nightshift.jobs import Outcome, Run
 from nightshift.jobs.batches import read_children
 from nightshift.jobs.models import JobState
-from sqlalchemy import func, select, update
+from sqlalchemy import select, update
 
 from services.calendars import feeds, inputs, revisions
 from services.calendars.jobs import BuildFeeds, FinishSync
-from services.calendars.models import Feed, SyncRun
+from services.calendars.models import SyncRun
 from services.calendars.store import FeedStore
 from services.calendars.window import Window
 
@@ -90,17 +89,22 @@ def build_jobs(run_id: UUID, feed_ids: list[int]) -> list[BuildFeeds]:
     return [BuildFeeds(run_id=run_id, feed_ids=some) for some in batched(feed_ids, FEEDS_A_CHUNK)]
 
 
-def _find_last_inputs(session: Session) -> bytes | None:
-    """Return the last run's digest: all feeds were right for these inputs.
-
-    Return None when that run had an error, or when its inputs changed during it.
-    """
-    last = session.execute(
+def find_last_run(session: Session) -> SyncRun | None:
+    """Return the newest run that ended, also one that failed."""
+    return session.execute(
         select(SyncRun)
         .where(SyncRun.finished_at.is_not(None))
         .order_by(SyncRun.started_at.desc())
         .limit(1)
     ).scalar()
+
+
+def _find_last_inputs(session: Session) -> bytes | None:
+    """Return the last run's digest: all feeds were right for these inputs.
+
+    Return None when that run had an error, or when its inputs changed during it.
+    """
+    last = find_last_run(session)
     return None if last is None or last.failed or last.errors else last.inputs
 
 
@@ -172,25 +176,3 @@ def summarise(record: SyncRun) -> dict[str, Any]:
         "seconds": seconds,
         "errors": record.errors,
     }
-
-
-def find_last_runs(session: Session, *, limit: int = 1) -> Sequence[SyncRun]:
-    """Return the newest runs, the newest first."""
-    return (
-        session.execute(select(SyncRun).order_by(SyncRun.started_at.desc()).limit(limit))
-        .scalars()
-        .all()
-    )
-
-
-def count_totals(session: Session) -> list[dict[str, Any]]:
-    """Return, by kind, how many feeds there are, with how many events and bytes."""
-    rows = session.execute(
-        select(Feed.kind, func.count(), func.sum(Feed.event_count), func.sum(Feed.size))
-        .group_by(Feed.kind)
-        .order_by(Feed.kind)
-    )
-    return [
-        {"kind": kind.value, "feeds": count, "events": int(events or 0), "bytes": int(size or 0)}
-        for kind, count, events, size in rows
-    ]

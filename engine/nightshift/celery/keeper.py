@@ -121,10 +121,10 @@ class Keeper:
         if since is None or time.monotonic() - since < threshold.total_seconds():
             return
         with self.runtime.unit_of_work() as session:
-            silent = rescue.release_silent_workers(session, silent_after=threshold)
-            _report(silent, "silent workers")
-            overdue = rescue.release_overdue(session)
-            _report(overdue, "processes that ran beyond their time limit")
+            _report(
+                rescue.release_silent_workers(session, silent_after=threshold), "silent workers"
+            )
+            _report(rescue.release_overdue(session), "processes that ran beyond their time limit")
 
     def tidy_broker(self) -> None:
         """Delete old files of the embedded broker."""

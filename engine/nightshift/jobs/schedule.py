@@ -147,8 +147,7 @@ def enqueue_due(
 
 def read_last_fires(session: Session) -> dict[str, datetime]:
     """Return by entry the newest slot that a beat has dealt with; at first, its registration."""
-    fires = select(ScheduleEntry.entry, ScheduleEntry.last_fire_at)
-    return dict(session.execute(fires).all())
+    return dict(session.execute(select(ScheduleEntry.entry, ScheduleEntry.last_fire_at)).all())
 
 
 def find_last_success(session: Session, kind: str) -> datetime | None:

@@ -68,6 +68,7 @@ def project(tmp_path_factory):
             copy2(ROOT / name, copy / name, follow_symlinks=False)
     leave_out(copy)
     make_environment(copy)
+    drop_unused_translations(copy)
     return copy
 
 
@@ -95,6 +96,12 @@ def make_environment(copy):
     python = ["--python", copy / ".venv/bin/python"]
     editables = ["--editable", copy / "engine", "--editable", copy]
     subprocess.run([*install, *python, *editables], check=True)
+
+
+def drop_unused_translations(copy):
+    """Run `make messages` with the tools of this interpreter, without installing them again."""
+    tools = f"BIN={sysconfig.get_path('scripts')}"
+    subprocess.run(["make", "--old-file=.venv/.dev", tools, "messages"], cwd=copy, check=True)
 
 
 def run(copy, *command, **environment):

@@ -143,10 +143,12 @@ def test_a_fault_of_a_catalogue_is_found(old: str, new: str, found: list[str]) -
 
 
 def test_translations_speak_the_language() -> None:
-    said = {locale: translations(locale).gettext("Teaching affected: partly") for locale in Locale}
+    said = {
+        locale: translations(locale).gettext("No more mails like this one") for locale in Locale
+    }
 
     assert said == {
-        Locale.GERMAN: "Unterricht betroffen: teilweise",
-        Locale.FRENCH: "Enseignement touché : en partie",
-        Locale.ENGLISH: "Teaching affected: partly",
+        Locale.GERMAN: "Keine solchen Mails mehr",
+        Locale.FRENCH: "Ne plus recevoir de tels courriels",
+        Locale.ENGLISH: "No more mails like this one",
     }

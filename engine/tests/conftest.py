@@ -1,6 +1,7 @@
 """What every test of the engine may use: a database of each kind, and the probe's app."""
 
 import os
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,6 +19,8 @@ for _name in Settings.model_fields:
 Settings.model_config["env_file"] = None
 # An app that is imported without an installation of its own gets a broker that is only its own.
 os.environ["BROKER_URL"] = f"filesystem://{tempfile.mkdtemp(prefix='nightshift-test-')}"
+# A script that runs the tests in the background lets them, and all that they start, ignore Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from installations import create_tables  # noqa: E402 - makes apps, with the environment above
 from nightshift.celery.app import App  # noqa: E402

@@ -352,7 +352,7 @@ def relink(
 
 
 def _address(session: Session, sheet: Sheet, ids: Ids) -> None:
-    """Mark the events that name somebody, and unmark those whose row says that they name none."""
+    """Mark events that name a class, department or user; unmark those whose row names none."""
     named = or_(
         *(
             exists().where(link.table.c.event_id == Event.id)

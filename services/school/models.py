@@ -185,11 +185,11 @@ class Event(Base):
     """An event. Its `id` never changes: it is the iCalendar UID.
 
     It has either instants (`starts_at`, `ends_at`; equal for a deadline) or, for whole days, dates
-    (`starts_on`, `ends_on`, both included). `addressed` says that it was written for somebody: when
-    the last class, department or user that it names is deleted, it is in no calendar, and does not
-    become an event for the whole school. A row with `version_of_id` is another version of that
-    event, a coming one (draft, review) or a past one; only rows without it are current. Publishing
-    a version swaps the content of the two rows, so the published id stays.
+    (`starts_on`, `ends_on`, both included). `addressed` says that it names a class, a department
+    or a user: when the last of them is deleted, it is in no calendar, and does not become an event
+    for the whole school. A row with `version_of_id` is another version of that event, a coming one
+    (draft, review) or a past one; only rows without it are current. Publishing a version swaps the
+    content of the two rows, so the published id stays.
     """
 
     __tablename__ = "event"

@@ -32,7 +32,7 @@ def project_app():
 
 @job(CancelMyself, own_transactions=True)
 def cancel_myself(args: CancelMyself, run: Run) -> None:
-    """As somebody else would, while it runs."""
+    """Cancel the job as another process would, while it runs."""
     with run.runtime.unit_of_work() as session:
         care.cancel(session, [run.id])
 

@@ -24,6 +24,7 @@ LONGEST_DEBOUNCE = 10
 # same columns in each.
 STARTING = {
     "unique_until_started": False,
+    "limited": False,
     "attempt": 0,
     "children": 0,
     "children_open": 0,

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from nightshift.database import Base, UtcDateTime, choice, partial_index
@@ -36,7 +36,8 @@ class Job(Base):
     `unique_key`: set while no second job with that key may exist, null afterwards. `claim_id`: the
     run that may write. `sent_at`: when the relay last sent a message for this queued row.
     `push_until`: the latest `run_at` that debouncing may set. `counted_at`: when the parent counted
-    this child as ended.
+    this child as ended. `limited`: only a relay that knows the kind's limit may send this row; the
+    release before the column writes it as false.
     """
 
     __tablename__ = "job"
@@ -45,9 +46,17 @@ class Job(Base):
         partial_index(
             "ix_job_unsent",
             "queue",
+            "limited",
             "priority",
             "run_at",
             where="state = 'queued' and sent_at is null",
+        ),
+        partial_index(
+            "ix_job_limited",
+            "kind",
+            "priority",
+            "run_at",
+            where="state = 'queued' and sent_at is null and limited",
         ),
         partial_index(
             "ix_job_sent", "queue", "sent_at", where="state = 'queued' and sent_at is not null"
@@ -66,6 +75,7 @@ class Job(Base):
     args: Mapped[dict[str, Any]] = mapped_column(JSON)
     unique_key: Mapped[str | None] = mapped_column(String(200), unique=True)
     unique_until_started: Mapped[bool] = mapped_column(default=False)
+    limited: Mapped[bool] = mapped_column(default=False, server_default=false())
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     run_at: Mapped[datetime] = mapped_column(UtcDateTime)
     push_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -107,8 +117,23 @@ class JobLog(Base):
     line: Mapped[str] = mapped_column(Text)
 
 
+class JobStart(Base):
+    """A start of a job whose kind has a rate. The job's row holds its newest start only."""
+
+    __tablename__ = "job_start"
+    __table_args__ = (Index("ix_job_start_kind_at", "kind", "at"),)
+
+    job_id: Mapped[UUID] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True)
+    kind: Mapped[str] = mapped_column(String(100))
+
+
 class Worker(Base):
-    """A worker process and its last sign of life."""
+    """A worker process and its last sign of life.
+
+    `steady_since`: the start of its unbroken series of heartbeats. `hung_at`: when its keeper found
+    that the worker's main process does not react any more.
+    """
 
     __tablename__ = "worker"
 
@@ -119,6 +144,8 @@ class Worker(Base):
     started_at: Mapped[datetime] = mapped_column(UtcDateTime)
     heartbeat_at: Mapped[datetime] = mapped_column(UtcDateTime)
     stopped_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    steady_since: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    hung_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class PausedQueue(Base):
@@ -134,9 +161,11 @@ class ScheduleEntry(Base):
     """The newest slot of a recurring job that a beat has dealt with.
 
     Beats update it by compare-and-set, so each slot is started once, however many beats run.
+    `seen_at`: when a beat last declared the entry, to within an hour.
     """
 
     __tablename__ = "schedule"
 
     entry: Mapped[str] = mapped_column(String(100), primary_key=True)
     last_fire_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    seen_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

@@ -36,7 +36,8 @@ from nightshift.migrations import run_migrations
 from nightshift.runtime import Runtime
 from nightshift.settings import Settings
 
-engine = ("job", "job_log", "worker", "paused_queue", "schedule")
+models = vars(nightshift.jobs.models).values()
+engine = {{one.__tablename__ for one in models if hasattr(one, "__tablename__")}}
 branches = {branches!r}
 metadata = sa.MetaData(naming_convention=Base.metadata.naming_convention)
 for name in engine:

@@ -2,19 +2,29 @@
 
 import hashlib
 import json
+import math
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic_core import to_jsonable_python
 
 from nightshift.errors import InvalidInput
 
 # The kinds that components of this process have declared. A process without components (a web
 # application that only enqueues) has none, so it cannot know which kinds are declared elsewhere.
 DECLARED: set[type["JobArgs"]] = set()
+
+# Postgres stores no NUL in a text, and UTF-8 has no lone surrogates.
+UNSTORABLE = re.compile("[\0\ud800-\udfff]")
+# Python neither writes nor reads a number of more digits as text.
+MOST_DIGITS = 4_300
+TOO_LONG = 10**MOST_DIGITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +125,31 @@ class JobArgs(BaseModel):
         return cls.model_validate(args, extra="ignore")
 
     def to_row(self) -> dict[str, Any]:
-        """Return the arguments as JSON values."""
-        return self.model_dump(mode="json")
+        """Return the arguments as JSON values.
+
+        Raises InvalidInput, which names the field, for a value that a database cannot store.
+        """
+        # Before and after: pydantic writes a NaN in an untyped field as null, and fails for a key
+        # with a surrogate.
+        self._require_storable(self, typed=True)
+        row = self.model_dump(mode="json")
+        self._require_storable(row, typed=False)
+        return row
+
+    def _require_storable(self, value: Any, *, typed: bool) -> None:
+        wrong = find_unstorable(value, typed=typed)
+        if wrong is not None:
+            raise InvalidInput(f"{type(self).__name__} cannot be enqueued: {wrong}")
 
     def unique_key(self, now: datetime) -> str | None:
-        """Return the key that two jobs share when they are the same, or None for a kind without."""
+        """Return the key that two jobs share when they are the same, or None for a kind without.
+
+        Values that are equal in Python give one key in every process, also sets and instants.
+        """
         if self.policy.unique_by is None:
             return None
-        row = self.to_row()
-        parts = [row[name] for name in self.policy.unique_by]
+        row = self.model_dump(mode="json", include=set(self.policy.unique_by))
+        parts = [_normalise(getattr(self, name), row[name]) for name in self.policy.unique_by]
         if self.policy.unique_period is not None:
             parts.append(int(now.timestamp() // self.policy.unique_period.total_seconds()))
         digest = hashlib.blake2b(
@@ -133,6 +159,88 @@ class JobArgs(BaseModel):
 
 
 Kinds = Mapping[str, type[JobArgs]]
+
+
+def _normalise(value: Any, written: Any) -> Any:
+    """Return `written`, the JSON form of a value, in a form that all equal values share."""
+    if isinstance(value, RootModel):
+        value = value.root
+    match written:
+        case dict() if not isinstance(value, Mapping):
+            return {name: _normalise(getattr(value, name, 0), one) for name, one in written.items()}
+        case dict() if len(value) == len(written):
+            return {
+                _normalise(key, name): _normalise(value[key], written[name])
+                for key, name in zip(value, written, strict=True)
+            }
+        case list() if isinstance(value, Collection) and len(value) == len(written):
+            items = [_normalise(*pair) for pair in zip(value, written, strict=True)]
+            return sorted(items, key=json.dumps) if isinstance(value, set | frozenset) else items
+        case str():
+            return _normalise_text(value, written)
+        case float():
+            return written + 0.0  # so that -0.0 is 0.0
+    return written
+
+
+def _normalise_text(value: Any, written: str) -> Any:
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return to_jsonable_python(value.astimezone(UTC))
+    if not isinstance(value, Decimal) or not value.is_finite():
+        return written
+    text = f"{value:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return "0" if text == "-0" else text
+
+
+def find_unstorable(value: Any, *, typed: bool = False) -> str | None:
+    """Return where a value holds what JSON or a database cannot store, and why; or None.
+
+    With `typed`, pydantic writes the value, so that every type has a JSON form.
+    """
+    try:
+        found = next(_find_unstorable(value, "", typed), None)
+    except RecursionError:
+        return "it is nested too deeply"
+    return None if found is None else ": ".join(part.lstrip(".") for part in found if part)
+
+
+def _find_unstorable(value: Any, path: str, typed: bool) -> Iterator[tuple[str, str]]:
+    inside = _find_inside(value, typed)
+    if inside is None:
+        reason = _explain_unstorable(value, typed)
+        if reason is not None:
+            yield path, reason
+        return
+    for where, inner in inside:
+        yield from _find_unstorable(inner, path + where, typed)
+
+
+def _find_inside(value: Any, typed: bool) -> list[tuple[str, Any]] | None:
+    """Return the values inside a value with their places, or None where it cannot have any."""
+    if typed and isinstance(value, BaseModel):
+        value = dict(value)
+    if isinstance(value, Mapping):
+        keys = [(f".{key!a}", key) for key in value]
+        return keys + [(f".{key}", inner) for key, inner in value.items()]
+    if typed and isinstance(value, set | frozenset):
+        value = list(value)
+    if isinstance(value, list | tuple):
+        return [(f"[{number}]", inner) for number, inner in enumerate(value)]
+    return None
+
+
+def _explain_unstorable(value: Any, typed: bool) -> str | None:
+    match value:
+        case str() if bad := UNSTORABLE.search(value):
+            return f"a database cannot store the character {bad[0]!a}"
+        case float() if not math.isfinite(value):
+            return f"JSON has no {value}"
+        case int() if abs(value) >= TOO_LONG:
+            return f"a number may have {MOST_DIGITS} digits at most"
+        case str() | int() | float() | None:
+            return None
+    return None if typed else f"JSON has no {type(value).__name__}"
 
 
 def require_declared(kind: type[JobArgs], declared: Kinds | None) -> None:

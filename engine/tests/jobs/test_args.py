@@ -1,14 +1,19 @@
 """Arguments as the ledger keeps them, and the policy that is declared with them."""
 
-from datetime import UTC, datetime, timedelta
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import pytest
 from job_rows import KINDS, NOW, Limited, Only, Plain, Rated, Refresh, Side
 from nightshift.errors import InvalidInput
 from nightshift.jobs import Backoff, JobArgs, Rate
-from nightshift.jobs.args import find_limited_policies, require_declared
-from pydantic import ValidationError
+from nightshift.jobs.args import find_limited_policies, find_unstorable, require_declared
+from pydantic import BaseModel, Field, ValidationError
 
 
 class Rich(JobArgs, kind="test.rich"):
@@ -82,6 +87,46 @@ def test_row_that_no_longer_fits_is_refused():
         Plain.from_row({"number": "many"})
 
 
+# --- what cannot be stored ---
+
+
+@pytest.mark.parametrize(
+    "value", [None, True, 1, -1.5, "text \N{GRINNING FACE}", [], {}, {"a": [1, (2, {"b": None})]}]
+)
+def test_json_value_can_be_stored(value):
+    assert find_unstorable(value) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("\0", r"a database cannot store the character '\x00'"),
+        ({"a": ["\ud800"]}, r"a[0]: a database cannot store the character '\ud800'"),
+        ({"a\0": 1}, r"'a\x00': a database cannot store the character '\x00'"),
+        ([[float("inf")]], "[0][0]: JSON has no inf"),
+        ({"items": [1, {"at": NOW}]}, "items[1].at: JSON has no datetime"),
+        ({1, 2}, "JSON has no set"),
+        (Plain(), "JSON has no Plain"),
+    ],
+)
+def test_place_and_reason_of_what_cannot_be_stored_are_told(value, found):
+    assert find_unstorable(value) == found
+
+
+def test_value_that_holds_itself_cannot_be_stored():
+    value: list[object] = []
+    value.append(value)
+    assert find_unstorable(value) == "it is nested too deeply"
+
+
+def test_typed_value_is_searched_too():
+    args = Rich(owner=UUID(int=7), at=NOW, note="a\0")
+    assert find_unstorable(args, typed=True) == (
+        r"note: a database cannot store the character '\x00'"
+    )
+    assert find_unstorable(Various(tags={"\0"}), typed=True).startswith("tags[0]: ")
+
+
 # --- unique keys ---
 
 
@@ -111,6 +156,114 @@ def test_unique_period_allows_one_job_in_each_period():
     assert noon == Hourly().unique_key(NOW + timedelta(minutes=59, seconds=59))
     assert noon != Hourly().unique_key(NOW - timedelta(seconds=1))
     assert noon != Hourly().unique_key(NOW + timedelta(hours=1))
+
+
+class Point(BaseModel, frozen=True):
+    """A nested model of values that can be written in several ways."""
+
+    at: datetime
+    tags: frozenset[str]
+    ratio: float = 0.0
+
+
+class Various(
+    JobArgs,
+    kind="test.various",
+    unique_by=("tags", "ratio", "price", "at", "inner", "by_name", "points"),
+):
+    """Fields whose equal values can be written in several ways."""
+
+    tags: frozenset[str | int] = frozenset()
+    ratio: float = 0.0
+    price: Decimal = Decimal(0)
+    at: datetime = NOW
+    inner: Point = Point(at=NOW, tags=frozenset())
+    by_name: dict[str, list[set[int]]] = Field(default_factory=dict)
+    points: frozenset[Point] = frozenset()
+
+
+EAST = timezone(timedelta(hours=5, minutes=30))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"tags": {"b", "a", 3}}, {"tags": {3, "a", "b"}}),
+        ({"ratio": -0.0}, {"ratio": 0.0}),
+        ({"price": Decimal("1.0")}, {"price": Decimal("1.00")}),
+        ({"price": Decimal("1E+2")}, {"price": Decimal("100.000")}),
+        ({"price": Decimal("-0.0")}, {"price": Decimal(0)}),
+        ({"at": NOW}, {"at": NOW.astimezone(EAST)}),
+        ({"at": NOW}, {"at": NOW.astimezone(ZoneInfo("Europe/Zurich"))}),
+        (
+            {"inner": Point(at=NOW, tags={"x", "y"}, ratio=-0.0)},
+            {"inner": Point(at=NOW.astimezone(EAST), tags={"y", "x"})},
+        ),
+        ({"by_name": {"b": [{1, 2}], "a": []}}, {"by_name": {"a": [], "b": [{2, 1}]}}),
+        (
+            {"points": {Point(at=NOW, tags={"x"}), Point(at=NOW, tags={"y"})}},
+            {"points": {Point(at=NOW.astimezone(EAST), tags={t}) for t in "yx"}},
+        ),
+    ],
+)
+def test_values_that_are_equal_give_one_key(one, other):
+    one, other = Various(**one), Various(**other)
+    assert one == other
+    assert one.unique_key(NOW) == other.unique_key(NOW)
+    assert one.unique_key(NOW) != Various(price=Decimal(7)).unique_key(NOW)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"price": Decimal("1.0")}, {"price": Decimal(10)}),
+        ({"price": Decimal(100)}, {"price": Decimal(1)}),
+        ({"price": Decimal("1." + "0" * 40 + "1")}, {"price": Decimal(1)}),
+        ({"tags": {"ab"}}, {"tags": {"a", "b"}}),
+        ({"tags": {1}}, {"tags": {"1"}}),
+        ({"at": NOW}, {"at": NOW + timedelta(microseconds=1)}),
+    ],
+)
+def test_values_that_differ_give_two_keys(one, other):
+    assert Various(**one).unique_key(NOW) != Various(**other).unique_key(NOW)
+
+
+def test_set_gives_one_key_in_every_process():
+    """Each process puts the texts of a set into an order of its own."""
+    keys = set()
+    for seed in "012":
+        program = (
+            "from datetime import UTC, datetime\n"
+            "from nightshift.jobs import JobArgs\n"
+            "class Tagged(JobArgs, kind='test.tagged', unique_by=('tags',)):\n"
+            "    tags: frozenset[str]\n"
+            "print(Tagged(tags=set('abcdefgh')).unique_key(datetime(2020, 1, 1, tzinfo=UTC)))\n"
+        )
+        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        command = [sys.executable, "-c", program]
+        ran = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
+        keys.add(ran.stdout)
+    assert len(keys) == 1
+
+
+class Simple(
+    JobArgs, kind="test.simple", unique_by=("number", "text", "flag", "nothing", "items", "at")
+):
+    """Fields whose values can be written in one way only."""
+
+    number: int = 7
+    text: str = "Zürich"
+    flag: bool = True
+    nothing: str | None = None
+    items: tuple[int | str, ...] = (3, "a", 1)
+    at: datetime = datetime(2020, 1, 6, 12, 0, 0, 5, tzinfo=UTC)
+
+
+def test_key_of_plain_values_is_that_of_the_release_before():
+    assert Simple().unique_key(NOW) == "test.simple:fd62d623b09f4512075f839a1ccd0350"
+    assert Only(number=1).unique_key(NOW) == "test.only:ef6555d139bba0ca2326a50024344e1b"
+    assert Refresh().unique_key(NOW) == "test.refresh:7ebb3c7c2a87b1a2f8a7ed729ecb040d"
+    assert Hourly().unique_key(NOW) == "test.hourly:361674fe2f1a0255bff213d7a8773def"
 
 
 def test_unique_key_fits_its_column_however_long_the_arguments():

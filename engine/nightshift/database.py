@@ -67,6 +67,7 @@ __all__ = [
     "Reader",
     "Session",
     "UtcDateTime",
+    "after",
     "ago",
     "batched",
     "choice",
@@ -167,11 +168,16 @@ def read_clock(session: Session) -> datetime:
 
 def ago(span: timedelta) -> ColumnElement[datetime]:
     """Return the database's clock minus a span."""
+    return after(-span)
+
+
+def after(span: timedelta) -> ColumnElement[datetime]:
+    """Return the database's clock plus a span."""
     return _ByDialect(
         UtcDateTime(),
         literal(span.total_seconds(), Float),
-        postgresql="(statement_timestamp() - make_interval(secs => {}))",
-        sqlite="(strftime('%Y-%m-%d %H:%M:%f', 'now', '-' || {} || ' seconds') || '000')",
+        postgresql="(statement_timestamp() + make_interval(secs => {}))",
+        sqlite="(strftime('%Y-%m-%d %H:%M:%f', 'now', {} || ' seconds') || '000')",
     )
 
 

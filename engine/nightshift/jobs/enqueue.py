@@ -10,15 +10,18 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import JSON, bindparam, case, column, func, insert, select
+from sqlalchemy import JSON, bindparam, case, column, func, insert, or_, select
 
-from nightshift.database import Session, insert_or
+from nightshift.database import Session, after, insert_or, utc_now
+from nightshift.errors import InvalidInput
 from nightshift.jobs.args import JobArgs, require_declared
 from nightshift.jobs.models import NOT_STARTED, TABLE, Job, JobState
 from nightshift.jobs.session import get_carried
 
 # However often a debounced job is put off, it runs after this many times `debounce`.
 LONGEST_DEBOUNCE = 10
+
+PRIORITIES = range(10)
 
 # The first values of every job. Python's defaults are not enough: an INSERT of many rows needs the
 # same columns in each.
@@ -45,37 +48,42 @@ def enqueue(
 ) -> UUID:
     """Write one job and return its id. The job exists if and only if the transaction commits.
 
-    It runs as soon as possible; with `delay` not before that long, with `run_at` not before that
-    instant. Where the kind is unique and the same job is open, nothing is written, and the id is
-    that job's.
+    It runs as soon as possible; with `delay` not before that long by the database's clock, with
+    `run_at` not before that instant. Where the kind is unique and the same job is open, nothing is
+    written, and the id is that job's.
 
     With `debounce` the job waits that long. Where the same job already waits, it gets the new
-    arguments and waits again, at most ten times `debounce` in all: many calls make one run. Declare
-    such a kind with `unique_until="started"`, or a call is lost while the job runs.
+    arguments and waits again, at most ten times the first `debounce` in all: many calls make one
+    run. A job that is already due only gets the new arguments. Declare such a kind with
+    `unique_until="started"`, or a call is lost while the job runs.
 
     Raises:
         ValueError: `run_at` has no time zone, or both `delay` and `run_at` are given.
-        InvalidInput: no component declares the kind, so no worker would run it.
+        InvalidInput: no component declares the kind, so no worker would run it; or a database
+            cannot store an argument, the time or the priority.
 
     """
     if delay is not None and run_at is not None:
         raise ValueError("give delay or run_at, not both")
     later = delay if delay is not None else debounce
-    due_at = run_at if later is None else now + later
     carried = get_carried(session)
     require_declared(type(args), carried.kinds)
     row = _build_row(
         args,
         now=now,
-        run_at=due_at,
+        run_at=run_at if later is None else _add(now, later),
         priority=priority,
         parent_id=parent_id,
         trace=carried.trace(),
     )
+    # By the database's clock: it also decides when the job is due.
+    times = {} if later is None else {"run_at": after(later)}
     if debounce is not None:
-        row["push_until"] = now + LONGEST_DEBOUNCE * debounce
+        _add(now, LONGEST_DEBOUNCE * debounce)
+        times["push_until"] = after(LONGEST_DEBOUNCE * debounce)
+    row |= times
     if row["unique_key"] is None:
-        session.execute(insert(Job), row)
+        session.execute(insert(Job).values(row) if times else insert(Job), None if times else row)
         _collect(session, [row])
         return row["id"]  # type: ignore[no-any-return]
     return _enqueue_unique(session, row, debounce)
@@ -87,15 +95,17 @@ def _enqueue_unique(session: Session, row: dict[str, Any], debounce: timedelta |
         statement = statement.on_conflict_do_nothing(index_elements=[Job.unique_key])
     else:
         new = statement.excluded
+        # A job that was first enqueued without `debounce` has no bound yet.
+        bound = func.coalesce(Job.push_until, new.push_until)
+        is_due = or_(Job.state == JobState.QUEUED, Job.run_at <= utc_now())
         # Not DO NOTHING and then an UPDATE: a worker may claim the job between the two, and the new
         # arguments would be lost.
         statement = statement.on_conflict_do_update(
             index_elements=[Job.unique_key],
             set_={
                 "args": new.args,
-                "run_at": case((new.run_at > Job.push_until, Job.push_until), else_=new.run_at),
-                "state": case((Job.state == JobState.HELD, Job.state), else_=new.state),
-                "sent_at": None,
+                "push_until": bound,
+                "run_at": case((is_due, Job.run_at), (new.run_at > bound, bound), else_=new.run_at),
             },
             where=Job.state.in_(NOT_STARTED),
         )
@@ -128,7 +138,7 @@ def enqueue_many(
 
     Raises:
         ValueError: `run_at` has no time zone.
-        InvalidInput: no component declares a kind.
+        InvalidInput: as `enqueue` does, for any of the jobs; then none is written.
 
     """
     carried = get_carried(session)
@@ -193,9 +203,12 @@ def _build_row(
     if run_at is not None and run_at.tzinfo is None:
         raise ValueError(f"run_at has no time zone: {run_at!r}")
     policy = args.policy
+    if priority is not None and priority not in PRIORITIES:
+        raise InvalidInput(f"priority {priority!r} is not one of 0 (first) to 9 (last)")
     return {
         **STARTING,
         **build_declared_columns(args),
+        "limited": policy.limited,
         "id": uuid4(),
         "priority": policy.priority if priority is None else priority,
         # Only the database's clock decides whether `run_at` has come, so a job with a time of its
@@ -204,15 +217,25 @@ def _build_row(
         "unique_key": args.unique_key(now),
         "unique_until_started": policy.unique_until == "started",
         "created_at": now,
-        # In UTC: a time that no database can store raises here.
-        "run_at": now if run_at is None else run_at.astimezone(UTC),
+        "run_at": now if run_at is None else _add(run_at, timedelta()),
         "parent_id": parent_id,
         "trace": trace,
     }
 
 
+def _add(instant: datetime, span: timedelta) -> datetime:
+    """Return an instant and a span later in UTC. Raises InvalidInput beyond the years 1 to 9999."""
+    try:
+        return instant.astimezone(UTC) + span
+    except OverflowError as error:
+        raise InvalidInput(f"no database can store the time {instant} + {span}") from error
+
+
 def build_declared_columns(args: JobArgs) -> dict[str, Any]:
-    """Return the columns of a job that follow from its arguments and policy, as JSON values."""
+    """Return the columns of a job that follow from its arguments and policy, as JSON values.
+
+    Every release before this one must be able to insert them.
+    """
     policy = args.policy
     return {
         "kind": policy.kind,
@@ -229,10 +252,13 @@ def enqueue_declared(
 ) -> None:
     """Write a job from the columns that `build_declared_columns` returned.
 
-    It runs as soon as possible, also when the same job is open.
+    It runs as soon as possible, also when the same job is open. Where this process does not know
+    the kind, the relay finds out whether it is limited.
     """
+    kind = (get_carried(session).kinds or {}).get(columns["kind"])
     row = {
         **STARTING,
+        "limited": kind is not None and kind.policy.limited,
         **columns,
         "id": uuid4(),
         "state": JobState.QUEUED,

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from job_rows import (
@@ -13,9 +14,11 @@ from job_rows import (
     LONG_AGO,
     NOW,
     QUEUES,
+    Limited,
     Only,
     Parent,
     Plain,
+    Rated,
     Refresh,
     Side,
     batch,
@@ -29,12 +32,13 @@ from job_rows import (
     state,
     take,
 )
-from nightshift.database import Session
+from nightshift.database import Session, read_clock
 from nightshift.errors import InvalidInput
 from nightshift.jobs import JobArgs, care, enqueue, enqueue_many, relay
+from nightshift.jobs.args import DECLARED
 from nightshift.jobs.models import Job, JobState
 from nightshift.jobs.session import Carried, carry, get_carried
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, select
 
 HOUR = timedelta(hours=1)
 
@@ -61,7 +65,6 @@ def test_priority_of_the_call_wins(session):
 @pytest.mark.parametrize(
     ("options", "run_at"),
     [
-        ({"delay": HOUR}, NOW + HOUR),
         ({"run_at": FAR_AHEAD}, FAR_AHEAD),
         ({"run_at": LONG_AGO}, LONG_AGO),
         (
@@ -73,6 +76,18 @@ def test_priority_of_the_call_wins(session):
 def test_job_with_a_time_of_its_own_is_scheduled(session, options, run_at):
     job = row(session, put(session, **options))
     assert (job.state, job.run_at) == (JobState.SCHEDULED, run_at)
+
+
+@pytest.mark.parametrize("skew", [-HOUR, HOUR])
+@pytest.mark.parametrize("options", [{"delay": HOUR}, {"debounce": HOUR}])
+@pytest.mark.parametrize("kind", [Plain, Refresh])
+def test_delay_counts_by_the_clock_of_the_database(session, skew, options, kind):
+    now = read_clock(session)
+    job = row(session, enqueue(session, kind(), now=now + skew, **options))
+    assert job.state == JobState.SCHEDULED
+    assert timedelta() <= job.run_at - (now + HOUR) < timedelta(minutes=5)
+    bound = job.push_until and job.push_until - job.run_at
+    assert bound == (9 * HOUR if "debounce" in options else None)
 
 
 def test_job_without_a_time_is_queued(session):
@@ -100,8 +115,11 @@ def test_time_beyond_the_last_one_is_refused(session):
         lambda: put(session, run_at=last),
         lambda: enqueue_many(session, [Plain()], now=NOW, run_at=last),
     ):
-        with pytest.raises(OverflowError):
+        with pytest.raises(InvalidInput, match="9999"):
             call()
+    for options in ({"delay": timedelta.max}, {"debounce": timedelta(days=100_000_000)}):
+        with pytest.raises(InvalidInput, match="no database can store"):
+            put(session, Refresh(), **options)
     assert row(session, put(session, run_at=datetime.max.replace(tzinfo=UTC))).run_at.year == 9999
 
 
@@ -110,6 +128,64 @@ def test_trace_of_the_caller_is_kept(session):
     carry(session, Carried(trace=lambda: headers))
     ids = [put(session), *enqueue_many(session, [Plain()], now=NOW)]
     assert [row(session, job_id).trace for job_id in ids] == [headers, headers]
+
+
+@pytest.mark.parametrize("call", [enqueue, enqueue_many])
+def test_row_of_a_limited_kind_says_so(session, call):
+    for kind in (Limited, Rated, Plain):
+        call(session, kind() if call is enqueue else [kind()], now=NOW)
+    flags = select(Job.kind, Job.limited).order_by(Job.kind)
+    assert session.execute(flags).all() == [
+        ("test.limited", True),
+        ("test.plain", False),
+        ("test.rated", True),
+    ]
+
+
+# --- what a database cannot store ---
+
+
+class Anything(JobArgs, kind="test.anything", unique_by=("value",)):
+    value: Any
+
+
+@pytest.fixture
+def declared(monkeypatch):
+    """Declare the kind for this test only."""
+    monkeypatch.setattr("nightshift.jobs.args.DECLARED", DECLARED | {Anything})
+
+
+@pytest.mark.usefixtures("declared")
+@pytest.mark.parametrize("call", [enqueue, enqueue_many])
+@pytest.mark.parametrize(
+    ("value", "where"),
+    [
+        ("a\0b", r"value: .*\\x00"),
+        (["a", {"b": "\ud800"}], r"value\[1\]\.b: .*\\ud800"),
+        ({"a\0": 1}, r"value\.'a\\x00': "),
+        ({"\udfff": 1}, r"value\.'\\udfff': "),
+        ([1.0, float("nan")], r"value\[1\]: JSON has no nan"),
+        ({"a": {"b": [float("-inf")]}}, r"value\.a\.b\[0\]: JSON has no -inf"),
+        ([10**5000], r"value\[0\]: a number may have 4300 digits"),
+    ],
+)
+def test_argument_that_a_database_cannot_store_is_refused(session, call, value, where):
+    there = put(session)
+    args = Anything(value=value)
+    with pytest.raises(InvalidInput, match=rf"Anything cannot be enqueued: {where}"):
+        call(session, args if call is enqueue else [Plain(), args], now=NOW)
+    # Nothing was written, and the caller's transaction goes on.
+    assert (count(session), state(session, there)) == (1, JobState.QUEUED)
+
+
+@pytest.mark.parametrize("priority", [-1, 10, 2**40, 1.5])
+def test_priority_out_of_range_is_refused(session, priority):
+    for call in (
+        lambda: put(session, priority=priority),
+        lambda: enqueue_many(session, [Plain()], now=NOW, priority=priority),
+    ):
+        with pytest.raises(InvalidInput, match="is not one of 0"):
+            call()
 
 
 # --- declared kinds ---
@@ -178,7 +254,7 @@ OTHER_PROCESS = """
 import os
 from datetime import UTC, datetime
 
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 from nightshift.jobs import JobArgs, enqueue
@@ -300,30 +376,68 @@ def test_two_transactions_with_the_same_keys_do_not_wait_for_each_other(runtime)
 
 def test_debounced_job_waits(session):
     job = row(session, put(session, Refresh(), debounce=HOUR))
-    assert (job.state, job.run_at, job.push_until) == ("scheduled", NOW + HOUR, NOW + 10 * HOUR)
+    assert (job.state, job.push_until) == ("scheduled", job.run_at + 9 * HOUR)
 
 
 def test_debounced_job_that_waits_gets_the_new_arguments_and_waits_again(session):
     first = put(session, Refresh(number=1), debounce=HOUR)
-    later = NOW + timedelta(minutes=30)
-    assert enqueue(session, Refresh(number=2), now=later, debounce=HOUR) == first
+    before = row(session, first).run_at - HOUR / 2
+    change(session, first, run_at=before)
+    assert put(session, Refresh(number=2), debounce=HOUR) == first
     job = row(session, first)
-    assert (job.args, job.run_at, count(session)) == ({"number": 2}, later + HOUR, 1)
+    assert (job.args, job.run_at > before, count(session)) == ({"number": 2}, True, 1)
 
 
 def test_debounced_job_is_pushed_back_ten_times_at_most(session):
     first = put(session, Refresh(number=1), debounce=HOUR)
-    for hours in (5, 9.5, 20):
-        enqueue(session, Refresh(number=2), now=NOW + hours * HOUR, debounce=HOUR)
-    job = row(session, first)
-    assert (job.run_at, job.args) == (NOW + 10 * HOUR, {"number": 2})
+    bound = read_clock(session) + HOUR / 2
+    change(session, first, push_until=bound)
+    for number in (2, 3):
+        put(session, Refresh(number=number), debounce=HOUR)
+        job = row(session, first)
+        assert (job.run_at, job.push_until, job.args) == (bound, bound, {"number": number})
 
 
-def test_debounced_job_that_was_sent_waits_again(session):
-    first = put(session, Refresh(number=1), debounce=HOUR)
-    change(session, first, state=JobState.QUEUED, sent_at=NOW)
+@pytest.mark.parametrize("options", [{"delay": HOUR}, {"run_at": FAR_AHEAD}])
+def test_job_that_was_first_enqueued_without_debounce_has_a_bound_from_then_on(session, options):
+    first = put(session, Refresh(number=1), **options)
     put(session, Refresh(number=2), debounce=HOUR)
-    assert (state(session, first), row(session, first).sent_at) == ("scheduled", None)
+    job = row(session, first)
+    bound = job.push_until
+    assert (job.run_at, job.args) == (bound - 9 * HOUR, {"number": 2})
+    # However often it is pushed: never beyond, and the bound stays.
+    put(session, Refresh(number=3), debounce=20 * HOUR)
+    job = row(session, first)
+    assert (job.run_at, job.push_until, job.args) == (bound, bound, {"number": 3})
+
+
+@pytest.mark.parametrize("sent_at", [None, NOW])
+def test_debounced_call_never_pulls_back_a_queued_job(session, sent_at):
+    first = put(session, Refresh(number=1))
+    change(session, first, sent_at=sent_at)
+    before = row(session, first)
+    expected = (before.state, before.run_at, before.sent_at)
+    put(session, Refresh(number=2), debounce=HOUR)
+    job = row(session, first)
+    assert ((job.state, job.run_at, job.sent_at), job.args) == (expected, {"number": 2})
+
+
+def test_debounced_call_never_pulls_back_a_job_whose_time_has_come(session):
+    first = put(session, Refresh(number=1), run_at=LONG_AGO)
+    put(session, Refresh(number=2), debounce=HOUR)
+    job = row(session, first)
+    assert (job.state, job.run_at, job.args) == (JobState.SCHEDULED, LONG_AGO, {"number": 2})
+
+
+def test_debounced_calls_without_a_pause_start_the_job_at_its_bound(session):
+    """A caller that calls more often than `debounce`, on a job that was enqueued plainly."""
+    first = put(session, Refresh(number=1), delay=HOUR)
+    put(session, Refresh(number=2), debounce=HOUR)
+    change(session, first, push_until=LONG_AGO)
+    put(session, Refresh(number=3), debounce=HOUR)
+    relay.queue_due(session)
+    put(session, Refresh(number=4), debounce=HOUR)
+    assert (state(session, first), row(session, first).args) == ("queued", {"number": 4})
 
 
 def test_debounced_job_that_is_held_stays_held(session):
@@ -350,7 +464,7 @@ def test_debounced_call_that_meets_a_running_job_is_lost_where_the_kind_says_so(
 
 def test_delay_wins_over_debounce_for_the_first_run(session):
     job = row(session, put(session, Refresh(), delay=2 * HOUR, debounce=HOUR))
-    assert job.run_at == NOW + 2 * HOUR
+    assert job.push_until == job.run_at + 8 * HOUR
 
 
 # --- many ---

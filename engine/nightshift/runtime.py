@@ -116,9 +116,12 @@ class Runtime:
         Jobs that were enqueued in it are sent after the commit.
         """
         with Session(self._writing, expire_on_commit=False) as session:
-            notes = Carried(autocommit=self._autocommit, kinds=self.kinds or None, **self._notes)
+            notes = Carried(
+                autocommit=self._autocommit, kinds=self.kinds or None, guarded=True, **self._notes
+            )
             carry(session, notes)
             yield session
+            notes.require_no_spawn()
             session.commit()
         if self.publisher is not None and 0 < len(notes.enqueued) <= SENT_BY_THE_CALLER:
             self.publisher.send_soon(self, notes.enqueued)

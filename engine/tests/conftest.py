@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from nightshift.database import Session, make_engine
+from nightshift.jobs.session import Carried, carry
 from nightshift.settings import Settings
 from servers import postgres_database
 from sqlalchemy import Engine
@@ -58,6 +59,7 @@ def session(engine: Engine) -> Iterator[Session]:
         transaction = connection.begin()
         mode = {"join_transaction_mode": "create_savepoint", "expire_on_commit": False}
         with Session(connection, **mode) as session:
+            carry(session, Carried(guarded=True))
             yield session
         transaction.rollback()
 

@@ -8,9 +8,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BindParameter, func, select, update
+from sqlalchemy import BindParameter, ColumnElement, case, func, select, update
+from sqlalchemy.orm import aliased
 
 from nightshift.database import Session, utc_now
+from nightshift.errors import PermanentError
 from nightshift.jobs.args import JobArgs
 from nightshift.jobs.enqueue import build_declared_columns, enqueue_declared, enqueue_many
 from nightshift.jobs.models import Job, JobState
@@ -25,9 +27,16 @@ def spawn(
     then: JobArgs | None,
     now: datetime,
 ) -> None:
-    """Write the children of a running job. They exist once its finish commits with them."""
+    """Write the children of a running job. They exist once its finish commits with them.
+
+    Raises PermanentError in a session that no Runtime opened: it would not refuse to commit the
+    children without the finish.
+    """
+    carried = get_carried(session)
+    if not carried.guarded:
+        raise PermanentError("run.spawn needs a session of run.unit_of_work")
     enqueue_many(session, children, now=now, parent_id=parent_id)
-    follow_ups = get_carried(session).follow_ups
+    follow_ups = carried.follow_ups
     # All columns of the row: the process that ends the last child may not know this kind.
     follow_ups[parent_id] = (
         follow_ups.get(parent_id) if then is None else build_declared_columns(then)
@@ -69,17 +78,19 @@ def build_ended_columns(state: JobState | BindParameter[JobState]) -> dict[str, 
     }
 
 
-def record_child_end(session: Session, parent_id: UUID, *, failed: bool) -> None:
-    """Write in the parent that one child has ended.
+def record_child_end(session: Session, parent_id: UUID, *, failed: bool, number: int = 1) -> None:
+    """Write in the parent that one child has ended, or `number` children at once.
 
     After the last child the follow-up is enqueued; after the follow-up the parent ends.
     """
-    # The update locks the parent, so that of two last children only one sees zero.
+    # The update locks the parent, so that of two last children only one sees zero. A job may have
+    # children that were written before it waited for any: by the release before, or by a caller.
     row = session.execute(
         update(Job)
-        .where(Job.id == parent_id)
+        .where(Job.id == parent_id, Job.children_open > 0)
         .values(
-            children_open=Job.children_open - 1, children_failed=Job.children_failed + int(failed)
+            children_open=case((Job.children_open > number, Job.children_open - number), else_=0),
+            children_failed=Job.children_failed + number * int(failed),
         )
         .returning(Job.children_open)
     ).one_or_none()
@@ -121,15 +132,22 @@ def advance_parent(session: Session, parent_id: UUID) -> None:
         record_child_end(session, parent.parent_id, failed=state == JobState.FAILED)
 
 
+def select_children(parent_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions for the children of a job's newest run: an earlier run had others."""
+    parent = aliased(Job)
+    began = select(parent.started_at).where(parent.id == parent_id, parent.children > 0)
+    return Job.parent_id == parent_id, Job.created_at >= began.scalar_subquery()
+
+
 def read_children(session: Session, parent_id: UUID, kind: str) -> list[dict[str, Any]]:
-    """Return id, args, state, result and last error of each child of one kind."""
+    """Return id, args, state, result and last error of the newest run's children of one kind."""
     columns = (Job.id, Job.args, Job.state, Job.result, Job.errors)
-    rows = session.execute(select(*columns).where(Job.parent_id == parent_id, Job.kind == kind))
+    rows = session.execute(select(*columns).where(*select_children(parent_id), Job.kind == kind))
     # SLF001: SQLAlchemy documents `_mapping` as public.
     return [{**row._mapping, "error": (row.errors or [None])[-1]} for row in rows]  # noqa: SLF001
 
 
 def count_children(session: Session, parent_id: UUID) -> tuple[int, int]:
-    """Return how many children have ended, and how many there are."""
-    counts = select(func.count(Job.counted_at), func.count()).where(Job.parent_id == parent_id)
+    """Return how many children of a job's newest run have ended, and how many there are."""
+    counts = select(func.count(Job.counted_at), func.count()).where(*select_children(parent_id))
     return session.execute(counts).one()

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 
 from nightshift.database import Session, plain
 from nightshift.errors import NotFound
-from nightshift.jobs import statistics
+from nightshift.jobs import batches, statistics
 from nightshift.jobs.models import Job, JobLog, JobState
 
 LATELY = timedelta(minutes=15)
@@ -19,7 +19,7 @@ LATELY = timedelta(minutes=15)
 class Details:
     """Everything that the ledger holds about one job.
 
-    `children` are the newest ones; `children_by_state` counts all of them.
+    `children` are the newest ones; `children_by_state` counts all. Both are of its newest run.
     """
 
     job: Job
@@ -56,8 +56,11 @@ def read_details(session: Session, job_id: UUID, *, limit: int = 50) -> Details:
     if job is None:
         raise NotFound(f"there is no job {job_id}")
     state = plain(Job.state)
+    ours = select(Job).where(*batches.select_children(job_id))
+    newest = ours.order_by(Job.created_at.desc(), Job.id).limit(limit)
+    children = newest.execution_options(populate_existing=True)
     counts = session.execute(
-        select(state, func.count()).where(Job.parent_id == job_id).group_by(state)
+        select(state, func.count()).where(*batches.select_children(job_id)).group_by(state)
     )
     return Details(
         job=job,
@@ -69,7 +72,7 @@ def read_details(session: Session, job_id: UUID, *, limit: int = 50) -> Details:
         parent=None
         if job.parent_id is None
         else session.get(Job, job.parent_id, populate_existing=True),
-        children=find_jobs(session, parent_id=job_id, limit=limit),
+        children=list(session.execute(children).scalars()),
         children_by_state={name: number for name, number in counts},  # noqa: C416 - a Row is not a tuple for mypy
     )
 

@@ -12,6 +12,7 @@ from nightshift.database import Session
 from nightshift.jobs import batches, claims
 from nightshift.jobs.args import JobArgs
 from nightshift.jobs.models import JobState
+from nightshift.jobs.session import get_carried
 
 T = TypeVar("T")
 
@@ -136,6 +137,9 @@ class Run:
         This job then waits until all children have ended, and after them `then`. It succeeds when
         all of these succeeded. `then` also runs when children failed; without children it runs at
         once. Another call adds children, and its `then` replaces an earlier one.
+
+        Raises PermanentError in a session that no Runtime opened. A transaction that spawned and
+        in which the job does not succeed is refused when it ends.
         """
         batches.spawn(session, self.id, children, then=then, now=self.now)
 
@@ -144,8 +148,10 @@ class Run:
 
         `last` promises that the caller does nothing more in `session`: a finish without any effect
         is then one statement that commits by itself. Raises LostClaim when the job was cancelled or
-        released to another worker.
+        released to another worker, and PermanentError when it spawned and did not succeed.
         """
+        if isinstance(outcome, Snooze | Discard | Cancel):
+            get_carried(session).require_no_spawn()
         match outcome:
             case Snooze(delay):
                 self.state = claims.snooze(session, self._claim, delay, self._notes)

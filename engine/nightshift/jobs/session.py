@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from nightshift.database import Session
+from nightshift.errors import PermanentError
 from nightshift.jobs.args import Kinds
 
 _KEY = "nightshift"
@@ -30,7 +31,8 @@ class Carried:
     parent, the follow-up of a batch that was spawned in this transaction, or None for a batch
     without one. `trace`: returns the caller's W3C trace headers. `autocommit`: an engine for
     statements that commit by themselves, where the session's owner has one. `kinds`: those that the
-    session's owner declares; None for a session that no Runtime has opened.
+    session's owner declares; None for a session that no Runtime has opened. `guarded`: the
+    session's owner calls `require_no_spawn` before it commits.
     """
 
     enqueued: list[UUID] = field(default_factory=list)
@@ -38,6 +40,18 @@ class Carried:
     trace: Callable[[], dict[str, str] | None] = _no_trace
     autocommit: Engine | None = None
     kinds: Kinds | None = None
+    guarded: bool = False
+
+    def require_no_spawn(self) -> None:
+        """Raise PermanentError when a job spawned in this transaction and does not wait in it.
+
+        Its children would run although it does not wait for them.
+        """
+        if self.follow_ups:
+            raise PermanentError(
+                "run.spawn was called in a transaction in which its job does not succeed: call it"
+                " in the job's last transaction, and return no Discard, Cancel or Snooze after it"
+            )
 
 
 def get_carried(session: Session) -> Carried:

@@ -83,7 +83,7 @@ def test_list_filters_and_shows_what_matters(run, read, put):
 
 
 def test_show_by_the_first_digits(job_app, run, read, put):
-    parent = put(Post())
+    parent = put(Post(), children=1, started_at=datetime(2020, 1, 1, tzinfo=UTC))
     job_id = put(**failed(), parent_id=parent, progress_done=3, progress_total=4)
     with job_app.runtime.read_only() as session, session.begin():
         session.add(JobLog(job_id=job_id, attempt=1, at=datetime.now(UTC), line="a [line]"))

@@ -2,10 +2,13 @@
 
 import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from job_rows import (
+    KINDS,
     NOW,
+    Limited,
     Once,
     Only,
     Parent,
@@ -25,8 +28,12 @@ from job_rows import (
     state,
     take,
 )
-from nightshift.jobs import batches, claims
+from nightshift.database import Session
+from nightshift.errors import PermanentError
+from nightshift.jobs import Cancel, Discard, Snooze, batches, care, claims, insight
 from nightshift.jobs.models import Job, JobState
+from nightshift.jobs.session import get_carried
+from sqlalchemy import create_engine
 
 BAD_ENDS = ["failed", "discarded", "cancelled"]
 
@@ -64,6 +71,77 @@ def test_children_of_an_attempt_that_failed_never_were(runtime):
         parent.finish(session)
     with runtime.read_only() as session:
         assert (state(session, job_id), count(session)) == (JobState.SUCCEEDED, 1)
+
+
+def spawn_and(runtime, parent, end, children=()):
+    """Spawn and end the job in one transaction."""
+    with runtime.unit_of_work() as session:
+        parent.spawn(session, children, then=Then())
+        end(session)
+
+
+@pytest.mark.parametrize("children", [[], [Plain()]])
+@pytest.mark.parametrize(
+    "outcome", [Discard("no use"), Cancel("not wanted"), Snooze(timedelta(hours=1))]
+)
+def test_job_that_spawned_can_only_succeed(runtime, outcome, children):
+    with runtime.unit_of_work() as session:
+        parent = run(session, put(session, Parent()))
+    end = partial(parent.finish, outcome=outcome, last=True)
+    with pytest.raises(PermanentError, match="return no Discard, Cancel or Snooze"):
+        spawn_and(runtime, parent, end, children)
+    with runtime.read_only() as session:
+        assert (state(session, parent.id), count(session)) == (JobState.RUNNING, 1)
+
+
+def test_spawn_in_a_transaction_before_the_last_is_refused(runtime):
+    with runtime.unit_of_work() as session:
+        parent = run(session, put(session, Parent()))
+    with pytest.raises(PermanentError, match="in the job's last transaction"):
+        spawn_and(runtime, parent, lambda _session: None, [Plain()])
+    with runtime.unit_of_work() as session:
+        parent.finish(session)
+    with runtime.read_only() as session:
+        assert (numbers(session, parent.id), count(session)) == ((JobState.SUCCEEDED, 0, 0), 1)
+
+
+@pytest.mark.parametrize("retry_after", [None, timedelta()])
+def test_failure_in_a_transaction_that_spawned_is_refused(runtime, retry_after):
+    with runtime.unit_of_work() as session:
+        parent = run(session, put(session, Parent()))
+    end = partial(parent.fail, error=RuntimeError("no"), retry_after=retry_after)
+    with pytest.raises(PermanentError, match=r"run\.spawn"):
+        spawn_and(runtime, parent, end, [Plain()])
+    with runtime.read_only() as session:
+        assert (state(session, parent.id), count(session)) == (JobState.RUNNING, 1)
+
+
+def test_spawn_in_a_session_that_no_runtime_opened_is_refused(runtime, database_url):
+    with runtime.unit_of_work() as session:
+        parent = run(session, put(session, Parent()))
+    engine = create_engine(database_url)
+    with Session(engine) as session, pytest.raises(PermanentError, match=r"run\.unit_of_work"):
+        parent.spawn(session, [Plain()])
+    engine.dispose()
+
+
+def test_child_that_is_not_of_the_batch_leaves_the_count_at_zero(session):
+    """Written by the release before, which let a body spawn before its last transaction."""
+    parent = put(session, Parent())
+    a_run = run(session, parent)
+    early = [put(session, parent_id=parent) for _ in range(3)]
+    for child in early[:2]:
+        finish(session, child)
+    assert numbers(session, parent) == (JobState.RUNNING, 0, 0)
+    a_run.spawn(session, [Plain(number=1)], then=Then())
+    a_run.finish(session)
+    assert numbers(session, parent) == (JobState.WAITING, 2, 0)
+    for child in children_of(session, parent):
+        if state(session, child) == JobState.QUEUED:
+            finish(session, child)
+    (follow_up,) = of_kind(session, Then)
+    finish(session, follow_up)
+    assert numbers(session, parent) == (JobState.SUCCEEDED, 0, 0)
 
 
 def test_children_of_several_calls_are_one_batch(session):
@@ -323,6 +401,57 @@ def test_progress_of_a_batch_counts_each_child_that_has_ended(session):
     finish(session, children[0])
     finish(session, children[1], JobState.FAILED)
     assert batches.count_children(session, parent) == (2, 3)
+
+
+def test_batch_that_runs_again_shows_the_children_of_its_newest_run_alone(session):
+    parent, children = batch(session, 3, then=False)
+    for child in children:
+        finish(session, child, JobState.FAILED)
+    assert batches.count_children(session, parent) == (3, 3)
+    care.retry(session, [parent], kinds=KINDS, now=NOW)
+    # Also before it has spawned again.
+    assert batches.count_children(session, parent) == (0, 0)
+    parent_run = run(session, parent)
+    for child in children:
+        change(session, child, created_at=parent_run.now - timedelta(minutes=1))
+    parent_run.spawn(session, [Plain(number=9)])
+    parent_run.finish(session)
+    assert batches.count_children(session, parent) == (0, 1)
+    (shown,) = batches.read_children(session, parent, "test.plain")
+    assert shown["args"] == {"number": 9}
+    details = insight.read_details(session, parent)
+    assert details.children_by_state == {"queued": 1}
+    assert [child.id for child in details.children] == [shown["id"]]
+
+
+def test_follow_up_is_counted_with_the_children(session):
+    parent, (child,) = batch(session, 1)
+    finish(session, child)
+    assert batches.count_children(session, parent) == (1, 2)
+
+
+@pytest.mark.parametrize("kinds", [KINDS, None])
+def test_follow_up_of_a_limited_kind_says_so_where_its_kind_is_known(session, kinds):
+    parent = put(session, Parent())
+    a_run = run(session, parent)
+    a_run.spawn(session, [], then=Limited())
+    get_carried(session).kinds = kinds
+    a_run.finish(session)
+    (follow_up,) = of_kind(session, Limited)
+    assert row(session, follow_up).limited == (kinds is not None)
+
+
+def test_follow_up_is_written_so_that_the_release_before_can_enqueue_it(session):
+    """Its table of jobs has no column `limited`."""
+    parent, _ = batch(session, 1)
+    assert sorted(row(session, parent).follow_up) == [
+        "args",
+        "kind",
+        "max_attempts",
+        "priority",
+        "queue",
+        "time_limit",
+    ]
 
 
 def test_progress_of_no_batch_is_nothing(session):

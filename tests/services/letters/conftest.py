@@ -11,6 +11,7 @@ import pytest
 from nightshift.database import Session
 from nightshift.jobs import Run, claims, enqueue
 from nightshift.jobs.models import Job
+from nightshift.jobs.session import get_carried
 from sqlalchemy import delete, select
 
 from services.calendars import audience, revisions
@@ -131,6 +132,8 @@ class School:
 
     @staticmethod
     def begin(session: Session, args, *, now=NOW) -> Run:
+        # As in a session of a Runtime, its body may spawn.
+        get_carried(session).guarded = True
         job_id = enqueue(session, args, now=now)
         claim = claims.Claim(
             job_id, uuid4(), args.policy.kind, {}, 1, 5, now, now, None, counted=False, trace=None

@@ -10,6 +10,7 @@ Each module makes these changes of state:
 
     enqueue.py   inserts a row: queued, or scheduled when it has a time of its own
     relay.py     scheduled → queued, when due; decides which queued rows the broker is told of
+    limits.py    changes no state: counts what may be sent of a kind with a limit
     claims.py    queued → running; running → every other state. Each write checks the claim
     batches.py   waiting → succeeded | failed, when the last child has ended
     rescue.py    running → scheduled | failed, when the worker is dead

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text, false
+from sqlalchemy import JSON, ColumnElement, ForeignKey, Index, String, Text, false, literal_column
 from sqlalchemy.orm import Mapped, mapped_column
 
 from nightshift.database import Base, UtcDateTime, choice, partial_index
@@ -100,6 +100,15 @@ class Job(Base):
     children_failed: Mapped[int] = mapped_column(default=0)
     follow_up: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
 
+
+# Conditions of the partial indexes. As literals: Postgres uses no partial index for a prepared
+# statement whose condition has a parameter in the place of its literal.
+QUEUED = Job.state == literal_column("'queued'")
+RUNNING = Job.state == literal_column("'running'")
+SCHEDULED = Job.state == literal_column("'scheduled'")
+UNSENT = (QUEUED, Job.sent_at.is_(None))
+SENT = (QUEUED, Job.sent_at.is_not(None))
+LIMITED: ColumnElement[bool] = literal_column("job.limited")
 
 # For statements without the ORM, where there are thousands of rows or calls.
 TABLE = Base.metadata.tables[Job.__tablename__]

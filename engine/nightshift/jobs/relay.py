@@ -6,29 +6,63 @@ priority overtakes (rows in the ledger can be overtaken, messages in a broker's 
 broker that loses its messages loses few.
 """
 
+import logging
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Select, func, select, update
-from sqlalchemy.orm import aliased
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Row,
+    Select,
+    String,
+    bindparam,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from nightshift.database import Session, ago, read_clock, utc_now
-from nightshift.jobs.args import Kinds, Policy, find_limited_policies
-from nightshift.jobs.models import UNSENDABLE, Job, JobState, PausedQueue
+from nightshift.errors import first_line
+from nightshift.jobs import limits
+from nightshift.jobs.args import Kinds, find_limited_policies
+from nightshift.jobs.models import (
+    LIMITED,
+    QUEUED,
+    SCHEDULED,
+    SENT,
+    TABLE,
+    UNSENDABLE,
+    UNSENT,
+    Job,
+    JobState,
+    PausedQueue,
+)
+
+logger = logging.getLogger(__name__)
 
 # Rows a queue and a look: transactions stay short, and batches of messages small.
 LARGEST_BATCH = 200
 LARGEST_PROMOTION = 1_000
 
-# On Postgres, the session that holds this lock is the only one that admits jobs of limited kinds;
-# SQLite has one writer anyway.
-LOCK = 0x6A6F6273
+# Equal jobs that a caller's job may overtake. Callers that commit at the same time see each other's
+# jobs as waiting: without this, one of them, and all that follow, would be left to the relay.
+OVERTAKEN = 10
 
-QUEUED = Job.state == JobState.QUEUED
+# How often a look chooses again after it has flagged rows of limited kinds.
+MOST_CHOICES = 5
+
 NOT_PAUSED = Job.queue.not_in(select(PausedQueue.queue))
+
+Chosen = Row[UUID, str, int, Any, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +75,15 @@ class Notification:
     args: dict[str, Any]
 
 
-def select_queued() -> Select[UUID, str, int, Any]:
+def select_queued() -> Select[UUID, str, int, Any, str]:
     """Select the queued jobs of queues that are not paused, in the order in which they run."""
-    columns = (Job.id, Job.kind, Job.priority, Job.run_at)
+    columns = (Job.id, Job.kind, Job.priority, Job.run_at, Job.queue)
     return select(*columns).where(QUEUED, NOT_PAUSED).order_by(Job.priority, Job.run_at)
 
 
 def find_next_due(
     session: Session, *which: ColumnElement[bool], without: Collection[UUID] = ()
-) -> Row[UUID, str, int, Any] | None:
+) -> Chosen | None:
     """Queue the scheduled jobs that are due, and return the job to run next, or None.
 
     For a process that runs jobs without a broker. Only jobs that fit `which`, without the ids in
@@ -65,21 +99,62 @@ def mark_sent(
 ) -> list[Notification]:
     """Mark the jobs among `ids` as sent that may be sent at once, and return them.
 
-    These are queued and not limited, and their queue has room in the broker. The relay sends the
-    others.
+    These are queued and not limited, their queue has room in the broker, and no more urgent job of
+    the queue waits, and not more than OVERTAKEN jobs that are as urgent and were due earlier. The
+    relay sends the others.
     """
-    other = aliased(Job)
-    in_broker = select(func.count()).where(
-        other.queue == Job.queue, other.state == JobState.QUEUED, other.sent_at.is_not(None)
+    values = {
+        "ids": ids,
+        "limited_kinds": [policy.kind for policy in find_limited_policies(kinds)],
+        "buffer": buffer,
+    }
+    return _make_notifications(session.connection().execute(_MARK_EARLY, values))
+
+
+def _build_mark_early() -> ReturningUpdate[Any]:
+    job, ours, other = TABLE.c, TABLE.alias("ours"), TABLE.alias("other")
+    queued = literal_column("'queued'", String)
+    ids: BindParameter[Any] = bindparam("ids", expanding=True)
+    # Once for all jobs that are enqueued alike, and not once for each.
+    columns = (ours.c.queue, ours.c.priority, ours.c.run_at)
+    alike = select(*columns).where(ours.c.id.in_(ids)).distinct().subquery()
+    there = (other.c.queue == alike.c.queue, other.c.state == queued)
+    in_broker = select(func.count()).where(*there, other.c.sent_at.is_not(None))
+    waits = select(other.c.id).where(
+        *there, other.c.sent_at.is_(None), ~other.c.limited, other.c.id.not_in(ids)
     )
-    return _mark(
-        session,
-        Job.id.in_(ids),
-        Job.sent_at.is_(None),
-        Job.kind.not_in([policy.kind for policy in find_limited_policies(kinds)]),
-        in_broker.scalar_subquery() < buffer,
-        NOT_PAUSED,
+    more_urgent = waits.where(other.c.priority < alike.c.priority)
+    older = waits.where(other.c.priority == alike.c.priority, other.c.run_at < alike.c.run_at)
+    order = (other.c.priority, other.c.run_at)
+    have_to_wait = select(*alike.c).where(
+        or_(
+            in_broker.scalar_subquery() >= bindparam("buffer"),
+            _first(more_urgent, *order),
+            _first(older.offset(literal_column(str(OVERTAKEN))), *order),
+        )
     )
+    return (
+        update(TABLE)
+        .where(
+            job.id.in_(ids),
+            job.state == queued,
+            job.sent_at.is_(None),
+            ~job.limited,
+            job.kind.not_in(bindparam("limited_kinds", expanding=True)),
+            job.queue.not_in(select(PausedQueue.queue)),
+            tuple_(job.queue, job.priority, job.run_at).not_in(have_to_wait),
+        )
+        .values(sent_at=utc_now())
+        .returning(*(job[name] for name in _READ))
+    )
+
+
+def _first(waiting: Select[Any], *order: Any) -> ColumnElement[bool]:
+    """Return the condition that a select has a row.
+
+    Not EXISTS: for that, Postgres reads the whole table in the hope of an early match.
+    """
+    return waiting.order_by(*order).limit(literal_column("1")).scalar_subquery().is_not(None)
 
 
 def mark_unsent(session: Session, messages: Iterable[Notification]) -> None:
@@ -105,15 +180,16 @@ def hold_unsendable(session: Session, reasons: Mapping[UUID, str]) -> None:
 
 
 def queue_due(session: Session) -> None:
-    """Queue the scheduled jobs that are due."""
+    """Queue up to LARGEST_PROMOTION scheduled jobs that are due, the oldest first."""
     # Selected and locked first, without the rows that another transaction has locked: two bulk
     # updates in different orders would deadlock.
-    is_due = (Job.state == JobState.SCHEDULED, Job.run_at <= utc_now())
-    oldest = select(Job.id).where(*is_due).order_by(Job.run_at).limit(LARGEST_PROMOTION)
-    due_now = oldest.with_for_update(skip_locked=True)
+    oldest = select(Job.id).where(SCHEDULED, Job.run_at <= utc_now()).order_by(Job.run_at)
+    # A literal, like the states: with a parameter Postgres plans for a tenth of the table.
+    some = oldest.limit(literal_column(str(LARGEST_PROMOTION)))
+    due_now = some.with_for_update(skip_locked=True)
     session.execute(
         update(Job)
-        .where(Job.id.in_(due_now), Job.state == JobState.SCHEDULED)
+        .where(Job.id.in_(due_now), SCHEDULED)
         .values(state=JobState.QUEUED, sent_at=None)
         .execution_options(synchronize_session=False)
     )
@@ -125,60 +201,89 @@ def mark_due_sent(
     """Mark the due jobs that fit into the broker as sent, and return them.
 
     They are chosen by priority, then by due time. Only jobs on `queues`, which this release
-    declares, are chosen: it cannot publish to a queue that only another release declares.
+    declares, are chosen: it cannot publish to a queue that only another release declares. Jobs that
+    are flagged as limited are chosen only where `kinds` has their limit.
     """
     queue_due(session)
-    waiting = select(Job.queue).where(QUEUED, Job.sent_at.is_(None), Job.queue.in_(queues))
+    room = _find_room(session, queues, buffer)
+    chosen: dict[str, list[Chosen]] = defaultdict(list)
+    for queue, number in room.items():
+        chosen[queue] += _choose_unlimited(session, queue, number, kinds)
+    for row in _choose_limited(session, room, kinds):
+        chosen[row.queue].append(row)
     messages: list[Notification] = []
-    for queue in session.execute(waiting.where(NOT_PAUSED).distinct()).scalars().all():
-        in_broker = select(func.count()).where(Job.queue == queue, QUEUED, Job.sent_at.is_not(None))
-        room = min(buffer - session.execute(in_broker).scalar_one(), LARGEST_BATCH)
-        if room > 0:
-            messages += _mark(session, Job.id.in_(_choose(session, queue, room, kinds)))
+    for queue, rows in chosen.items():
+        if not rows:
+            continue
+        rows.sort(key=lambda row: (row.priority, row.run_at))
+        messages += _mark(session, Job.id.in_([row.id for row in rows[: room[queue]]]))
     return messages
 
 
-def _choose(session: Session, queue: str, room: int, kinds: Kinds) -> list[UUID]:
-    """Choose up to `room` jobs of a queue; of a limited kind as many as its limit admits now."""
-    limited = find_limited_policies(kinds)
-    waiting = select_queued().where(Job.queue == queue, Job.sent_at.is_(None))
-    waiting = waiting.with_for_update(skip_locked=True, of=Job)
-    unlimited = waiting.where(Job.kind.not_in([policy.kind for policy in limited]))
-    chosen = list(session.execute(unlimited.limit(room)))
-    for policy in limited:
-        if policy.queue == queue and _alone_admits(session):
-            admitted = min(_count_admissible(session, policy), room)
-            if admitted > 0:
-                chosen += session.execute(waiting.where(Job.kind == policy.kind).limit(admitted))
-    chosen.sort(key=lambda row: (row.priority, row.run_at))
-    return [row.id for row in chosen[:room]]
-
-
-def _alone_admits(session: Session) -> bool:
-    """Return True when only this transaction may admit jobs of limited kinds until it ends.
-
-    Two transactions that count the same running jobs would together admit too many.
-    """
-    if session.get_bind().dialect.name != "postgresql":
-        return True
-    return bool(session.execute(select(func.pg_try_advisory_xact_lock(LOCK))).scalar_one())
-
-
-def _count_admissible(session: Session, policy: Policy) -> int:
-    """Return how many more jobs of a limited kind may start now, over all workers.
-
-    The number may be negative.
-    """
-    of_kind = select(func.count()).where(Job.kind == policy.kind)
-    sent = session.execute(of_kind.where(QUEUED, Job.sent_at.is_not(None))).scalar_one()
-    room = LARGEST_BATCH
-    if policy.concurrency is not None:
-        running = session.execute(of_kind.where(Job.state == JobState.RUNNING)).scalar_one()
-        room = min(room, policy.concurrency - sent - running)
-    if policy.rate is not None:
-        recent = of_kind.where(Job.started_at > ago(policy.rate.per))
-        room = min(room, policy.rate.count - sent - session.execute(recent).scalar_one())
+def _find_room(session: Session, queues: Collection[str], buffer: int) -> dict[str, int]:
+    """Return by queue how many more jobs the broker may hold, where jobs wait for that."""
+    if not queues:
+        return {}
+    order = (Job.limited, Job.priority, Job.run_at)
+    waiting = [
+        _first(select(Job.id).where(Job.queue == queue, *UNSENT), *order) for queue in queues
+    ]
+    paused = set(session.execute(select(PausedQueue.queue)).scalars())
+    room = {}
+    for queue, waits in zip(queues, session.execute(select(*waiting)).one(), strict=True):
+        if waits and queue not in paused:
+            in_broker = select(func.count()).where(Job.queue == queue, *SENT)
+            free = min(buffer - session.execute(in_broker).scalar_one(), LARGEST_BATCH)
+            if free > 0:
+                room[queue] = free
     return room
+
+
+def _choose_unlimited(session: Session, queue: str, room: int, kinds: Kinds) -> list[Chosen]:
+    """Choose up to `room` jobs of a queue whose kinds have no limit."""
+    limited = {policy.kind for policy in find_limited_policies(kinds)}
+    waiting = select_queued().where(Job.queue == queue, *UNSENT, ~Job.limited).limit(room)
+    for _ in range(MOST_CHOICES):
+        rows = list(session.execute(waiting.with_for_update(skip_locked=True, of=Job)))
+        # Written by a release that keeps limits in its code only, or has none for the kind.
+        unflagged = [row.id for row in rows if row.kind in limited]
+        if not unflagged:
+            return rows
+        flag = update(Job).where(Job.id.in_(unflagged)).values(limited=True)
+        session.execute(flag.execution_options(synchronize_session=False))
+    return []
+
+
+def _choose_limited(session: Session, room: Mapping[str, int], kinds: Kinds) -> list[Chosen]:
+    """Choose jobs of limited kinds: of each kind as many as its limit admits now."""
+    if not room or not kinds:
+        return []
+    flagged = [
+        _first(select(Job.id).where(Job.kind == kind, *UNSENT, LIMITED), Job.priority, Job.run_at)
+        for kind in kinds
+    ]
+    there = session.execute(select(*flagged)).one()
+    policies = [kind.policy for kind, waits in zip(kinds.values(), there, strict=True) if waits]
+    limited = [policy for policy in policies if policy.limited]
+    for policy in policies:
+        if not policy.limited:
+            limits.unflag_dropped(session, policy.kind)
+    if not limited or not limits.admits_alone(session):
+        return []
+    chosen: list[Chosen] = []
+    sent, running = limits.count_open(session)
+    for policy in limited:
+        admitted = limits.count_admissible(
+            session, policy, sent=sent[policy.kind], running=running[policy.kind]
+        )
+        if admitted > 0:
+            waiting = select_queued().where(
+                Job.kind == policy.kind, *UNSENT, LIMITED, Job.queue.in_(room)
+            )
+            chosen += session.execute(
+                waiting.limit(admitted).with_for_update(skip_locked=True, of=Job)
+            )
+    return chosen
 
 
 def mark_lost_sent(
@@ -192,17 +297,23 @@ def mark_lost_sent(
 
     Where a queue has more sent, unclaimed rows than the broker has messages ready (`count_ready`),
     the difference counts as lost. The jobs that were sent first are chosen, and only those sent
-    longer ago than `after`: a message that a worker has prefetched is not ready either.
+    longer ago than `after`: a message that a worker has prefetched is not ready either. A queue
+    whose messages cannot be counted is logged and left out.
     """
-    in_broker = (QUEUED, Job.sent_at.is_not(None), Job.queue.in_(queues))
-    counts = select(Job.queue, func.count()).where(*in_broker, NOT_PAUSED).group_by(Job.queue)
+    in_broker = (*SENT, Job.queue.in_(queues), NOT_PAUSED)
+    counts = select(Job.queue, func.count()).where(*in_broker).group_by(Job.queue)
     messages: list[Notification] = []
     for queue, sent in session.execute(counts).all():
-        old = (Job.queue == queue, *in_broker, Job.sent_at < ago(after))
+        old = (Job.queue == queue, *SENT, Job.sent_at < ago(after))
         oldest = select(Job.id).where(*old).order_by(Job.sent_at)
         if session.execute(oldest.limit(1)).one_or_none() is None:
             continue
-        deficit = min(sent - count_ready(queue), LARGEST_BATCH)
+        try:
+            deficit = min(sent - count_ready(queue), LARGEST_BATCH)
+        except Exception as error:  # noqa: BLE001 - one bad queue must not stop the others
+            reason = first_line(error)
+            logger.warning("the broker cannot count the messages of queue %s: %s", queue, reason)
+            continue
         if deficit > 0:
             locked = oldest.limit(deficit).with_for_update(skip_locked=True)
             ids = session.execute(locked).scalars().all()
@@ -211,12 +322,18 @@ def mark_lost_sent(
 
 
 def _mark(session: Session, *which: ColumnElement[bool]) -> list[Notification]:
-    marked = (
-        update(Job)
-        .where(*which, QUEUED)
-        .values(sent_at=utc_now())
-        .returning(Job.id, Job.kind, Job.queue, Job.args, Job.priority, Job.run_at)
-        .execution_options(synchronize_session=False)
+    marked = update(Job).where(*which, QUEUED).values(sent_at=utc_now())
+    returned = marked.returning(*(getattr(Job, name) for name in _READ))
+    return _make_notifications(
+        session.execute(returned.execution_options(synchronize_session=False))
     )
-    rows = sorted(session.execute(marked), key=lambda row: (row.priority, row.run_at))
+
+
+def _make_notifications(marked: Iterable[Any]) -> list[Notification]:
+    rows = sorted(marked, key=lambda row: (row.priority, row.run_at))
     return [Notification(row.id, row.kind, row.queue, row.args) for row in rows]
+
+
+_READ = ("id", "kind", "queue", "args", "priority", "run_at")
+# Built once: every caller that has enqueued jobs executes it, and to build it takes longer.
+_MARK_EARLY = _build_mark_early()

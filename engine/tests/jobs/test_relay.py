@@ -1,5 +1,6 @@
 """Which rows the broker is told of, and when."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from job_rows import (
     Side,
     batch,
     change,
+    count,
     finish,
     only_on_postgres,
     put,
@@ -24,10 +26,10 @@ from job_rows import (
     take,
     try_claim,
 )
-from nightshift.jobs import care, claims, enqueue_many, relay
+from nightshift.jobs import JobArgs, care, claims, enqueue_many, relay
 from nightshift.jobs.models import Job, JobState
 from nightshift.jobs.relay import Notification
-from sqlalchemy import select
+from sqlalchemy import event, select, text, update
 
 MINUTE = timedelta(minutes=1)
 
@@ -98,6 +100,67 @@ def test_caller_sends_to_no_paused_queue(session):
     care.pause(session, "side", now=NOW)
     here, there = put(session), put(session, Side())
     assert send_early(session, [here, there]) == [here]
+
+
+@pytest.mark.parametrize(
+    ("waits", "ours", "sent_early"),
+    [
+        ({"priority": 0}, {"priority": 9}, False),
+        ({"priority": 5}, {"priority": 5}, False),
+        ({"priority": 9}, {"priority": 0}, True),
+    ],
+)
+def test_job_of_a_caller_does_not_overtake_what_waits_before_it(session, waits, ours, sent_early):
+    for job_id in put_many(session, relay.OVERTAKEN + 1, **waits):
+        change(session, job_id, run_at=LONG_AGO)
+    job_id = put(session, **ours)
+    assert send_early(session, [job_id]) == ([job_id] if sent_early else [])
+
+
+def test_jobs_of_a_caller_do_not_wait_for_each_other(session):
+    ids = [put(session, priority=priority) for priority in (0, 9, 5)]
+    assert set(send_early(session, ids)) == set(ids)
+
+
+def test_one_more_urgent_job_that_waits_is_not_overtaken(session):
+    put(session, priority=3)
+    same, less_urgent = put(session, priority=3), put(session, priority=4)
+    assert send_early(session, [same, less_urgent]) == [same]
+
+
+def test_callers_that_commit_at_the_same_time_both_send(session):
+    """Each sees the other's job as one that waits."""
+    ids = [put(session) for _ in range(relay.OVERTAKEN)]
+    for job_id in ids:
+        change(session, job_id, run_at=LONG_AGO)
+    last = put(session)
+    assert send_early(session, [last]) == [last]
+
+
+def test_job_that_was_enqueued_later_does_not_hold_an_equal_one_back(session):
+    for job_id in put_many(session, relay.OVERTAKEN + 1):
+        change(session, job_id, run_at=NOW + MINUTE)
+    job_id = put(session)
+    assert send_early(session, [job_id]) == [job_id]
+
+
+@pytest.mark.parametrize("waits", ["side", "scheduled", "held", "limited"])
+def test_job_of_a_caller_waits_for_none_that_does_not_come_before_it(session, waits):
+    if waits == "side":
+        put(session, Side(), priority=0)
+    elif waits == "scheduled":
+        put(session, priority=0, run_at=FAR_AHEAD)
+    elif waits == "held":
+        care.hold(session, [put(session, priority=0)])
+    else:
+        put(session, Limited(), priority=0)
+    job_id = put(session, priority=9)
+    assert send_early(session, [job_id]) == [job_id]
+
+
+def test_caller_sends_no_row_that_is_flagged_as_limited(session):
+    change(session, job_id := put(session), limited=True)
+    assert send_early(session, [job_id]) == []
 
 
 def test_callers_messages_are_in_turn(session):
@@ -247,9 +310,75 @@ def test_no_more_jobs_of_a_kind_are_started_in_a_period_than_its_rate(session):
     assert len(send(session)) == 1
 
 
-def test_limit_that_this_release_does_not_know_is_not_kept(session):
-    put_many(session, 5, Limited)
-    assert len(send(session, kinds={})) == 5
+def without(kind):
+    """Return the kinds that a release has which does not know this one."""
+    return {name: one for name, one in KINDS.items() if one is not kind}
+
+
+class WithoutLimit(JobArgs, kind="test.limited"):
+    """The kind in a release that has no limit for it."""
+
+    number: int = 0
+
+
+@pytest.mark.parametrize(
+    "kinds", [{}, without(Limited), {**KINDS, "test.limited": WithoutLimit}], ids=str
+)
+def test_limited_jobs_are_left_to_a_release_that_knows_the_limit(session, kinds):
+    limited, plain = put_many(session, 5, Limited), put_many(session, 2)
+    for job_id in limited:
+        finish(session, put(session, Limited()))
+        change(session, job_id, run_at=LONG_AGO)
+    assert set(send(session, kinds=kinds)) == set(plain)
+    assert len(send(session)) == 2
+
+
+def test_row_that_the_release_before_wrote_without_the_flag_is_limited_too(session):
+    ids = put_many(session, 5, Limited)
+    for job_id in ids:
+        change(session, job_id, limited=False)
+    plain = put(session)
+    found = send(session)
+    assert (len(set(found) & set(ids)), plain in found) == (2, True)
+    assert {row(session, job_id).limited for job_id in ids} == {True}
+    assert send(session) == []
+
+
+def test_flagging_is_bounded_and_ends(session):
+    ids = put_many(session, relay.MOST_CHOICES * 10 + 3, Limited)
+    for job_id in ids:
+        change(session, job_id, limited=False)
+    last = put(session)
+    change(session, last, run_at=NOW + MINUTE)
+    assert set(send(session, buffer=10)) < set(ids)
+    assert count(session, Job.limited) == relay.MOST_CHOICES * 10
+    assert last in send(session, buffer=10)
+
+
+def test_job_of_a_kind_that_lost_its_limit_is_sent_when_no_release_knows_it(session):
+    kinds = {**KINDS, "test.limited": WithoutLimit}
+    young, old = put(session, Limited()), put(session, Limited())
+    change(session, young, run_at=datetime.now(UTC))
+    assert [send(session, kinds=kinds) for _ in range(2)] == [[], [old]]
+    assert (row(session, young).limited, row(session, old).limited) == (True, False)
+
+
+def test_limited_job_is_sent_also_when_its_kind_has_moved_to_another_queue(session):
+    job_id = put(session, Limited())
+    change(session, job_id, queue="side")
+    assert send(session) == [job_id]
+
+
+def test_held_job_that_is_released_is_admitted_again(session):
+    first, second = put_many(session, 2, Limited)
+    third = put(session, Limited())
+    change(session, third, priority=9)
+    assert set(send(session)) == {first, second}
+    care.hold(session, [first])
+    assert send(session) == [third]
+    care.release(session, [first], now=NOW)
+    # Its first message is still in the broker, but the row is not admitted: see claims.
+    assert (send(session), row(session, first).sent_at) == ([], None)
 
 
 @only_on_postgres
@@ -343,6 +472,88 @@ def test_job_that_is_no_longer_queued_is_not_held(session):
     take(session, running)
     relay.hold_unsendable(session, {running: "no", uuid4(): "no"})
     assert (state(session, running), row(session, running).errors) == ("running", None)
+
+
+def test_queue_whose_messages_cannot_be_counted_holds_up_no_other(session, caplog):
+    send_long_ago(session, 2)
+    side = send_long_ago(session, 2, Side)
+
+    def count_ready(queue):
+        if queue == "default":
+            raise LookupError("NOT_FOUND - no queue 'default'\nmore")
+        return 0
+
+    found = relay.mark_lost_sent(session, count_ready=count_ready, queues=QUEUES, after=MINUTE)
+    assert {message.job_id for message in found} == set(side)
+    assert caplog.messages == [
+        "the broker cannot count the messages of queue default: NOT_FOUND - no queue 'default'"
+    ]
+
+
+# --- the plans ---
+
+
+# Lines of a plan that reads every job. These two indexes have only what the broker holds, and what
+# runs.
+WHOLE_TABLE = re.compile(
+    r".*Seq Scan on job\b|SCAN (job|ours|other)\b(?! USING INDEX ix_job_(sent|running)\b)"
+)
+
+
+def fill(session):
+    """Write so many rows that a plan which reads the whole table is the worst."""
+    for kind, number in ((Plain, 3_000), (Limited, 600), (Side, 3)):
+        put_many(session, number, kind)
+    done = put_many(session, 600, Rated)
+    ended = {"state": JobState.SUCCEEDED, "started_at": LONG_AGO, "finished_at": LONG_AGO}
+    session.execute(update(Job).where(Job.id.in_(done)).values(ended))
+    put_many(session, 600, run_at=LONG_AGO)
+    session.execute(text("analyze"))
+
+
+def look(session):
+    """Do all that the keeper and a caller ask of the ledger, some of it for rows that are there."""
+    put_many(session, 2, Rated)
+    send(session)
+    send_early(session, [put(session), put(session, Side())])
+    change(session, send_long_ago(session, 1)[0], sent_at=LONG_AGO)
+    send_lost(session, {"default": 0, "side": 0})
+
+
+def explain(session, statement, parameters):
+    """Return the plan of a statement: on Postgres the one for any values of its parameters."""
+    if session.get_bind().dialect.name == "sqlite":
+        rows = session.connection().exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        return "\n".join(row.detail for row in rows)
+    names = sorted(parameters, key=len, reverse=True)
+    for number, name in enumerate(names, 1):
+        statement = statement.replace(f"%({name})s", f"${number}")
+    run = session.connection().exec_driver_sql
+    run("SET LOCAL plan_cache_mode = force_generic_plan")
+    run(f"PREPARE examined AS {statement.replace('%%', '%')}")
+    nulls = f"({', '.join(['NULL'] * len(names))})" if names else ""
+    plan = "\n".join(row[0] for row in run(f"EXPLAIN EXECUTE examined{nulls}"))
+    run("DEALLOCATE examined")
+    return plan
+
+
+def test_statements_of_relay_and_callers_read_no_whole_table(engine, session):
+    fill(session)
+    statements = {}
+
+    def note(*arguments):
+        if "FROM job" in arguments[2] or arguments[2].startswith("UPDATE job"):
+            statements[arguments[2]] = arguments[3]
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        look(session)
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert len(statements) > 8
+    for statement, parameters in statements.items():
+        plan = explain(session, statement, parameters)
+        assert not any(map(WHOLE_TABLE.match, plan.splitlines())), f"{statement}\n{plan}"
 
 
 # --- without a broker ---

@@ -207,12 +207,16 @@ def _record_and_claim(
 
 
 def release_orphans(session: Session, terms: Terms) -> None:
-    """Release the messages whose sender died, and end those that are past their deadline."""
+    """Release the messages whose sender died, and end those that are past their deadline.
+
+    Of each at most outbox.BATCH, the oldest first; the next call takes more.
+    """
     running = select(Job.claim_id).where(Job.state == JobState.RUNNING, Job.claim_id.is_not(None))
     lost = select(Mail.id, Mail.attempt).where(
         Mail.state == MailState.SENDING, Mail.claim_id.not_in(running)
     )
-    found = session.execute(lost.with_for_update(skip_locked=True)).all()
+    oldest = lost.order_by(Mail.claimed_at).limit(outbox.BATCH)
+    found = session.execute(oldest.with_for_update(skip_locked=True)).all()
     for row in found:
         values = _make_unknown(row.attempt, terms, now=read_clock(session)) | {
             "reply": "its sender died"

@@ -274,10 +274,16 @@ def _normalise(address: str) -> str:
 
 
 def fail_expired(session: Session) -> int:
-    """Fail the messages that are past their deadline and not sent, and return how many."""
+    """Fail up to BATCH messages that are past their deadline and not sent; return how many.
+
+    The oldest come first.
+    """
+    expired = select(Mail.id).where(
+        Mail.expires_at <= utc_now(), Mail.state.in_(WAITING), Mail.ended_at.is_(None)
+    )
     return _end(
         session,
-        Mail.expires_at <= utc_now(),
+        Mail.id.in_(expired.order_by(Mail.expires_at).limit(BATCH)),
         state=MailState.FAILED,
         reply="its deadline passed",
         at=utc_now(),
@@ -289,17 +295,21 @@ def prune(unit_of_work: UnitOfWork, *, keep_sent: timedelta, keep_others: timede
 
     Old counts of refusals are deleted too.
     """
-    with unit_of_work() as session:
-        old = and_(Suppression.suppressed_at.is_(None), Suppression.refused_at < ago(keep_others))
-        _execute(session, delete(Suppression).where(old))
-        # A sensitive message cannot be sent again after its deadline, so its body is not needed.
-        over = and_(
-            Mail.state == MailState.UNKNOWN,
-            Mail.sensitive,
-            Mail.body.is_not(None),
-            Mail.expires_at <= utc_now(),
-        )
-        _execute(session, update(Mail).where(over).values(body=None))
+    old = select(Suppression.address).where(
+        Suppression.suppressed_at.is_(None), Suppression.refused_at < ago(keep_others)
+    )
+    # A sensitive message cannot be sent again after its deadline, so its body is not needed.
+    over = select(Mail.id).where(
+        Mail.state == MailState.UNKNOWN,
+        Mail.sensitive,
+        Mail.body.is_not(None),
+        Mail.expires_at <= utc_now(),
+    )
+    for statement in (
+        delete(Suppression).where(Suppression.address.in_(old.limit(BATCH))),
+        update(Mail).where(Mail.id.in_(over.limit(BATCH))).values(body=None),
+    ):
+        repeat(unit_of_work, partial(_execute, statement=statement))
     too_old = or_(
         and_(Mail.state == MailState.SENT, Mail.ended_at < ago(keep_sent)),
         and_(Mail.state.in_(ENDED), Mail.state != MailState.SENT, Mail.ended_at < ago(keep_others)),

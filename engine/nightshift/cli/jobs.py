@@ -29,7 +29,7 @@ from nightshift.cli.output import (
     refusals,
 )
 from nightshift.component import Composition
-from nightshift.database import Session, resolve
+from nightshift.database import Session, read_clock, resolve
 from nightshift.errors import Conflict
 from nightshift.jobs import care, insight, relay
 from nightshift.jobs.models import Job, JobLog, JobState
@@ -126,8 +126,13 @@ def retry(runtime: Runtime, ids: tuple[str, ...]) -> None:
 def retry_failed(runtime: Runtime, kind: str) -> None:
     """Run every failed job of a kind again."""
     _require_known(runtime, kind=kind)
-    change = partial(care.retry_failed, kind=kind, kinds=runtime.kinds, now=runtime.now())
-    click.echo(f"{_write(runtime, change)} jobs scheduled")
+    now = _write(runtime, read_clock)
+    change = partial(care.retry_failed, kind=kind, kinds=runtime.kinds, now=now)
+    scheduled, after = _write(runtime, change)
+    while after is not None:
+        number, after = _write(runtime, partial(change, after=after))
+        scheduled += number
+    click.echo(f"{scheduled} jobs scheduled")
 
 
 @jobs.command()
@@ -162,7 +167,7 @@ def pause(runtime: Runtime, queue: str) -> None:
 def resume(runtime: Runtime, queue: str) -> None:
     """Start the jobs of a paused queue again."""
     _require_known(runtime, queue=queue)
-    done = _write(runtime, partial(care.resume, queue=queue))
+    done = _repeat(runtime, partial(care.resume, queue=queue))
     click.echo(f"{queue} {'is resumed' if done else 'was not paused'}")
 
 
@@ -175,9 +180,7 @@ def clear(runtime: Runtime, queue: str | None, kind: str | None) -> None:
     if queue is None and kind is None:
         raise click.UsageError("say what to clear: --queue or --kind, or both")
     _require_known(runtime, queue=queue, kind=kind)
-    cleared = 0
-    while number := _write(runtime, partial(care.clear, queue=queue, kind=kind)):
-        cleared += number
+    cleared = _repeat(runtime, partial(care.clear, queue=queue, kind=kind))
     click.echo(f"{cleared} jobs cancelled")
 
 
@@ -256,6 +259,14 @@ def _write(runtime: Runtime, change: Callable[[Session], T]) -> T:
     """Make a change in a transaction of its own. End with exit code 1 when it is refused."""
     with refusals():
         return _transact(runtime, change)
+
+
+def _repeat(runtime: Runtime, change: Callable[[Session], int]) -> int:
+    """Make a change until it returns 0, each time in a transaction of its own; return the sum."""
+    changed = 0
+    while number := _write(runtime, change):
+        changed += number
+    return changed
 
 
 def _transact(runtime: Runtime, change: Callable[[Session], T], *, tries: int = TRIES) -> T:

@@ -8,7 +8,6 @@ Bulk work skips rows that another transaction has locked; the next call takes th
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -17,18 +16,30 @@ from sqlalchemy import Row, and_, case, delete, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
-from nightshift.database import Session, batched, insert_or
+from nightshift.database import Base, Session, batched, insert_or
 from nightshift.errors import Conflict, InvalidInput
 from nightshift.jobs import batches
 from nightshift.jobs.args import Kinds
-from nightshift.jobs.models import ENDED, NOT_STARTED, Job, JobState, PausedQueue
-from nightshift.jobs.run import UnitOfWork, repeat
+from nightshift.jobs.models import (
+    ENDED,
+    NOT_STARTED,
+    QUEUED,
+    SENT,
+    Job,
+    JobLog,
+    JobStart,
+    JobState,
+    PausedQueue,
+)
+from nightshift.jobs.run import UnitOfWork
 
 # Rows a statement and a transaction: transactions stay short, and databases limit parameters.
 BATCH = 1_000
 
 Locked = Row[UUID, UUID | None, datetime | None]
-Ended = Row[UUID, str, dict[str, Any]]
+Ended = Row[UUID, str, dict[str, Any]] | Row[UUID, str, dict[str, Any], datetime | None]
+# Until where the failed jobs of a kind have been looked at: the end and the id of a job.
+Failed = tuple[datetime | None, UUID]
 
 
 def cancel(session: Session, ids: Iterable[UUID]) -> list[UUID]:
@@ -54,7 +65,7 @@ def cancel(session: Session, ids: Iterable[UUID]) -> list[UUID]:
 def clear(
     session: Session, *, queue: str | None = None, kind: str | None = None, limit: int = BATCH
 ) -> int:
-    """Cancel up to `limit` jobs of a queue or kind that have not started, and return how many.
+    """Cancel the oldest `limit` jobs of a queue or kind that have not started; return how many.
 
     Call it until it returns 0. Raises ValueError without a queue or kind: that would be every job.
     """
@@ -68,7 +79,7 @@ def clear(
     waiting = select(Job.id, Job.parent_id, Job.counted_at).where(
         *which, Job.state.in_(NOT_STARTED)
     )
-    free = waiting.order_by(Job.id).limit(limit).with_for_update(skip_locked=True)
+    free = waiting.order_by(Job.run_at).limit(limit).with_for_update(skip_locked=True)
     # When only locked rows are left, wait for one of them. We hold no lock then, so this cannot
     # deadlock.
     rows = session.execute(free).all() or session.execute(waiting.limit(1).with_for_update()).all()
@@ -114,12 +125,7 @@ def _end(session: Session, rows: Sequence[Locked]) -> list[UUID]:
         row.parent_id for row in rows if row.parent_id is not None and row.counted_at is None
     )
     for parent_id, number in sorted(uncounted.items()):
-        if number > 1:
-            # All but the last in one statement: in one transaction, each update of the same row is
-            # slower than the one before.
-            open_, failed = Job.children_open - (number - 1), Job.children_failed + (number - 1)
-            _change(session, Job.id == parent_id, children_open=open_, children_failed=failed)
-        batches.record_child_end(session, parent_id, failed=True)
+        batches.record_child_end(session, parent_id, failed=True, number=number)
     return ids
 
 
@@ -148,25 +154,39 @@ def retry(session: Session, ids: Iterable[UUID], *, kinds: Kinds, now: datetime)
     return done
 
 
-def retry_failed(session: Session, kind: str, *, kinds: Kinds, now: datetime) -> int:
-    """Schedule every failed job of a kind, with all its attempts, and return how many.
+def retry_failed(
+    session: Session,
+    kind: str,
+    *,
+    kinds: Kinds,
+    now: datetime,
+    after: Failed | None = None,
+    limit: int = BATCH,
+) -> tuple[int, Failed | None]:
+    """Schedule up to `limit` failed jobs of a kind with all their attempts, newest first.
 
+    Return how many, and where the next call has to go on: with that as `after`, or None at the end.
+    `now` is by the database's clock and the same for all calls: a job that fails after it is left.
     Of jobs with the same unique key only the newest is scheduled, and only where no open job has
     the key. Raises InvalidInput as `retry` does.
     """
-    failed = (Job.kind == kind, Job.state == JobState.FAILED)
-    if kind in kinds and kinds[kind].policy.unique_by is None:
-        return _change(session, *failed, **_restart(now))
-    newest_first = (
-        select(Job.id, Job.kind, Job.args)
+    failed = [Job.kind == kind, Job.state == JobState.FAILED, Job.finished_at <= now]
+    if after is not None:
+        at, last = after
+        failed += [Job.finished_at <= at, or_(Job.finished_at < at, Job.id < last)]
+    newest = (
+        select(Job.id, Job.kind, Job.args, Job.finished_at)
         .where(*failed)
-        .order_by(Job.finished_at.desc())
-        .with_for_update()
+        .order_by(Job.finished_at.desc(), Job.id.desc())
+        .limit(limit)
     )
-    return sum(
-        _schedule_again(session, row, kinds=kinds, now=now) is None
-        for row in session.execute(newest_first).all()
-    )
+    rows = session.execute(newest.with_for_update(skip_locked=True)).all()
+    if kind in kinds and kinds[kind].policy.unique_by is None:
+        again = _restart(now, limited=kinds[kind].policy.limited)
+        number = _change(session, Job.id.in_([row.id for row in rows]), **again)
+    else:
+        number = sum(_schedule_again(session, row, kinds=kinds, now=now) is None for row in rows)
+    return number, (rows[-1].finished_at, rows[-1].id) if len(rows) == limit else None
 
 
 def _schedule_again(session: Session, row: Ended, *, kinds: Kinds, now: datetime) -> UUID | None:
@@ -184,7 +204,8 @@ def _schedule_again(session: Session, row: Ended, *, kinds: Kinds, now: datetime
     try:
         with session.begin_nested():
             ended = (Job.id == row.id, Job.state.in_(ENDED))
-            _change(session, *ended, **_restart(now), unique_key=key)
+            again = _restart(now, limited=kinds[row.kind].policy.limited)
+            _change(session, *ended, **again, unique_key=key)
     except IntegrityError:
         holder: UUID | None = session.execute(select(Job.id).where(Job.unique_key == key)).scalar()
         # Where there is none now, it ended between the two statements: try again.
@@ -192,14 +213,14 @@ def _schedule_again(session: Session, row: Ended, *, kinds: Kinds, now: datetime
     return None
 
 
-def _restart(now: datetime) -> dict[str, Any]:
+def _restart(now: datetime, *, limited: bool) -> dict[str, Any]:
     """Return what to write when an ended job becomes one that has never run."""
     empty = dict.fromkeys((
         "sent_at", "finished_at", "claim_id", "worker_id", "pid", "result", "follow_up",
         "push_until", "progress_done", "progress_total",
     ))  # fmt: skip
     counts = {"attempt": 0, "children": 0, "children_open": 0, "children_failed": 0}
-    return {**empty, **counts, "state": JobState.SCHEDULED, "run_at": now}
+    return {**empty, **counts, "state": JobState.SCHEDULED, "run_at": now, "limited": limited}
 
 
 def hold(session: Session, ids: Iterable[UUID]) -> list[UUID]:
@@ -241,29 +262,33 @@ def pause(session: Session, queue: str, *, now: datetime) -> bool:
     return session.execute(paused.returning(PausedQueue.queue)).scalar() is not None
 
 
-def resume(session: Session, queue: str) -> bool:
-    """Start the jobs of a paused queue again. Return False when it was not paused."""
-    if session.execute(delete(PausedQueue).where(PausedQueue.queue == queue)).rowcount == 0:  # type: ignore[attr-defined]
-        return False
+def resume(session: Session, queue: str, *, limit: int = BATCH) -> int:
+    """Start the jobs of a paused queue again. Call it until it returns 0.
+
+    Return how many rows were written: 0 when the queue is not paused.
+    """
+    paused = select(PausedQueue.queue).where(PausedQueue.queue == queue).with_for_update()
+    if session.execute(paused).one_or_none() is None:
+        return 0
     # Workers dropped the messages that arrived meanwhile. Jobs that are marked as unsent are sent
     # at the relay's next look; others only after it notices that their messages are lost.
-    _change(
-        session,
-        Job.queue == queue,
-        Job.state == JobState.QUEUED,
-        Job.sent_at.is_not(None),
-        sent_at=None,
-    )
-    return True
+    oldest = select(Job.id).where(Job.queue == queue, *SENT).order_by(Job.sent_at).limit(limit)
+    some = session.execute(oldest.with_for_update(skip_locked=True)).scalars().all()
+    unsent = _change(session, Job.id.in_(some), QUEUED, sent_at=None)
+    if unsent == limit:
+        return unsent
+    session.execute(delete(PausedQueue).where(PausedQueue.queue == queue))
+    return unsent + 1
 
 
 def prune(
     session: Session, keep: Mapping[JobState, timedelta], *, now: datetime, limit: int = BATCH
-) -> int:
-    """Delete up to `limit` jobs that ended longer ago than `keep` says for their state.
+) -> tuple[int, bool]:
+    """Delete the oldest `limit` jobs that ended longer ago than `keep` says for their state.
 
-    Return how many; call it until that is 0. Children of an open batch, parents that still have
-    children, and the last successful job of each kind stay.
+    Return how many, and whether more may be left. Children of an open batch, parents that still
+    have children, and the last successful job of each kind stay. A call deletes `limit` log lines
+    at most; while jobs have more, it deletes no job.
     """
     parent, child = aliased(Job), aliased(Job)
     old = [
@@ -271,18 +296,31 @@ def prune(
         for state, age in keep.items()
         if state in ENDED
     ]
-    prunable = select(Job.id, Job.kind).where(
-        or_(*old),
-        Job.finished_at.is_not(None),
-        Job.unique_key.is_(None),
-        ~exists().where(child.parent_id == Job.id),
-        ~exists().where(parent.id == Job.parent_id, parent.state.not_in(ENDED)),
+    prunable = (
+        select(Job.id, Job.kind)
+        .where(
+            or_(*old),
+            Job.finished_at.is_not(None),
+            Job.unique_key.is_(None),
+            ~exists().where(child.parent_id == Job.id),
+            ~exists().where(parent.id == Job.parent_id, parent.state.not_in(ENDED)),
+        )
+        .order_by(Job.finished_at)
     )
     rows = session.execute(prunable.limit(limit).with_for_update(skip_locked=True, of=Job)).all()
     spared = {_find_last_good(session, kind) for kind in {row.kind for row in rows}}
     ids = [row.id for row in rows if row.id not in spared]
-    session.execute(delete(Job).where(Job.id.in_(ids)).execution_options(synchronize_session=False))
-    return len(ids)
+    lines = select(JobLog.id).where(JobLog.job_id.in_(ids)).limit(limit)
+    if _delete(session, JobLog, JobLog.id.in_(lines)) == limit:
+        return 0, True
+    # Starts have no foreign key: a claim writes them without a look at the job's row.
+    _delete(session, JobStart, JobStart.job_id.in_(ids))
+    return _delete(session, Job, Job.id.in_(ids)), bool(ids)
+
+
+def _delete(session: Session, model: type[Base], *which: Any) -> int:
+    deleted = delete(model).where(*which).execution_options(synchronize_session=False)
+    return int(session.execute(deleted).rowcount)  # type: ignore[attr-defined]
 
 
 def _find_last_good(session: Session, kind: str) -> UUID | None:
@@ -301,7 +339,12 @@ def prune_all(
     `succeeded` and `failed` as in `build_retention`.
     """
     keep = build_retention(succeeded=succeeded, failed=failed)
-    return repeat(unit_of_work, partial(prune, keep=keep, now=now))
+    pruned, more = 0, True
+    while more:
+        with unit_of_work() as session:
+            number, more = prune(session, keep, now=now)
+        pruned += number
+    return pruned
 
 
 def build_retention(*, succeeded: timedelta, failed: timedelta) -> dict[JobState, timedelta]:

@@ -9,6 +9,7 @@ from job_rows import (
     LONG_AGO,
     NOW,
     QUEUES,
+    Limited,
     Only,
     Plain,
     Side,
@@ -28,10 +29,11 @@ from job_rows import (
     take,
     try_claim,
 )
+from nightshift.database import read_clock
 from nightshift.errors import Conflict, InvalidInput
 from nightshift.jobs import care, claims, relay
-from nightshift.jobs.models import Job, JobLog, JobState, PausedQueue
-from sqlalchemy import func, select
+from nightshift.jobs.models import Job, JobLog, JobStart, JobState, PausedQueue
+from sqlalchemy import func, insert, select
 
 KEEP = care.build_retention(succeeded=timedelta(days=7), failed=timedelta(days=30))
 
@@ -156,6 +158,12 @@ def test_clear_of_children_ends_their_parent(session):
     assert numbers(session, parent) == (JobState.FAILED, 0, 5)
 
 
+def test_clear_takes_the_oldest_first(session):
+    late, early = put(session, run_at=NOW), put(session, run_at=LONG_AGO)
+    assert care.clear(session, queue="default", limit=1) == 1
+    assert (state(session, late), state(session, early)) == ("scheduled", "cancelled")
+
+
 def test_clear_needs_to_know_what(session):
     with pytest.raises(ValueError, match="queue or a kind"):
         care.clear(session)
@@ -242,15 +250,60 @@ def test_retry_failed_takes_all_of_a_kind_and_of_equal_unique_ones_the_newest(se
     for job_id in plain[:2]:
         finish(session, job_id, JobState.FAILED)
     finish(session, plain[2], JobState.CANCELLED)
-    assert care.retry_failed(session, "test.plain", kinds=KINDS, now=NOW) == 2
+    now = read_clock(session)
+    assert care.retry_failed(session, "test.plain", kinds=KINDS, now=now) == (2, None)
     assert [state(session, job_id) for job_id in plain] == ["scheduled", "scheduled", "cancelled"]
     unique = []
     for age in (3, 1, 2):
         unique.append(put(session, Only()))
         finish(session, unique[-1], JobState.FAILED)
         change(session, unique[-1], finished_at=NOW - timedelta(hours=age))
-    assert care.retry_failed(session, "test.only", kinds=KINDS, now=NOW) == 1
+    assert care.retry_failed(session, "test.only", kinds=KINDS, now=now) == (1, None)
     assert [state(session, job_id) for job_id in unique] == ["failed", "scheduled", "failed"]
+
+
+@pytest.mark.parametrize("kind", [Plain, Only])
+def test_retry_failed_goes_on_where_the_call_before_ended(session, kind):
+    ids = []
+    for number in range(5):
+        ids.append(put(session, kind(number=number)))
+        finish(session, ids[-1], JobState.FAILED)
+        change(session, ids[-1], finished_at=NOW - timedelta(hours=number // 2))
+    # An open job has the key of the newest: it stays as it is, and must not stop the others.
+    blocked = kind is Only
+    if blocked:
+        put(session, Only(number=0))
+    numbers, after = [], None
+    while True:
+        number, after = care.retry_failed(
+            session, kind.policy.kind, kinds=KINDS, now=NOW, after=after, limit=2
+        )
+        numbers.append(number)
+        assert count(session, Job.id.in_(ids), Job.state == JobState.SCHEDULED) == sum(numbers)
+        if after is None:
+            break
+    assert (sum(numbers), max(numbers)) == (5 - blocked, 2)
+    assert state(session, ids[0]) == (JobState.FAILED if blocked else JobState.SCHEDULED)
+
+
+def test_retry_failed_leaves_what_failed_after_it_began(session):
+    job_id = put(session)
+    finish(session, job_id, JobState.FAILED)
+    change(session, job_id, finished_at=NOW + timedelta(seconds=1))
+    assert care.retry_failed(session, "test.plain", kinds=KINDS, now=NOW) == (0, None)
+    assert state(session, job_id) == JobState.FAILED
+
+
+@pytest.mark.parametrize("flagged", [False, True])
+def test_retry_flags_limited_kinds_and_no_others(session, flagged):
+    limited, plain = put(session, Limited()), put(session)
+    for job_id in (limited, plain):
+        finish(session, job_id, JobState.FAILED)
+        # The release that wrote the row, or the one that runs now, may have another limit.
+        change(session, job_id, limited=flagged)
+    care.retry(session, [limited], kinds=KINDS, now=NOW)
+    care.retry_failed(session, "test.plain", kinds=KINDS, now=read_clock(session))
+    assert [row(session, job_id).limited for job_id in (limited, plain)] == [True, False]
 
 
 # --- hold, pause ---
@@ -276,10 +329,25 @@ def test_paused_queue_starts_nothing_and_what_was_sent_is_sent_again(session):
         False,
     ]
     assert try_claim(session, job_id) is None
-    assert [care.resume(session, "side"), care.resume(session, "side")] == [True, False]
+    assert [care.resume(session, "side"), care.resume(session, "side")] == [2, 0]
     messages = relay.mark_due_sent(session, kinds=KINDS, queues=QUEUES, buffer=10_000)
     assert [message.job_id for message in messages] == [job_id]
     assert session.execute(select(func.count()).select_from(PausedQueue)).scalar_one() == 0
+
+
+def test_resume_writes_a_bounded_number_of_rows_and_ends_with_the_pause(session):
+    ids = [put(session, Side()) for _ in range(5)]
+    for minutes, job_id in enumerate(ids):
+        change(session, job_id, sent_at=LONG_AGO + timedelta(minutes=minutes))
+    care.pause(session, "side", now=NOW)
+    unsent = []
+    for written in (2, 2, 2, 0):
+        assert care.resume(session, "side", limit=2) == written
+        unsent.append([row(session, job_id).sent_at is None for job_id in ids].count(True))
+        still = session.execute(select(func.count()).select_from(PausedQueue)).scalar_one()
+        assert still == (len(unsent) < 3)
+    assert unsent == [2, 4, 5, 5]
+    assert care.resume(session, "default") == 0
 
 
 # --- prune ---
@@ -312,7 +380,9 @@ def test_prune_keeps_each_state_for_its_time_and_the_last_good_run(session):
     ]
     session.add(JobLog(job_id=gone[0], attempt=1, at=NOW, line="a line"))
     session.flush()
-    assert [care.prune(session, KEEP, now=NOW, limit=3) for _ in range(3)] == [3, 2, 0]
+    pruned = [care.prune(session, KEEP, now=NOW, limit=3) for _ in range(4)]
+    # The last good run is the oldest, and takes one of the three places each time.
+    assert pruned == [(2, True), (2, True), (1, True), (0, False)]
     assert [exists(session, job_id) for job_id in gone] == [False] * 5
     assert [exists(session, job_id) for job_id in kept] == [True] * 5
     assert session.execute(select(func.count()).where(JobLog.job_id == gone[0])).scalar_one() == 0
@@ -323,10 +393,54 @@ def test_prune_spares_open_batches_and_parents_before_their_children(session):
     parent, children = batch(session, 2, then=False)
     for child in children:
         change(session, child, finished_at=LONG_AGO, started_at=LONG_AGO, state="succeeded")
-    assert care.prune(session, KEEP, now=NOW) == 0
+    assert care.prune(session, KEEP, now=NOW) == (0, False)
     change(session, parent, state=JobState.FAILED, finished_at=LONG_AGO)
-    assert [care.prune(session, KEEP, now=NOW) for _ in range(3)] == [2, 1, 0]
+    assert [care.prune(session, KEEP, now=NOW)[0] for _ in range(3)] == [2, 1, 0]
     assert not exists(session, parent)
+
+
+def count_rows(session, model, job_id):
+    return session.execute(select(func.count()).where(model.job_id == job_id)).scalar_one()
+
+
+def test_prune_deletes_the_oldest_first_and_what_belongs_to_them(session):
+    newer, older = old(session, days=31, ends=JobState.FAILED), old(session, days=90)
+    old(session, days=0)  # so that no other is the last good run
+    for job_id in (newer, older):
+        session.add(JobStart(job_id=job_id, at=NOW, kind="test.plain"))
+    session.flush()
+    assert care.prune(session, KEEP, now=NOW, limit=1) == (1, True)
+    assert (exists(session, newer), exists(session, older)) == (True, False)
+    assert [count_rows(session, JobStart, job_id) for job_id in (newer, older)] == [1, 0]
+
+
+def test_prune_deletes_a_bounded_number_of_log_lines_before_their_job(session):
+    old(session, days=0)  # so that no other is the last good run
+    job_id = old(session, days=50)
+    session.add_all(JobLog(job_id=job_id, attempt=1, at=NOW, line=str(n)) for n in range(5))
+    session.flush()
+    left = []
+    while True:
+        number, more = care.prune(session, KEEP, now=NOW, limit=2)
+        left.append((number, count_rows(session, JobLog, job_id), exists(session, job_id)))
+        if not more:
+            break
+    assert left == [(0, 3, True), (0, 1, True), (1, 0, False), (0, 0, False)]
+
+
+def test_prune_of_everything_goes_on_after_the_log_lines(runtime):
+    with runtime.unit_of_work() as session:
+        old(session, days=0)
+        job_id = old(session, days=50)
+        lines = [
+            {"job_id": job_id, "attempt": 1, "at": NOW, "line": ""}
+            for _ in range(2 * care.BATCH + 1)
+        ]
+        session.execute(insert(JobLog), lines)
+    keep = {"succeeded": timedelta(days=7), "failed": timedelta(days=30)}
+    assert care.prune_all(runtime.unit_of_work, **keep, now=NOW) == 1
+    with runtime.read_only() as session:
+        assert (exists(session, job_id), count_rows(session, JobLog, job_id)) == (False, 0)
 
 
 # --- at the same time ---

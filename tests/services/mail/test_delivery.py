@@ -390,6 +390,21 @@ def test_message_of_a_dead_sender_is_unknown(session, resend, state, repeats):
     assert (mail.state, mail.repeats, mail.reply) == (state, repeats, "its sender died")
 
 
+def test_bounded_number_of_messages_is_released_the_oldest_first(session, monkeypatch):
+    monkeypatch.setattr(outbox, "BATCH", 1)
+    ids = [put(session, number) for number in (1, 2)]
+    for minutes, mail_id in enumerate(ids):
+        lost = {"state": MailState.SENDING, "claim_id": uuid4()}
+        claimed_at = LONG_AGO - timedelta(minutes=minutes)
+        session.execute(
+            update(Mail).where(Mail.id == mail_id).values(**lost, claimed_at=claimed_at)
+        )
+    for released in (1, 2, 2):
+        delivery.release_orphans(session, terms())
+        states = [read_row(session, mail_id).state for mail_id in reversed(ids)]
+        assert states == ["queued"] * released + ["sending"] * (2 - released)
+
+
 def test_repeat_carries_the_same_bytes(session):
     put(session)
     run, transport = die(session)

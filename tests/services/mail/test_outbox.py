@@ -246,6 +246,19 @@ def test_deadline_ends_what_waits_and_erases_secrets(session):
     assert (read_row(session, secret).body, read_row(session, plain).body is None) == (None, False)
 
 
+def test_deadline_ends_a_bounded_number_of_messages_the_oldest_first(session, monkeypatch):
+    monkeypatch.setattr(outbox, "BATCH", 2)
+    past = NOW - timedelta(days=1000)
+    ids = [put(session, n, expires_at=past - timedelta(days=n)) for n in range(3)]
+    assert outbox.fail_expired(session) == 2
+    assert [read_row(session, mail_id).state for mail_id in ids] == [
+        MailState.QUEUED,
+        MailState.FAILED,
+        MailState.FAILED,
+    ]
+    assert [outbox.fail_expired(session) for _ in range(2)] == [1, 0]
+
+
 def test_prune_keeps_what_is_young_or_open(session):
     @contextmanager
     def unit_of_work():

@@ -5,6 +5,7 @@ two beats send every message twice.
 """
 
 import logging
+from datetime import datetime
 from typing import Any
 
 from celery import beat
@@ -29,7 +30,9 @@ class Scheduler(beat.Scheduler):
     def __init__(self, app: Any, *args: Any, **options: Any) -> None:
         self._runtime = app.runtime
         self._entries = app.composition.schedule(app.runtime)
-        self._registered = False
+        self._started = False
+        # By entry the newest slot that the table has had.
+        self._remembered: dict[str, datetime] = {}
         super().__init__(app, *args, **options)
 
     def setup_schedule(self) -> None:
@@ -45,11 +48,18 @@ class Scheduler(beat.Scheduler):
                 # The database's clock, which all beats share: a beat whose clock is ahead for a
                 # moment would mark slots of the far future as started.
                 now = read_clock(session)
+                # Each time: a beat of another release may have deleted our entries.
+                schedule.register_entries(
+                    session, self._entries, now=now, remembered=self._remembered
+                )
                 fired = []
-                if not self._registered:
-                    fired = schedule.register_entries(session, self._entries, now=now)
-                fired += schedule.enqueue_due(session, self._entries, now=now)
-            self._registered = True
+                if not self._started:
+                    fired = schedule.enqueue_overdue(session, self._entries, now=now)
+                fired += schedule.enqueue_due(
+                    session, self._entries, now=now, remembered=self._remembered
+                )
+                slots = schedule.read_last_fires(session)
+            self._started, self._remembered = True, slots
         except Exception as error:  # noqa: BLE001 - beat outlives everything that it depends on
             logger.warning("the schedule cannot be read and is tried again: %s", first_line(error))
             return TICK_SECONDS

@@ -4,22 +4,32 @@ The transaction that enqueues the job also updates `schedule.last_fire_at` by co
 slot is started exactly once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import takewhile
+from operator import attrgetter
+from types import MappingProxyType
 from typing import Literal
 
 from cronsim import CronSim, CronSimError
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 
 from nightshift.database import Session, insert_or
 from nightshift.jobs.args import JobArgs
 from nightshift.jobs.enqueue import enqueue
-from nightshift.jobs.models import Job, JobState, ScheduleEntry
+from nightshift.jobs.models import ENDED, Job, JobState, ScheduleEntry
 
 # Beat looks every second. A slot that it finds later than this was missed: beat was down.
 MISSED_AFTER = timedelta(minutes=1)
+
+# How often beats record that they declare an entry, and when one that none declares is removed.
+SEEN_EVERY = timedelta(hours=1)
+UNDECLARED_FOR = timedelta(days=7)
+
+# Slots of an entry that one transaction starts, and jobs that are compared to find the last one.
+MOST_SLOTS = 1_000
+LATEST_JOBS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,53 +106,123 @@ class Entry:
 
 
 def register_entries(
+    session: Session,
+    entries: Sequence[Entry],
+    *,
+    now: datetime,
+    remembered: Mapping[str, datetime] = MappingProxyType({}),
+) -> None:
+    """Put missing entries into the table, and remove those that no beat has declared for a week.
+
+    Other beats, also of other releases, declare entries of their own: they stay. A new entry counts
+    from `now`. `remembered` has the newest slots that this beat has seen: an entry that is missing
+    or older, because the table was emptied or restored, gets its slot back.
+    """
+    rows = {row.entry: row for row in session.execute(select(ScheduleEntry.__table__))}
+    for entry in entries:
+        row, known = rows.get(entry.name), remembered.get(entry.name)
+        if row is None:
+            last = now if known is None else _find_last_start(session, entry, since=known)
+            new = {"entry": entry.name, "last_fire_at": last, "seen_at": now}
+            session.execute(insert_or(session, ScheduleEntry).on_conflict_do_nothing(), new)
+        elif known is not None and row.last_fire_at < known:
+            last = _find_last_start(session, entry, since=known)
+            _move(session, entry, row.last_fire_at, last)
+    declared = {entry.name for entry in entries}
+    # The release before does not declare its entries here: such an entry counts from now.
+    unseen = [
+        name
+        for name, row in rows.items()
+        if row.seen_at is None or (name in declared and row.seen_at < now - SEEN_EVERY)
+    ]
+    if unseen:
+        seen = update(ScheduleEntry).where(ScheduleEntry.entry.in_(unseen))
+        session.execute(seen.values(seen_at=now))
+    session.execute(
+        delete(ScheduleEntry).where(
+            ScheduleEntry.entry.not_in(declared), ScheduleEntry.seen_at < now - UNDECLARED_FOR
+        )
+    )
+
+
+def _find_last_start(session: Session, entry: Entry, *, since: datetime) -> datetime:
+    """Return when an entry's job was enqueued last, or `since` if it was not since then.
+
+    Another beat may have started a slot just before the table was emptied.
+    """
+    of_kind = select(Job.created_at, Job.args).where(
+        Job.kind == entry.job.policy.kind, Job.created_at > since
+    )
+    newest = session.execute(of_kind.order_by(Job.created_at.desc()).limit(LATEST_JOBS))
+    args = entry.job.to_row()
+    return next((row.created_at for row in newest if row.args == args), since)
+
+
+def enqueue_overdue(
     session: Session, entries: Sequence[Entry], *, now: datetime
 ) -> list[tuple[str, datetime]]:
-    """Make the table hold just these entries, and enqueue those that are overdue at start.
+    """Enqueue the entries that are overdue when a beat starts. Return as `enqueue_due` does.
 
-    A new entry counts from `now`. Return what was enqueued, as `enqueue_due` does.
+    An entry whose job is open is left out.
     """
     started = []
-    if entries:
-        rows = [{"entry": entry.name, "last_fire_at": now} for entry in entries]
-        session.execute(insert_or(session, ScheduleEntry).on_conflict_do_nothing(), rows)
-    session.execute(
-        delete(ScheduleEntry).where(ScheduleEntry.entry.not_in([entry.name for entry in entries]))
-    )
-    for entry in entries:
-        if entry.overdue_at_start and isinstance(entry.when, timedelta):
-            last = find_last_success(session, entry.job.policy.kind)
-            if last is None or now - last > entry.when:
-                enqueue(session, entry.job, now=now)
-                started.append((entry.name, now))
+    for entry in sorted(entries, key=attrgetter("name")):
+        if not entry.overdue_at_start or isinstance(entry.when, str):
+            continue
+        # Locked: a beat that starts at the same time waits, and then finds our job.
+        ours = select(ScheduleEntry.entry).where(ScheduleEntry.entry == entry.name)
+        session.execute(ours.with_for_update())
+        kind = entry.job.policy.kind
+        last = find_last_success(session, kind)
+        is_open = exists().where(Job.kind == kind, Job.state.not_in(ENDED))
+        if last is not None and now - last <= entry.when:
+            continue
+        if not session.execute(select(is_open)).scalar_one():
+            enqueue(session, entry.job, now=now)
+            started.append((entry.name, now))
     return started
 
 
 def enqueue_due(
-    session: Session, entries: Sequence[Entry], *, now: datetime
+    session: Session,
+    entries: Sequence[Entry],
+    *,
+    now: datetime,
+    remembered: Mapping[str, datetime] = MappingProxyType({}),
 ) -> list[tuple[str, datetime]]:
     """Enqueue the entries that are due, and return the name and the slot of each.
 
-    A slot that another beat has started is left out.
+    A slot that another beat has started is left out, and an entry with a slot before the one in
+    `remembered`: the table was restored since `register_entries`. At most MOST_SLOTS of an entry
+    are enqueued; the next call goes on.
     """
     last_fires = read_last_fires(session)
     fired = []
-    for entry in entries:
+    # In one order for all beats: two that wait for each other's rows would be a deadlock.
+    for entry in sorted(entries, key=attrgetter("name")):
         last = last_fires.get(entry.name)
-        if last is None:
+        if last is None or last < remembered.get(entry.name, last):
             continue
         newest, slots = entry.due(last, now)
         if newest is None:
             continue
-        moved = update(ScheduleEntry).where(
-            ScheduleEntry.entry == entry.name, ScheduleEntry.last_fire_at == last
-        )
-        if session.execute(moved.values(last_fire_at=newest)).rowcount == 0:  # type: ignore[attr-defined]
+        if len(slots) > MOST_SLOTS:
+            slots = slots[:MOST_SLOTS]
+            newest = slots[-1]
+        if not _move(session, entry, last, newest):
             continue
         for slot in slots:
             enqueue(session, entry.job, now=now)
             fired.append((entry.name, slot))
     return fired
+
+
+def _move(session: Session, entry: Entry, last: datetime, newest: datetime) -> bool:
+    """Move an entry on from the slot `last`. Return False when another beat has moved it."""
+    moved = update(ScheduleEntry).where(
+        ScheduleEntry.entry == entry.name, ScheduleEntry.last_fire_at == last
+    )
+    return bool(session.execute(moved.values(last_fire_at=newest)).rowcount)  # type: ignore[attr-defined]
 
 
 def read_last_fires(session: Session) -> dict[str, datetime]:

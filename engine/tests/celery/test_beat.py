@@ -8,7 +8,7 @@ from nightshift.celery.beat import TICK_SECONDS, Scheduler
 from nightshift.component import Component
 from nightshift.jobs.models import Job, ScheduleEntry
 from nightshift.jobs.schedule import Entry
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, select, text, update
 
 LONG_AGO = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -47,17 +47,19 @@ def test_slot_that_has_come_is_started_once_by_two_beats(app):
     one.tick()
     two.tick()
     miss_slots(app)
+    # Beats that were down meanwhile: one that runs puts back the slot that it has seen.
+    one, two = Scheduler(app), Scheduler(app)
     one.tick()
     two.tick()
+    one.tick()
     assert find_started(app) == [("probe.leave", {"number": 5, "milliseconds": 0})]
 
 
 def test_start_is_logged(app, caplog):
-    beat = Scheduler(app)
-    beat.tick()
+    Scheduler(app).tick()
     miss_slots(app)
     caplog.set_level("INFO", "nightshift.celery.beat")
-    beat.tick()
+    Scheduler(app).tick()
     [line] = caplog.messages
     assert line.startswith("started probe.hourly for 20")
 
@@ -93,3 +95,48 @@ def test_tick_leaves_a_sign_of_life(app, tmp_path, monkeypatch):
 
 def test_entries_are_listed_at_start(app):
     assert Scheduler(app).info == "    . entries -> jobs.prune, probe.hourly"
+
+
+# --- a table that others change ---
+
+
+def test_each_tick_puts_back_what_is_missing_with_the_slot_that_it_had(app):
+    Scheduler(app).tick()
+    miss_slots(app)
+    beat = Scheduler(app)
+    beat.tick()
+    before = find_marks(app)
+    with app.runtime.unit_of_work() as session:
+        session.execute(delete(ScheduleEntry))
+    beat.tick()
+    # The slot's job was enqueued after the slot: its time is known to be dealt with too.
+    assert find_marks(app).keys() == before.keys()
+    assert all(before[name] <= mark for name, mark in find_marks(app).items())
+    assert len(find_started(app)) == 1
+
+
+def test_table_that_was_restored_starts_no_slot_twice(app):
+    Scheduler(app).tick()
+    miss_slots(app)
+    beat = Scheduler(app)
+    beat.tick()
+    miss_slots(app)
+    beat.tick()
+    assert len(find_started(app)) == 1
+
+
+def test_tick_that_is_undone_is_not_remembered(app, monkeypatch):
+    Scheduler(app).tick()
+    miss_slots(app)
+    beat = Scheduler(app)
+
+    def fail(_session):
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        # The last statement before the commit.
+        patch.setattr("nightshift.jobs.schedule.read_last_fires", fail)
+        beat.tick()
+    assert find_started(app) == []
+    beat.tick()
+    assert len(find_started(app)) == 1

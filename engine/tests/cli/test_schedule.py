@@ -7,6 +7,7 @@ import pytest
 from nightshift.cli.schedule import schedule
 from nightshift.jobs import enqueue
 from nightshift.jobs.jobs import PruneJobs
+from nightshift.jobs.models import ScheduleEntry
 from nightshift.jobs.schedule import register_entries
 from nightshift.testing import run_due
 
@@ -62,4 +63,14 @@ def test_missing_beat_is_said(run, job_app):
     with runtime.unit_of_work() as session:
         register_entries(session, job_app.composition.schedule(runtime), now=runtime.now())
 
+    assert run(schedule).stderr == ""
+
+
+def test_entry_of_another_release_is_not_shown(run, read, job_app):
+    runtime = job_app.runtime
+    with runtime.unit_of_work() as session:
+        register_entries(session, job_app.composition.schedule(runtime), now=runtime.now())
+        session.add(ScheduleEntry(entry="theirs", last_fire_at=runtime.now()))
+
+    assert "theirs" not in read()
     assert run(schedule).stderr == ""

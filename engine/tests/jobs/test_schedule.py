@@ -10,7 +10,7 @@ from job_rows import Tick, only_on_postgres
 from nightshift.jobs import enqueue, schedule
 from nightshift.jobs.models import Job, JobState, ScheduleEntry
 from nightshift.jobs.schedule import Entry
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 ZONE = ZoneInfo("Europe/Zurich")
@@ -164,7 +164,7 @@ def test_slot_that_is_met_in_time_starts_whatever_the_policy(session, missed):
 
 def test_new_entry_does_not_run_at_once(session):
     entries = [entry(timedelta(hours=6), missed="all", window=timedelta(days=9))]
-    assert schedule.register_entries(session, entries, now=NOW + timedelta(minutes=1)) == []
+    schedule.register_entries(session, entries, now=NOW + timedelta(minutes=1))
     assert schedule.enqueue_due(session, entries, now=NOW + timedelta(minutes=2)) == []
     assert jobs(session) == 0
 
@@ -184,17 +184,103 @@ def test_registering_again_keeps_what_was_missed(session):
     assert len(schedule.enqueue_due(session, entries, now=NOW + timedelta(minutes=5))) == 1
 
 
-def test_removed_entry_is_gone(session):
-    both = [entry(timedelta(hours=1)), entry(timedelta(hours=1), name="other")]
-    schedule.register_entries(session, both, now=NOW)
-    schedule.register_entries(session, both[:1], now=NOW)
-    assert list(session.execute(select(ScheduleEntry.entry)).scalars()) == ["tick"]
-    # A beat that still knows the old entry starts nothing for it.
-    assert [
-        name for name, _ in schedule.enqueue_due(session, both, now=NOW + timedelta(hours=1))
-    ] == ["tick"]
+def names(session):
+    return sorted(session.execute(select(ScheduleEntry.entry)).scalars())
+
+
+def test_entry_of_another_release_stays_for_seven_days(session):
+    theirs, ours = entry(timedelta(hours=1), name="theirs"), entry(timedelta(hours=1))
+    schedule.register_entries(session, [theirs], now=NOW)
+    for days in (0, 3, 7):
+        schedule.register_entries(session, [ours], now=NOW + timedelta(days=days))
+        assert names(session) == ["theirs", "tick"]
+    schedule.register_entries(session, [ours], now=NOW + timedelta(days=7, seconds=1))
+    assert names(session) == ["tick"]
+
+
+def test_entry_that_a_beat_declares_now_and_then_stays(session):
+    theirs, ours = entry(timedelta(hours=1), name="theirs"), entry(timedelta(hours=1))
+    for day in range(0, 30, 3):
+        schedule.register_entries(session, [theirs], now=NOW + timedelta(days=day))
+        schedule.register_entries(session, [ours], now=NOW + timedelta(days=day, hours=1))
+    assert names(session) == ["theirs", "tick"]
+
+
+def test_entry_of_the_release_before_has_seven_days_from_now(session):
+    """Its beats do not record when they declared an entry."""
+    session.add(ScheduleEntry(entry="old", last_fire_at=NOW - timedelta(days=90)))
+    session.flush()
+    for days, left in ((0, ["old", "tick"]), (7, ["old", "tick"]), (8, ["tick"])):
+        now = NOW + timedelta(days=days)
+        schedule.register_entries(session, [entry(timedelta(hours=1))], now=now)
+        assert names(session) == left
+
+
+def test_entry_is_recorded_as_seen_once_an_hour(session):
+    entries, seen = [entry(timedelta(hours=1))], select(ScheduleEntry.seen_at)
+    for minutes, at in ((0, 0), (59, 0), (61, 61), (120, 61)):
+        now = NOW + timedelta(minutes=minutes)
+        schedule.register_entries(session, entries, now=now)
+        assert session.execute(seen).scalar_one() == NOW + timedelta(minutes=at)
+
+
+def test_beat_without_entries_removes_none(session):
+    schedule.register_entries(session, [entry(timedelta(hours=1))], now=NOW)
     schedule.register_entries(session, [], now=NOW)
-    assert session.execute(select(func.count()).select_from(ScheduleEntry)).scalar_one() == 0
+    assert names(session) == ["tick"]
+
+
+@pytest.mark.parametrize("harm", ["truncated", "restored"])
+def test_beat_puts_back_the_slot_that_it_has_seen(session, harm):
+    entries = [entry(timedelta(hours=1), missed="all")]
+    schedule.register_entries(session, entries, now=NOW - timedelta(hours=3))
+    remembered = {"tick": NOW - timedelta(hours=1)}
+    if harm == "truncated":
+        session.execute(delete(ScheduleEntry))
+    # Without a beat's memory, three slots would start again, or none.
+    schedule.register_entries(session, entries, now=NOW, remembered=remembered)
+    assert schedule.read_last_fires(session) == remembered
+    fired = schedule.enqueue_due(session, entries, now=NOW)
+    assert [slot.astimezone(UTC) for _, slot in fired] == [NOW]
+
+
+def test_slot_that_another_beat_has_started_is_not_put_back(session):
+    """The table was emptied before this beat saw what the other one did."""
+    entries = [entry(timedelta(hours=1)), entry(timedelta(hours=1), name="only registered")]
+    remembered = dict.fromkeys(("tick", "only registered"), NOW - timedelta(hours=1))
+    enqueue(session, Tick(), now=NOW + timedelta(seconds=1))
+    schedule.register_entries(
+        session, entries, now=NOW + timedelta(seconds=2), remembered=remembered
+    )
+    assert schedule.enqueue_due(session, entries, now=NOW + timedelta(seconds=2)) == []
+
+
+def test_table_that_is_restored_within_a_tick_starts_nothing(session):
+    entries = [entry(timedelta(hours=1), missed="all")]
+    schedule.register_entries(session, entries, now=NOW - timedelta(hours=9))
+    assert schedule.enqueue_due(session, entries, now=NOW, remembered={"tick": NOW}) == []
+
+
+def test_newer_slot_in_the_table_is_kept(session):
+    entries = [entry(timedelta(hours=1))]
+    schedule.register_entries(session, entries, now=NOW)
+    schedule.register_entries(
+        session, entries, now=NOW, remembered={"tick": NOW - timedelta(hours=1)}
+    )
+    assert schedule.read_last_fires(session) == {"tick": NOW}
+
+
+def test_many_missed_slots_are_started_in_bounded_transactions(session, monkeypatch):
+    monkeypatch.setattr(schedule, "MOST_SLOTS", 2)
+    entries = [entry(timedelta(hours=1), missed="all")]
+    schedule.register_entries(session, entries, now=NOW - timedelta(hours=5))
+    fired = [schedule.enqueue_due(session, entries, now=NOW) for _ in range(4)]
+    assert [[round((slot - NOW) / timedelta(hours=1)) for _, slot in some] for some in fired] == [
+        [-4, -3],
+        [-2, -1],
+        [0],
+        [],
+    ]
 
 
 @pytest.mark.parametrize(("hours_ago", "started"), [(None, 1), (7, 1), (5, 0)])
@@ -208,17 +294,38 @@ def test_overdue_at_start_runs_when_no_run_succeeded_for_an_interval(session, ho
         done = {"state": JobState.SUCCEEDED, "finished_at": NOW - timedelta(hours=hours_ago)}
         session.execute(update(Job).where(Job.kind == "test.tick").values(done))
     before = jobs(session)
-    assert len(schedule.register_entries(session, entries, now=NOW)) == started
+    assert len(schedule.enqueue_overdue(session, entries, now=NOW)) == started
     assert jobs(session) == before + started
 
 
 def test_failed_run_is_no_reason_to_skip_an_overdue_one(session):
     entries = [entry(timedelta(hours=6), overdue_at_start=True)]
-    schedule.register_entries(session, entries, now=NOW)
+    schedule.enqueue_overdue(session, entries, now=NOW)
     session.execute(
         update(Job).where(Job.kind == "test.tick").values(state=JobState.FAILED, finished_at=NOW)
     )
-    assert len(schedule.register_entries(session, entries, now=NOW)) == 1
+    assert len(schedule.enqueue_overdue(session, entries, now=NOW)) == 1
+
+
+def test_overdue_entry_is_started_by_one_of_two_beats_that_start_at_once(runtime):
+    entries = [entry(timedelta(hours=6), overdue_at_start=True)]
+    with runtime.unit_of_work() as session:
+        schedule.register_entries(session, entries, now=NOW)
+    late = []
+
+    def second():
+        with runtime.unit_of_work() as session:
+            late.extend(schedule.enqueue_overdue(session, entries, now=NOW))
+
+    with runtime.unit_of_work() as session:
+        assert len(schedule.enqueue_overdue(session, entries, now=NOW)) == 1
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+    thread.join(20)
+    with runtime.read_only() as session:
+        assert (late, jobs(session)) == ([], 1)
 
 
 def test_last_success_of_a_kind(session):

@@ -94,6 +94,15 @@ def test_migrations_cannot_be_compared_outside_of_the_project_folder(healthy, en
     assert troubles(healthy) == {"migrations": "warn"}
 
 
+def test_entry_of_another_release_is_not_ours_to_judge(healthy):
+    """Its beat may have stopped long ago."""
+    with healthy.runtime.unit_of_work() as session:
+        session.add(ScheduleEntry(entry="theirs", last_fire_at=now() - timedelta(days=99)))
+    found = findings(healthy)
+    assert [found[name].status for name in ("beat", "recurring jobs")] == ["ok", "ok"]
+    assert "theirs" not in found["beat"].detail
+
+
 def test_beat_is_missed_when_a_slot_has_passed(healthy):
     with healthy.runtime.unit_of_work() as session:
         session.execute(update(ScheduleEntry).values(last_fire_at=now() - timedelta(days=2)))

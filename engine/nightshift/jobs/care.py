@@ -24,7 +24,9 @@ from nightshift.jobs.models import (
     ENDED,
     NOT_STARTED,
     QUEUED,
+    SCHEDULED,
     SENT,
+    UNSENT,
     Job,
     JobLog,
     JobStart,
@@ -65,8 +67,9 @@ def cancel(session: Session, ids: Iterable[UUID]) -> list[UUID]:
 def clear(
     session: Session, *, queue: str | None = None, kind: str | None = None, limit: int = BATCH
 ) -> int:
-    """Cancel the oldest `limit` jobs of a queue or kind that have not started; return how many.
+    """Cancel up to `limit` jobs of a queue or kind that have not started, and return how many.
 
+    Queued jobs come first, in the order in which they would run, then the scheduled and the held.
     Call it until it returns 0. Raises ValueError without a queue or kind: that would be every job.
     """
     if queue is None and kind is None:
@@ -76,13 +79,21 @@ def clear(
         for column, value in ((Job.queue, queue), (Job.kind, kind))
         if value is not None
     ]
-    waiting = select(Job.id, Job.parent_id, Job.counted_at).where(
-        *which, Job.state.in_(NOT_STARTED)
-    )
-    free = waiting.order_by(Job.run_at).limit(limit).with_for_update(skip_locked=True)
+    waiting = select(Job.id, Job.parent_id, Job.counted_at).where(*which)
+    rows: list[Locked] = []
+    # State by state, each in the order of its index: a call must not read all that waits.
+    for state, order in (
+        (UNSENT, (Job.limited, Job.priority, Job.run_at)),
+        (SENT, (Job.sent_at,)),
+        ((SCHEDULED,), (Job.run_at,)),
+        ((Job.state == JobState.HELD,), (Job.run_at,)),
+    ):
+        free = waiting.where(*state).order_by(*order).limit(limit - len(rows))
+        rows += session.execute(free.with_for_update(skip_locked=True)).all()
     # When only locked rows are left, wait for one of them. We hold no lock then, so this cannot
     # deadlock.
-    rows = session.execute(free).all() or session.execute(waiting.limit(1).with_for_update()).all()
+    left = waiting.where(Job.state.in_(NOT_STARTED)).limit(1).with_for_update()
+    rows = rows or list(session.execute(left).all())
     return len(_end(session, rows))
 
 

@@ -5,8 +5,8 @@ import json
 import math
 import random
 import re
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
@@ -24,6 +24,7 @@ DECLARED: set[type["JobArgs"]] = set()
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Python neither writes nor reads a number of more digits as text.
 MOST_DIGITS = 4_300
+SCALARS = (str, int, float, type(None))
 TOO_LONG = 10**MOST_DIGITS
 
 
@@ -129,17 +130,11 @@ class JobArgs(BaseModel):
 
         Raises InvalidInput, which names the field, for a value that a database cannot store.
         """
-        # Before and after: pydantic writes a NaN in an untyped field as null, and fails for a key
-        # with a surrogate.
-        self._require_storable(self, typed=True)
-        row = self.model_dump(mode="json")
-        self._require_storable(row, typed=False)
-        return row
-
-    def _require_storable(self, value: Any, *, typed: bool) -> None:
-        wrong = find_unstorable(value, typed=typed)
+        # Before pydantic writes them: a NaN in an untyped field would become null.
+        wrong = find_unstorable(self, typed=True)
         if wrong is not None:
             raise InvalidInput(f"{type(self).__name__} cannot be enqueued: {wrong}")
+        return self.model_dump(mode="json")
 
     def unique_key(self, now: datetime) -> str | None:
         """Return the key that two jobs share when they are the same, or None for a kind without.
@@ -199,27 +194,28 @@ def find_unstorable(value: Any, *, typed: bool = False) -> str | None:
     With `typed`, pydantic writes the value, so that every type has a JSON form.
     """
     try:
-        found = next(_find_unstorable(value, "", typed), None)
+        return _search_unstorable(value, "", typed)
     except RecursionError:
         return "it is nested too deeply"
-    return None if found is None else ": ".join(part.lstrip(".") for part in found if part)
 
 
-def _find_unstorable(value: Any, path: str, typed: bool) -> Iterator[tuple[str, str]]:
+def _search_unstorable(value: Any, path: str, typed: bool) -> str | None:
     inside = _find_inside(value, typed)
     if inside is None:
         reason = _explain_unstorable(value, typed)
-        if reason is not None:
-            yield path, reason
-        return
-    for where, inner in inside:
-        yield from _find_unstorable(inner, path + where, typed)
+        return reason and f"{path}: {reason}".lstrip(".: ")
+    found = (_search_unstorable(inner, path + where, typed) for where, inner in inside)
+    return next(filter(None, found), None)
 
 
 def _find_inside(value: Any, typed: bool) -> list[tuple[str, Any]] | None:
     """Return the values inside a value with their places, or None where it cannot have any."""
+    if isinstance(value, SCALARS):  # first: nearly every value is one
+        return None
     if typed and isinstance(value, BaseModel):
         value = dict(value)
+    elif typed and is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):
         keys = [(f".{key!a}", key) for key in value]
         return keys + [(f".{key}", inner) for key, inner in value.items()]
@@ -231,16 +227,14 @@ def _find_inside(value: Any, typed: bool) -> list[tuple[str, Any]] | None:
 
 
 def _explain_unstorable(value: Any, typed: bool) -> str | None:
-    match value:
-        case str() if bad := UNSTORABLE.search(value):
-            return f"a database cannot store the character {bad[0]!a}"
-        case float() if not math.isfinite(value):
-            return f"JSON has no {value}"
-        case int() if abs(value) >= TOO_LONG:
-            return f"a number may have {MOST_DIGITS} digits at most"
-        case str() | int() | float() | None:
-            return None
-    return None if typed else f"JSON has no {type(value).__name__}"
+    if isinstance(value, str):
+        bad = UNSTORABLE.search(value)
+        return bad and f"a database cannot store the character {bad[0]!a}"
+    if isinstance(value, float):
+        return None if math.isfinite(value) else f"JSON has no {value}"
+    if isinstance(value, int):
+        return None if abs(value) < TOO_LONG else f"a number may have {MOST_DIGITS} digits at most"
+    return None if typed or value is None else f"JSON has no {type(value).__name__}"
 
 
 def require_declared(kind: type[JobArgs], declared: Kinds | None) -> None:

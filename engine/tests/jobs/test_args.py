@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from uuid import UUID
@@ -119,7 +120,13 @@ def test_value_that_holds_itself_cannot_be_stored():
     assert find_unstorable(value) == "it is nested too deeply"
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    name: str
+
+
 def test_typed_value_is_searched_too():
+    assert find_unstorable([Place("\0")], typed=True).startswith("[0].name: ")
     args = Rich(owner=UUID(int=7), at=NOW, note="a\0")
     assert find_unstorable(args, typed=True) == (
         r"note: a database cannot store the character '\x00'"

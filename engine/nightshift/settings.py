@@ -7,10 +7,13 @@ of `ComponentSettings`; nightshift/component.py refuses two components that clai
 from datetime import timedelta
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PLACEHOLDER = "change-me"
+
+# What the engine is made for and tested with.
+BROKERS = ("filesystem", "redis", "rediss", "amqp", "amqps")
 
 Environment = Literal["development", "production"]
 
@@ -131,6 +134,14 @@ class Settings(ComponentSettings):
         gt=timedelta(),
         description="how long jobs that failed, or were discarded or cancelled, stay in the ledger",
     )
+
+    @field_validator("broker_url")
+    @classmethod
+    def _refuse_unknown_brokers(cls, url: str) -> str:
+        if url.partition("://")[0] not in BROKERS:
+            known = ", ".join(f"{scheme}://" for scheme in BROKERS)
+            raise ValueError(f"BROKER_URL must begin with one of: {known}")
+        return url
 
     @model_validator(mode="after")
     def _require_time_for_heartbeats(self) -> Self:

@@ -163,6 +163,7 @@ def job_worker(job_app: App) -> Iterator[JobWorker]:
 
     Bodies run in a thread of this process, so a test may set a breakpoint in one.
     """
+    job_app.any_pool = True
     options = {"pool": "solo", "perform_ping_check": False, "loglevel": logging.INFO}
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

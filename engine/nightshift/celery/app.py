@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from celery import Celery
 
-from nightshift.celery import logs, redisbroker, steps, telemetry
+from nightshift.celery import logs, messages, rabbitbroker, redisbroker, steps, telemetry
 from nightshift.celery.configuration import build_configuration
 from nightshift.celery.publisher import CALLER_PATIENCE, Publisher
 from nightshift.component import Composition
@@ -26,7 +26,10 @@ class App(Celery):
 
     def __init__(self, name: str, composition: Composition, **values: Any) -> None:
         super().__init__(name)
+        self.clock = messages.Clock()
         self.composition = composition
+        # Whether a worker may run without prefork, with half of the promises. Only a test's may.
+        self.any_pool = False
         # The id of the worker that this process is, or was forked from.
         self.worker_id: UUID = uuid4()
         self.runtime: Runtime = composition.runtime(
@@ -38,4 +41,5 @@ class App(Celery):
         self.conf.update(build_configuration(self.runtime.settings, composition))
         logs.install(self.runtime.settings)
         redisbroker.install()
+        rabbitbroker.install()
         steps.install(self)

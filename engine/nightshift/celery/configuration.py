@@ -5,12 +5,16 @@ from typing import Any
 
 from kombu import Queue
 
+from nightshift.celery.patience import LONGEST_CALL
 from nightshift.component import DEFAULT_QUEUE, Composition
 from nightshift.settings import Settings
 
 # Seconds. A worker kills a task without a limit of its own after this; statements and sockets time
 # out well before.
 TIME_LIMIT = 60
+
+# Seconds. Later waits for the network are limited by patience.py.
+CONNECT_TIMEOUT = 5
 
 
 def build_configuration(settings: Settings, composition: Composition) -> dict[str, Any]:
@@ -57,6 +61,14 @@ def build_configuration(settings: Settings, composition: Composition) -> dict[st
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         # --- The broker ---
+        # A message or a queue that is not right ends neither the worker nor the other queues.
+        "worker_consumer": "nightshift.celery.consumer:Consumer",
+        # A broker that answers with an error (Redis that is full, or a read-only replica) is tried
+        # again, like one that is away. The default ends the worker.
+        "broker_channel_error_retry": True,
+        "broker_connection_timeout": CONNECT_TIMEOUT,
+        # A half-open connection to RabbitMQ is noticed after twice this.
+        "broker_heartbeat": 10,
         "broker_connection_retry_on_startup": True,
         # The default gives up after 100 tries, which a broker that is away for a night exceeds.
         "broker_connection_max_retries": None,
@@ -97,7 +109,7 @@ def _broker(settings: Settings, names: list[str]) -> dict[str, Any]:
                 "polling_interval": 0.05,
             },
         }
-    if scheme.startswith(("redis", "valkey")):
+    if scheme.startswith("redis"):
         return {
             "task_queues": queues,
             "broker_url": url,
@@ -111,8 +123,8 @@ def _broker(settings: Settings, names: list[str]) -> dict[str, Any]:
                 # A half-open connection is noticed and replaced. `retry_on_timeout` stays off: it
                 # disables batch publishing.
                 "health_check_interval": 25,
-                "socket_timeout": 30,
-                "socket_connect_timeout": 5,
+                "socket_timeout": LONGEST_CALL,
+                "socket_connect_timeout": CONNECT_TIMEOUT,
                 "socket_keepalive": True,
                 # Other programs may use the same Redis.
                 "global_keyprefix": "nightshift:",

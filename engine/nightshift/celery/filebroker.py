@@ -15,9 +15,12 @@ from pathlib import Path
 from queue import Empty
 from typing import Any, ClassVar
 
+from kombu.exceptions import ChannelError
 from kombu.transport import filesystem, virtual
 from kombu.utils.encoding import str_to_bytes
 from kombu.utils.json import dumps
+
+from nightshift.celery import messages
 
 # Messages that no process has read for so long are deleted.
 KEEP_SECONDS = 3600.0
@@ -37,6 +40,14 @@ class Channel(filesystem.Channel):
         part = folder / f".{name}.part"
         part.write_bytes(str_to_bytes(dumps(payload)))
         part.replace(folder / name)
+
+    def _get(self, queue: str) -> Any:
+        while True:
+            try:
+                return super()._get(queue)
+            except (*messages.UNPARSABLE, ChannelError) as error:
+                # kombu has moved the file to the processed ones: the keeper deletes it.
+                messages.report_dropped(queue, error, "")
 
     def get_table(self, exchange: str) -> list[Any]:
         with self._locked():
@@ -60,7 +71,7 @@ class Channel(filesystem.Channel):
             os.close(handle)
 
 
-class Transport(filesystem.Transport):
+class Transport(messages.DroppingTransport, filesystem.Transport):
     """The filesystem transport with the channel above, driven by the worker's event loop.
 
     With the event loop every child has a pipe of its own. kombu's own transport does not use it:

@@ -56,7 +56,7 @@ class Keeper:
         self.name = name
         self.queues = ",".join(queues)
         self.worker_pid = pid
-        self.publisher = Publisher(app, BROKER_PATIENCE)
+        self.publisher = Publisher(app, BROKER_PATIENCE, pause=BROKER_PATIENCE)
         self.pause = BUSY_INTERVAL
         self._good_since: float | None = None
 
@@ -75,11 +75,12 @@ class Keeper:
 
     def send_due(self) -> None:
         """Send messages for the jobs that are due."""
+        queues = self.publisher.find_open(self.app.composition.queues)
         with self.runtime.unit_of_work() as session:
             messages = relay.mark_due_sent(
                 session,
                 kinds=self.runtime.kinds,
-                queues=self.app.composition.queues,
+                queues=queues,
                 buffer=self.runtime.settings.relay_buffer,
             )
         self.publisher.publish(self.runtime, messages)
@@ -90,11 +91,12 @@ class Keeper:
 
     def resend_lost(self) -> None:
         """Send again the messages that the broker has lost."""
+        queues = self.publisher.find_open(self.app.composition.queues)
         with self.runtime.unit_of_work() as session:
             messages = relay.mark_lost_sent(
                 session,
                 count_ready=self.publisher.count_ready,
-                queues=self.app.composition.queues,
+                queues=queues,
                 after=self.runtime.settings.resend_after,
             )
         if messages:

@@ -3,26 +3,64 @@
 In kombu's own, a channel whose connection was closed still creates clients. It has no address to
 connect to and raises AttributeError, which neither kombu nor Celery handles: the worker ends, at
 once or when it acknowledges the running job's message. They do handle a ConnectionError.
+
+An item that is not a message ends the worker too: kombu parses it in the worker's main loop.
 """
 
+from queue import Empty
 from typing import Any
 
-from kombu.transport import TRANSPORT_ALIASES, redis
+import redis
+from kombu.transport import TRANSPORT_ALIASES
+from kombu.transport import redis as kombu_redis
+
+from nightshift.celery import messages
+from nightshift.celery.patience import LONGEST_CALL, PatientSocket, patience
 
 
-class Channel(redis.Channel):
-    """A channel that raises ConnectionError once its connection is closed."""
+class _Tcp(redis.Connection):
+    def _connect(self) -> Any:
+        return PatientSocket(super()._connect())
+
+
+class _Tls(redis.SSLConnection):
+    def _connect(self) -> Any:
+        return PatientSocket(super()._connect())
+
+
+class Channel(kombu_redis.Channel):
+    """A channel that raises ConnectionError once its connection is closed, and drops bad items."""
+
+    connection_class = _Tcp
+    connection_class_ssl = _Tls
+
+    def _brpop_read(self, **options: Any) -> Any:
+        try:
+            return super()._brpop_read(**options)
+        except messages.UNPARSABLE as error:
+            # Redis has handed the item over, and kombu could not parse it. What is wrong with a
+            # message, the transport below finds.
+            messages.report_dropped("a queue of Redis", error, "")
+            raise Empty from error
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         if self.connection.client is None:
-            raise redis.redis.ConnectionError("the connection of this channel was closed")
+            raise redis.ConnectionError("the connection of this channel was closed")
         return super()._connparams(asynchronous)
 
 
-class Transport(redis.Transport):
+class Transport(messages.DroppingTransport, kombu_redis.Transport):
     """The transport of redis:// and rediss://."""
 
     Channel = Channel
+
+    def establish_connection(self) -> Any:
+        with patience(LONGEST_CALL):
+            return super().establish_connection()
+
+    def on_readable(self, fileno: int) -> None:
+        with patience(LONGEST_CALL):
+            super().on_readable(fileno)
 
 
 def install() -> None:

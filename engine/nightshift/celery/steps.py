@@ -18,9 +18,11 @@ from uuid import UUID
 
 from billiard.util import set_pdeathsig
 from celery import Celery, bootsteps, current_app, signals
+from celery.concurrency import get_implementation
 from celery.concurrency.prefork import TaskPool
 
-from nightshift.jobs import claims
+from nightshift.celery import messages
+from nightshift.jobs import care, claims
 from nightshift.jobs.args import Backoff
 from nightshift.jobs.models import JobState
 
@@ -92,6 +94,7 @@ def install(app: Celery) -> None:
     """Add our steps to the app, and our handlers to Celery's signals."""
     app.steps["worker"].add(KeeperStep)
     for signal_, handler in (
+        (signals.worker_init, _refuse_pool),
         (signals.worker_ready, _report_ready),
         (signals.worker_process_init, prepare_child),
         (signals.worker_process_shutdown, _close_child),
@@ -99,9 +102,21 @@ def install(app: Celery) -> None:
         (signals.worker_shutdown, _report_end),
         (signals.heartbeat_sent, touch_heartbeat_file),
         (signals.task_unknown, _charge_unknown),
+        (signals.task_revoked, _cancel_revoked),
     ):
         # The same handlers for every app of the process; each acts for the current one.
         signal_.connect(handler, weak=False, dispatch_uid=handler.__name__)
+
+
+def _refuse_pool(sender: Any, **_: Any) -> None:
+    """End a worker whose pool keeps only half of the promises: time limits, kills, heartbeats."""
+    pool = get_implementation(sender.pool_cls)
+    if not issubclass(pool, TaskPool) and not sender.app.any_pool:
+        # A signal's handler may end the process only with this; Celery logs other exceptions.
+        sys.exit(
+            f"the pool {pool.__module__} is not supported: start the worker with --pool prefork"
+            " (or processes, its other name), or without --pool"
+        )
 
 
 def _report_ready(sender: Any, **_: Any) -> None:
@@ -162,6 +177,25 @@ def _charge_unknown(name: str, id: str, **_: Any) -> None:  # noqa: A002 - the s
     finally:
         # The parent forks, so it must not keep a connection.
         runtime.disconnect()
+
+
+def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:
+    """Cancel the job of a task that was revoked, by Flower's button or `control revoke`."""
+    if sender.name not in current_app.composition.kinds:
+        return
+    for job_id in messages.read_job_ids(request.kwargs or {}, request.id):
+        tell_keeper(current_app, "revoked", job_id)
+
+
+def tell_keeper(app: Any, word: str, job_id: UUID) -> None:
+    """Write to the database directly, until the keeper's socket is there."""
+    try:
+        with app.runtime.unit_of_work() as session:
+            care.cancel(session, [job_id])
+    except Exception:
+        logger.exception("job %s is %s, and the ledger does not know", job_id, word)
+    finally:
+        app.runtime.disconnect()
 
 
 def _report_stopping(how: str, **_: Any) -> None:

@@ -17,11 +17,12 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID
 
+from billiard.common import terminate_handler_fired
 from celery import Task, shared_task
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from nightshift.celery import telemetry
+from nightshift.celery import messages, telemetry
 from nightshift.celery.app import App
 from nightshift.celery.logs import job_context
 from nightshift.errors import PermanentError
@@ -122,10 +123,9 @@ def job(args_type: type[Args], *, own_transactions: bool = False) -> Callable[[B
         policy = args_type.policy
         soft = policy.soft_time_limit
 
-        def entry(task: LedgerTask, **_display: Any) -> None:
-            job_id = UUID(task.request.id)
-            with job_context(policy.kind, str(job_id)):
-                task.perform(job_id)
+        def entry(task: LedgerTask, **named: Any) -> None:
+            for job_id in messages.read_job_ids(named, task.request.id):
+                _perform_for_celery(task, job_id)
 
         entry.__doc__ = body.__doc__
         entry.__module__ = body.__module__
@@ -145,6 +145,27 @@ def job(args_type: type[Args], *, own_transactions: bool = False) -> Callable[[B
         return task
 
     return register
+
+
+class AttemptFailed(Exception):
+    """An attempt failed, and the ledger holds why. Celery learns no more than this message."""
+
+
+def _perform_for_celery(task: LedgerTask, job_id: UUID) -> None:
+    """Run a job. Whatever its body raises, Celery gets a short AttemptFailed.
+
+    Celery would log an error of 100 MB and send it to the parent, and end the process after a
+    SystemExit of a body.
+    """
+    with job_context(task.name, str(job_id)):
+        try:
+            task.perform(job_id)
+        except BaseException as error:
+            if terminate_handler_fired():
+                raise  # the worker ends this process
+            described = claims.describe(error)
+            # `from None`: the cause would be pickled too.
+            raise AttemptFailed(f"{described['type']}: {described['message']}") from None
 
 
 def _record_failure(run: Run, error: Exception, retry_after: timedelta | None) -> JobState | None:

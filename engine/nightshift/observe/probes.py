@@ -87,7 +87,8 @@ def _open_for_reading(settings: Settings) -> Engine:
 
 def _broker_scheme(settings: Settings) -> str:
     scheme = settings.broker_url.partition(":")[0]
-    return "redis" if scheme.startswith(("redis", "valkey")) else scheme
+    # The same brokers over TLS.
+    return {"rediss": "redis", "amqps": "amqp"}.get(scheme, scheme)
 
 
 def _mask_secrets(detail: str, runtime: Runtime) -> str:

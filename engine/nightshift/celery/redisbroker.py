@@ -11,8 +11,7 @@ from queue import Empty
 from typing import Any
 
 import redis
-from kombu.transport import TRANSPORT_ALIASES
-from kombu.transport import redis as kombu_redis
+from kombu.transport import TRANSPORT_ALIASES, redis as kombu_redis
 
 from nightshift.celery import messages
 from nightshift.celery.patience import LONGEST_CALL, PatientSocket, patience
@@ -20,12 +19,12 @@ from nightshift.celery.patience import LONGEST_CALL, PatientSocket, patience
 
 class _Tcp(redis.Connection):
     def _connect(self) -> Any:
-        return PatientSocket(super()._connect())
+        return PatientSocket(super()._connect())  # type: ignore[no-untyped-call]
 
 
 class _Tls(redis.SSLConnection):
     def _connect(self) -> Any:
-        return PatientSocket(super()._connect())
+        return PatientSocket(super()._connect())  # type: ignore[no-untyped-call]
 
 
 class Channel(kombu_redis.Channel):

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from celery import signals
 from celery.worker import consumer
 from celery.worker.state import maybe_shutdown
 from kombu import Connection
@@ -33,6 +34,10 @@ class Consumer(consumer.Consumer):
         options["worker_options"] = {**options.get("worker_options", {}), "without_gossip": True}
         self.refused: dict[str, str] = {}
         super().__init__(*args, **options)
+        # A request that waits for a free process is given to it later, where an exception would end
+        # the worker.
+        self._give_to_pool = self.controller._process_task  # noqa: SLF001 - it has no other name
+        self.controller._process_task = self._process_task  # noqa: SLF001
 
     def create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], None]:
         handle = super().create_task_handler(*args, **options)
@@ -46,12 +51,39 @@ class Consumer(consumer.Consumer):
             except Exception as error:
                 if messages.is_lost(error, transport):
                     raise
-                routing_key = (message.delivery_info or {}).get("routing_key", "")
-                messages.report_dropped(routing_key, error, message.headers)
-                if not message.acknowledged:
-                    message.ack()
+                self._drop(message, error)
 
         return receive
+
+    def _process_task(self, request: Any) -> None:
+        try:
+            self._give_to_pool(request)
+        except Exception as error:  # noqa: BLE001 - a message must not end the worker
+            self._drop(request.message, error)
+            if self.controller.semaphore is not None:
+                self.controller.semaphore.release()
+
+    def _drop(self, message: Any, error: BaseException) -> None:
+        routing_key = (message.delivery_info or {}).get("routing_key", "")
+        messages.report_dropped(routing_key, error, message.headers)
+        if not message.acknowledged:
+            message.ack_log_error(logger, self.connection_errors)
+
+    # Celery's own four log a message whole, over many lines.
+
+    def on_decode_error(self, message: Any, exc: BaseException) -> None:
+        self._drop(message, exc)
+
+    def on_invalid_task(self, _body: Any, message: Any, exc: BaseException) -> None:
+        self._drop(message, exc)
+
+    def on_unknown_message(self, _body: Any, message: Any) -> None:
+        self._drop(message, messages.UnacceptableError("it is not a task"))
+
+    def on_unknown_task(self, _body: Any, message: Any, exc: BaseException) -> None:
+        self._drop(message, exc)
+        name, task_id = message.headers["task"], message.headers["id"]
+        signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=task_id)
 
     def connect(self) -> Connection:
         """Connect, and leave out the queues that the broker refuses."""

@@ -135,30 +135,35 @@ def prepare(message: Any, kinds: Collection[str]) -> None:
     if not isinstance(headers, dict) or not isinstance(headers.get("task"), str):
         raise UnacceptableError("it names no task")
     task_id = headers.get("id")
-    if not isinstance(task_id, str) or len(task_id) > LONGEST_ID:
+    if not isinstance(task_id, str) or len(task_id) > LONGEST_ID or not task_id.isprintable():
         raise UnacceptableError("it has no id")
+    args, kwargs, embedded = message.payload
+    if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(embedded, dict):
+        raise UnacceptableError("its body is not a task's")
     if headers["task"] in kinds:
-        _reduce(message, headers["task"], task_id)
+        _reduce(message, headers["task"], read_job_ids(kwargs, task_id))
         return
     limits = headers.get("timelimit") or (None, None)
     if not isinstance(limits, list | tuple) or len(limits) != 2 or not all(map(_is_limit, limits)):  # noqa: PLR2004 - hard and soft
         raise UnacceptableError("its time limits are not numbers of seconds")
     if not _is_shallow([headers, message.properties], DEEPEST):
         raise UnacceptableError("its headers are nested too deep")
+    for name in ("callbacks", "errbacks", "chain"):
+        signatures = embedded.get(name) or []
+        if not isinstance(signatures, list) or not all(isinstance(s, dict) for s in signatures):
+            raise UnacceptableError(f"its {name} are not tasks")
+    if not isinstance(embedded.get("chord"), dict | None):
+        raise UnacceptableError("its chord is not a task")
 
 
-def _reduce(message: Any, kind: str, task_id: str) -> None:
-    """Replace the headers and the body of a message for a job by the least that Celery needs."""
-    args, kwargs, embedded = message.payload
-    if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(embedded, dict):
-        raise UnacceptableError("its body is not a task's")
-    ids = [str(job_id) for job_id in read_job_ids(kwargs, task_id)]
+def _reduce(message: Any, kind: str, job_ids: list[UUID]) -> None:
+    """Replace the headers and the body of a message for jobs by the least that Celery needs."""
+    task_id = str(UUID(message.headers["id"]))
     shown = message.headers.get("kwargsrepr")
     message.headers = {
         "task": kind,
-        # In the form that the worker's list of revoked tasks has.
-        "id": str(UUID(task_id)),
-        "root_id": str(UUID(task_id)),
+        "id": task_id,
+        "root_id": task_id,
         "argsrepr": "()",
         "kwargsrepr": shown[:LONGEST_REPRESENTATION] if isinstance(shown, str) else "",
         "ignore_result": True,
@@ -169,7 +174,7 @@ def _reduce(message: Any, kind: str, task_id: str) -> None:
     }
     if not _is_shallow(message.properties, DEEPEST):
         raise UnacceptableError("its properties are nested too deep")
-    payload = [[], {IDS: ids}, {}]
+    payload = [[], {IDS: list(map(str, job_ids))}, {}]
     message.body, message._decoded_cache = dumps(payload), payload  # noqa: SLF001 - kombu has no other way
     message.content_type, message.content_encoding = "application/json", "utf-8"
 

@@ -138,7 +138,8 @@ class Settings(ComponentSettings):
     @field_validator("broker_url")
     @classmethod
     def _refuse_unknown_brokers(cls, url: str) -> str:
-        if url.partition("://")[0] not in BROKERS:
+        scheme, separator, _ = url.partition("://")
+        if scheme not in BROKERS or not separator:
             known = ", ".join(f"{scheme}://" for scheme in BROKERS)
             raise ValueError(f"BROKER_URL must begin with one of: {known}")
         return url

@@ -43,7 +43,7 @@ class Forged:
 
 
 def headers(**changes: Any) -> dict[str, Any]:
-    """Return the headers of a message for a job, with changes; those that are `...` are left out."""
+    """Return the headers of a message for a job, with changes; `...` leaves one out."""
     job_id = str(uuid4())
     whole = {
         "lang": "py", "task": KIND, "id": job_id, "shadow": None, "eta": None, "expires": None,

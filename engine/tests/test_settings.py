@@ -155,3 +155,26 @@ def test_environment_wins_over_the_file_and_an_empty_variable_counts_as_missing(
 def test_settings_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         read().public_url = "https://other.example"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["filesystem://var/broker", "redis://h/0", "rediss://h/0", "amqp://h//", "amqps://h//"],
+)
+def test_broker_that_is_supported_is_accepted(url):
+    assert read(broker_url=url).broker_url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sentinel://h:26379", "memory://", "sqla+sqlite:///x.db", "sqs://", "pyamqp://h//",
+        "valkey://h/0", "redis+socket:///run/redis.sock", "redis", "nonsense", "://h",
+    ],
+)  # fmt: skip
+def test_other_broker_is_refused_with_the_list(url):
+    with pytest.raises(ValidationError) as refused:
+        read(broker_url=url)
+    assert (
+        "BROKER_URL must begin with one of: filesystem://, redis://, rediss://, amqp://, amqps://"
+    ) in str(refused.value)

@@ -20,7 +20,7 @@ BROKER_PATIENCE = 3.0
 
 
 def check_redis(runtime: Runtime, _session: Session) -> Answer:
-    """Fail when Redis may evict messages; warn when it does not keep them on disk."""
+    """Fail when Redis takes no messages or may evict some; warn when it keeps none on disk."""
     with connect(runtime[App].connection_for_read, BROKER_PATIENCE) as connection:
         # INFO and not CONFIG, which hosted servers refuse.
         info = connection.default_channel.client.info("everything")
@@ -29,7 +29,12 @@ def check_redis(runtime: Runtime, _session: Session) -> Answer:
     if info["maxmemory_policy"] != "noeviction":
         status = Status.FAIL
     appendonly = f"appendonly {'on' if persistent else 'off'}"
-    return status, f"Redis {info['redis_version']}, {appendonly}, {info['maxmemory_policy']}"
+    detail = f"Redis {info['redis_version']}, {appendonly}, {info['maxmemory_policy']}"
+    if info["role"] != "master":
+        return Status.FAIL, f"{detail}; it is a replica, which takes no messages"
+    if 0 < info["maxmemory"] <= info["used_memory"]:
+        return Status.FAIL, f"{detail}; it is full, {info['used_memory_human']} of maxmemory"
+    return status, detail
 
 
 def check_visibility_timeout(runtime: Runtime, _session: Session) -> Answer:
@@ -85,7 +90,7 @@ PROBES = (
         "broker",
         check_redis,
         "start Redis, or correct BROKER_URL; it needs"
-        " `--appendonly yes --maxmemory-policy noeviction`",
+        " `--appendonly yes --maxmemory-policy noeviction`, and enough `--maxmemory`",
         broker="redis",
         ledger=False,
     ),

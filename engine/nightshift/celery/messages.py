@@ -49,7 +49,7 @@ def report_dropped(where: str, error: BaseException, what: Any) -> None:
         shown = repr(what)[:LONGEST_SHOWN]
     except RecursionError:
         shown = "(nested too deep to be shown)"
-    logger.error("a message on %s was dropped: %s: %s", str(where)[:LONGEST_SHOWN], reason, shown)
+    logger.error("a message on %.100r was dropped: %s: %s", where, reason, shown)
 
 
 def read_job_ids(kwargs: Mapping[str, Any], task_id: str) -> list[UUID]:

@@ -156,8 +156,9 @@ class Publisher:
                         refused[message.job_id] = f"{type(error).__name__}: {error}"
                     sent += 1
         except Exception as error:  # noqa: BLE001 - one queue must not stop the others
-            cause = error.__cause__ if isinstance(error, BatchPublishError) else None
-            self._note(queue, cause or error)
+            # Celery and kombu pack refusals and lost connections alike into these two.
+            packed = isinstance(error, BatchPublishError | OperationalError)
+            self._note(queue, (error.__cause__ if packed else None) or error)
             return sent if at_once else 0
         self._end_trouble("")
         self._end_trouble(queue)

@@ -1,5 +1,6 @@
 """How the broker is told of jobs, and what happens when it cannot be."""
 
+import json
 import shutil
 import socket
 import time
@@ -8,12 +9,15 @@ from pathlib import Path
 import probe_app as probe
 import pytest
 from fault_servers import free_port
-from nightshift.celery.publisher import CALLER_PATIENCE, LEFT_ALONE
-from nightshift.component import Status
-from nightshift.jobs import care, enqueue, enqueue_many
+from kombu import Connection, Queue
+from nightshift.celery.publisher import CALLER_PATIENCE, LEFT_ALONE, UNKNOWN_COUNT
+from nightshift.component import Component, Status
+from nightshift.jobs import JobArgs, care, enqueue, enqueue_many
 from nightshift.jobs.models import Job, JobState
 from nightshift.observe.checks import check_workers
 from probing import put
+from proxies import proxy
+from servers import RABBITMQ_URL, redis_database, require
 from sqlalchemy import func, select, update
 
 
@@ -180,3 +184,145 @@ def test_paused_queue_is_not_sent_by_the_caller(job_app, count_messages):
         care.pause(session, "default", now=job_app.runtime.now())
     put(job_app.runtime, probe.Leave())
     assert (count_sent(job_app), count_messages(job_app)) == (0, 0)
+
+
+class Left(JobArgs, kind="publisher.left", queue="left"):
+    number: int = 0
+
+
+class Right(JobArgs, kind="publisher.right", queue="right"):
+    number: int = 0
+
+
+TWO_QUEUES = Component(name="publisher", kinds=(Left, Right))
+
+
+@pytest.fixture
+def rabbit(make_app):
+    """Yield an app on RabbitMQ with two queues of its own, which do not exist yet."""
+    require(RABBITMQ_URL, "rabbitmq")
+    app = make_app(TWO_QUEUES, broker_url=RABBITMQ_URL)
+    with Connection(RABBITMQ_URL) as connection:
+        delete_queues(connection)
+        yield app
+        delete_queues(connection)
+
+
+def delete_queues(connection):
+    for name in ("left", "right"):
+        connection.default_channel.queue_delete(name)
+
+
+def put_into_both(app, number=3):
+    """Write jobs on both queues that only the relay sends; return their ids, by queue."""
+    with app.runtime.unit_of_work() as session:
+        now = app.runtime.now()
+        return [
+            enqueue_many(session, [kind(number=n) for n in range(number)], now=now, run_at=now)
+            for kind in (Left, Right)
+        ]
+
+
+def count_unsent(app, ids):
+    return sum(find_job(app, job_id).sent_at is None for job_id in ids)
+
+
+def test_message_names_the_job_in_a_list(job_app):
+    job_id = put(job_app.runtime, probe.Leave(number=7))
+    [path] = Path(job_app.conf.broker_transport_options["data_folder_in"]).iterdir()
+    message = job_app.runtime.publisher._open().channel.Message(
+        json.loads(path.read_bytes()), channel=job_app.runtime.publisher._open().channel
+    )
+    assert message.decode()[:2] == [[], {"job_ids": [str(job_id)]}]
+    # The release before reads the task's id; Flower shows the arguments.
+    shown = (message.headers["id"], message.headers["kwargsrepr"])
+    assert shown == (str(job_id), "{'number': 7, 'milliseconds': 0}")
+
+
+@pytest.mark.parametrize("behaviour", ["silent", "trickle"])
+def test_caller_does_not_wait_for_a_rabbitmq_that_goes_silent(rabbit, make_app, behaviour):
+    with proxy(5672) as between:
+        url = RABBITMQ_URL.replace(":5672", f":{between.port}")
+        app = make_app(TWO_QUEUES, broker_url=url)
+        first = put(app.runtime, Left())
+        setattr(between, behaviour, True)
+        began = time.monotonic()
+        second = put(app.runtime, Left())
+        seconds = time.monotonic() - began
+        print(f"{behaviour}: the commit took {1000 * seconds:.0f} ms")
+        # Without a limit it hangs until the broker answers: for a trickle, 20 s and more.
+        assert seconds < 10
+        # The first one may have met a slow machine.
+        assert [find_job(app, job_id).sent_at is None for job_id in (second,)] == [True]
+        assert find_job(app, first).state == JobState.QUEUED
+        app.runtime.publisher.close()
+
+
+def test_queue_of_another_type_stops_no_other(rabbit, make_keeper, caplog):
+    with Connection(RABBITMQ_URL) as connection:
+        Queue("left", durable=True)(connection.default_channel).declare()
+    left, right = put_into_both(rabbit)
+    keeper = make_keeper(rabbit)
+    for _ in range(3):
+        keeper.send_due()
+    assert (count_unsent(rabbit, left), count_unsent(rabbit, right)) == (3, 0)
+    assert keeper.publisher.count_ready("right") == 3
+    assert {find_job(rabbit, job_id).state for job_id in left} == {JobState.QUEUED}
+    said = [one for one in caplog.messages if "refuses the queue left" in one]
+    assert (len(said), "x-queue-type" in said[0]) == (1, True)
+
+
+def test_refused_queue_is_sent_to_when_it_is_right_again(rabbit, make_keeper):
+    with Connection(RABBITMQ_URL) as connection:
+        Queue("left", durable=True)(connection.default_channel).declare()
+    left, _ = put_into_both(rabbit)
+    keeper = make_keeper(rabbit)
+    keeper.send_due()
+    with Connection(RABBITMQ_URL) as connection:
+        delete_queues(connection)
+    assert keeper.publisher._refused_until["left"] <= time.monotonic() + LEFT_ALONE
+    keeper.publisher._refused_until.clear()
+    keeper.send_due()
+    assert count_unsent(rabbit, left) == 0
+
+
+def test_deleted_queue_has_no_messages_and_is_declared_again(rabbit, make_keeper):
+    put_into_both(rabbit)
+    keeper = make_keeper(rabbit)
+    keeper.send_due()
+    with Connection(RABBITMQ_URL) as connection:
+        connection.default_channel.queue_delete("left")
+    assert [keeper.publisher.count_ready(queue) for queue in ("left", "right")] == [0, 3]
+    put_into_both(rabbit, number=1)
+    keeper.send_due()
+    assert [keeper.publisher.count_ready(queue) for queue in ("left", "right")] == [1, 4]
+
+
+def test_refusing_redis_holds_no_job_and_is_named_once(make_app, make_keeper, caplog):
+    with redis_database() as url:
+        app = make_app(TWO_QUEUES, broker_url=url)
+        left, right = put_into_both(app)
+        keeper = make_keeper(app)
+        keeper.publisher.find_open([])
+        client = keeper.publisher._open().channel.client
+        # Redis refuses a message for a key of another type.
+        client.set("left", "not a list")
+        for _ in range(3):
+            keeper.send_due()
+        assert (count_unsent(app, left), count_unsent(app, right)) == (3, 0)
+        assert {find_job(app, job_id).state for job_id in left} == {JobState.QUEUED}
+        assert keeper.publisher.count_ready("left") == UNKNOWN_COUNT
+        said = [one for one in caplog.messages if "refuses the queue left" in one]
+        assert (len(said), "WRONGTYPE" in said[0]) == (1, True)
+        keeper.publisher.close()
+
+
+def test_rows_are_not_marked_while_the_broker_is_away(make_app, make_keeper, caplog):
+    app = make_app(TWO_QUEUES, broker_url=f"redis://127.0.0.1:{free_port()}/0")
+    put_into_both(app)
+    keeper = make_keeper(app)
+    for _ in range(5):
+        keeper.send_due()
+    assert count_sent(app) == 0
+    assert len([one for one in caplog.messages if "the broker is away" in one]) == 1
+    assert keeper.publisher.count_ready("left") == UNKNOWN_COUNT

@@ -1,5 +1,6 @@
 """How a job runs, in the test's process."""
 
+import asyncio
 import os
 import time
 
@@ -7,8 +8,9 @@ import probe_app
 import probe_app as probe
 import pytest
 from nightshift.celery.app import App
-from nightshift.celery.task import job, run_here, working_here
+from nightshift.celery.task import AttemptFailed, job, run_here, working_here
 from nightshift.component import Component, Composition
+from nightshift.database import Session
 from nightshift.errors import PermanentError, TransientError
 from nightshift.jobs import JobArgs, Run, care
 from nightshift.jobs.models import Job, JobState, Worker
@@ -20,7 +22,11 @@ class CancelMyself(JobArgs, kind="test.cancel_myself"):
     pass
 
 
-OURS = Component(name="task", kinds=(CancelMyself,))
+class Exit(JobArgs, kind="test.exit"):
+    how: str
+
+
+OURS = Component(name="task", kinds=(CancelMyself, Exit))
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +140,55 @@ def test_job_that_was_under_way_here_is_released_at_the_end(app):
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert find_job(app, job_id).state == JobState.SCHEDULED
+
+
+@job(Exit)
+def leave_the_process(session: Session, args: Exit, run: Run) -> None:
+    """End in a way that would end the process."""
+    if args.how == "long":
+        raise RuntimeError("x" * 100_000_000)
+    raise {
+        "SystemExit": SystemExit,
+        "KeyboardInterrupt": KeyboardInterrupt,
+        "GeneratorExit": GeneratorExit,
+        "CancelledError": asyncio.CancelledError,
+    }[args.how]("as asked")
+
+
+def receive(app, kind, job_id, **kwargs):
+    """Run a task as Celery does for a message."""
+    task = app.tasks[kind]
+    task.push_request(id=str(job_id))
+    try:
+        return task.run(**kwargs)
+    finally:
+        task.pop_request()
+
+
+def test_job_of_a_message_is_run(app):
+    job_id = put(app.runtime, probe.Leave(number=3))
+    receive(app, "probe.leave", job_id, job_ids=[str(job_id)])
+    assert find_job(app, job_id).result == 3
+
+
+def test_job_of_a_message_of_the_release_before_is_run(app):
+    job_id = put(app.runtime, probe.Leave(number=3))
+    receive(app, "probe.leave", job_id, number=3, milliseconds=0)
+    assert find_job(app, job_id).result == 3
+
+
+@pytest.mark.parametrize(
+    "how", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "CancelledError"]
+)
+def test_no_body_ends_its_process(app, how):
+    job_id = put(app.runtime, Exit(how=how))
+    with pytest.raises(AttemptFailed, match=f"{how}: as asked") as failed:
+        receive(app, "test.exit", job_id, job_ids=[str(job_id)])
+    assert failed.value.__cause__ is None
+
+
+def test_celery_learns_no_more_of_an_error_than_the_ledger_keeps(app):
+    job_id = put(app.runtime, Exit(how="long"))
+    with pytest.raises(AttemptFailed) as failed:
+        receive(app, "test.exit", job_id, job_ids=[str(job_id)])
+    assert len(str(failed.value)) < 3_000

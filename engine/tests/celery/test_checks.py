@@ -82,6 +82,23 @@ def test_redis_that_would_lose_messages_is_noticed(app_on, tmp_path, options, st
     assert found["visibility timeout"].status == "ok"
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("REPLICAOF", "127.0.0.1", "1"), "it is a replica, which takes no messages"),
+        (("CONFIG", "SET", "maxmemory", "1"), "it is full"),
+    ],
+    ids=["replica", "full"],
+)
+def test_redis_that_takes_no_messages_fails(app_on, tmp_path, command, said):
+    with running_redis(tmp_path, "--appendonly", "yes") as port:
+        with redis.Redis(port=port) as client:
+            client.execute_command(*command)
+        found = findings(app_on(f"redis://127.0.0.1:{port}/0"))["broker"]
+
+    assert (found.status, said in found.detail) == ("fail", True)
+
+
 def test_redis_that_is_away_is_noticed_soon(app_on):
     began = time.monotonic()
     found = findings(app_on(f"redis://127.0.0.1:{free_port()}/0"))["broker"]

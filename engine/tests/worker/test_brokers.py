@@ -1,13 +1,174 @@
-"""What workers do when the broker comes back."""
+"""What workers do when the broker is away, silent, full or refusing, and when it comes back."""
 
+import signal
 import subprocess
+import time
+from contextlib import contextmanager
 
 import probe_app as probe
-from fault_servers import free_port, program
-from installations import QUICK, installed
+import pytest
+import redis
+from fault_servers import free_port, program, wait_for
+from installations import QUICK, installed, rabbitmq
+from kombu import Connection, Queue
+from nightshift.jobs import enqueue_many
 from nightshift.jobs.models import JobState
-from probing import put
-from servers import postgres_database
+from probing import count_effects, put
+from proxies import proxy
+from servers import RABBITMQ_URL, postgres_database
+from two_queues import Post
+
+OPTIONS = {**QUICK, "resend_after": "PT2S"}
+
+# Longer than the longest call, and than RabbitMQ's heartbeat takes to notice.
+OUTAGE = 25
+
+
+class OwnRedis:
+    """A Redis of the test's own, and what may befall it."""
+
+    def __init__(self, folder):
+        self.port = free_port()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._command = [program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
+        self._command += ["--save", "", "--dir", str(folder)]
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        wait_for(self.port)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+    def ask(self, *command):
+        with redis.Redis(port=self.port) as client:
+            client.execute_command(*command)
+
+    def harm(self, how):
+        match how:
+            case "stopped":
+                self.process.send_signal(signal.SIGSTOP)
+            case "killed":
+                self.kill()
+            case "replica":
+                # Of a server that is not there: it keeps what it has.
+                self.ask("REPLICAOF", "127.0.0.1", free_port())
+            case "full":
+                self.ask("CONFIG", "SET", "maxmemory", "1")
+
+    def heal(self, how):
+        match how:
+            case "stopped":
+                self.process.send_signal(signal.SIGCONT)
+            case "killed":
+                self.start()
+            case "replica":
+                self.ask("REPLICAOF", "NO", "ONE")
+            case "full":
+                self.ask("CONFIG", "SET", "maxmemory", "0")
+
+
+@contextmanager
+def own_redis(folder):
+    server = OwnRedis(folder)
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+def put_many(installation, number):
+    with installation.runtime.unit_of_work() as session:
+        jobs = [probe.Leave(number=n) for n in range(number)]
+        return enqueue_many(session, jobs, now=installation.runtime.now())
+
+
+def read_log(installation):
+    return (installation.folder / "worker-0.log").read_text(errors="replace")
+
+
+CAUSES = {
+    "stopped": "in time",
+    "killed": "the broker is away",
+    "replica": "read only replica",
+    "full": "OOM command not allowed",
+}
+
+
+@pytest.mark.parametrize("how", CAUSES)
+def test_harmed_redis_ends_no_worker_and_loses_no_job(tmp_path, how):
+    with (
+        own_redis(tmp_path) as server,
+        postgres_database() as url,
+        installed("probe_app", tmp_path, url, server.url, **OPTIONS) as installation,
+    ):
+        worker = installation.worker()
+        under_way = put(installation.runtime, probe.Leave(milliseconds=4000))
+        installation.until(lambda: installation.job(under_way).state == JobState.RUNNING)
+        server.harm(how)
+        ids = [under_way, *put_many(installation, 5)]
+        installation.until(lambda: CAUSES[how] in read_log(installation), seconds=60)
+        time.sleep(5)  # the keeper looks several times, and the worker tries again
+        server.heal(how)
+        ids += put_many(installation, 5)
+        installation.until(lambda: installation.open_jobs() == 0, seconds=110)
+        jobs = [installation.job(job_id) for job_id in ids]
+        assert [(job.state, job.attempt) for job in jobs] == [(JobState.SUCCEEDED, 1)] * 11
+        assert count_effects(installation.runtime) == 11
+        assert worker.poll() is None
+
+
+@pytest.mark.parametrize("how", ["silent", "cut"])
+def test_lost_rabbitmq_ends_no_worker_and_loses_no_job(tmp_path, how):
+    rabbitmq(probe.app.composition.queues)
+    with (
+        proxy(5672) as between,
+        postgres_database() as url,
+        installed(
+            "probe_app",
+            tmp_path,
+            url,
+            RABBITMQ_URL.replace(":5672", f":{between.port}"),
+            **OPTIONS,
+        ) as installation,
+    ):
+        worker = installation.worker()
+        installation.ended(put(installation.runtime, probe.Leave()), seconds=60)
+        if how == "silent":
+            between.silent = True
+            put_many(installation, 5)
+            time.sleep(OUTAGE)
+            between.silent = False
+            # What was swallowed is missing from both streams.
+            between.cut()
+        else:
+            for _ in range(5):
+                put_many(installation, 1)
+                between.cut()
+                time.sleep(0.5)
+        put_many(installation, 5)
+        installation.until(lambda: installation.open_jobs() == 0, seconds=80)
+        assert count_effects(installation.runtime) == 11
+        assert worker.poll() is None
+
+
+def test_refused_queue_stops_no_other_from_being_consumed(tmp_path):
+    rabbitmq(["default", "post"])
+    with Connection(RABBITMQ_URL) as connection, postgres_database() as url:
+        Queue("post", durable=True)(connection.default_channel).declare()
+        with installed("two_queues", tmp_path, url, RABBITMQ_URL, **OPTIONS) as installation:
+            worker = installation.worker()
+            job_id = put(installation.runtime, probe.Leave())
+            assert installation.ended(job_id, seconds=60).state == JobState.SUCCEEDED
+            said = "queue post is not consumed, the broker refuses it: Queue.declare: (406)"
+            assert said in read_log(installation)
+            # It is consumed once it is right, without a restart of the worker.
+            connection.channel().queue_delete("post")
+            job_id = put(installation.runtime, Post())
+            assert installation.ended(job_id, seconds=100).state == JobState.SUCCEEDED
+            assert worker.poll() is None
 
 
 def test_jobs_run_when_the_broker_is_back(tmp_path):

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import probe_app as probe
 import psutil
+import pytest
 from fault_processes import find_children, find_keepers, kill
 from nightshift.jobs import enqueue_many
 from nightshift.jobs.models import Job, JobState
@@ -112,3 +113,32 @@ def test_job_of_an_unknown_kind_waits_for_a_newer_worker(working):
 def test_health_check_finds_the_sign_of_life(quick, tmp_path):
     quick.worker(HEARTBEAT_FILE=str(tmp_path / "alive"))
     quick.until((tmp_path / "alive").exists)
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads"])
+def test_pool_that_is_not_supported_is_refused_at_start(quick, pool):
+    worker = quick.start("worker", "--pool", pool)
+    assert worker.wait(60) == 1
+    log = quick.logs()
+    assert "is not supported: start the worker with --pool prefork" in log
+    assert "Traceback" not in log
+
+
+def test_other_name_of_prefork_is_accepted(quick):
+    quick.worker("--pool", "processes")
+
+
+def test_job_that_is_revoked_before_it_starts_is_cancelled(working):
+    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=3))
+    working.app.control.revoke(str(job_id))
+    job = working.ended(job_id)
+    assert (job.state, job.attempt) == (JobState.CANCELLED, 0)
+
+
+def test_running_job_that_is_revoked_and_terminated_is_cancelled(working, tmp_path):
+    job_id = put(working.runtime, probe.Sleep(seconds=100, marker=str(tmp_path / "marker")))
+    working.until((tmp_path / "marker").exists)
+    working.app.control.revoke(str(job_id), terminate=True)
+    assert working.ended(job_id).state == JobState.CANCELLED
+    # The worker has a process for the next job.
+    assert working.ended(put(working.runtime, probe.Leave())).state == JobState.SUCCEEDED

@@ -8,12 +8,18 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from celery import Celery
+from celery.app.amqp import AMQP
 
 from nightshift.celery import logs, messages, rabbitbroker, redisbroker, steps, telemetry
 from nightshift.celery.configuration import build_configuration
+from nightshift.celery.patience import Connection
 from nightshift.celery.publisher import CALLER_PATIENCE, Publisher
 from nightshift.component import Composition
 from nightshift.runtime import Runtime
+
+
+class _Amqp(AMQP):
+    Connection = Connection
 
 
 class App(Celery):
@@ -23,6 +29,8 @@ class App(Celery):
     that override the environment's. Raises ValueError when two components claim the same name, and
     pydantic.ValidationError, which names the setting, when a setting is wrong.
     """
+
+    amqp_cls = _Amqp
 
     def __init__(self, name: str, composition: Composition, **values: Any) -> None:
         super().__init__(name)

@@ -5,12 +5,14 @@ and then, or 200 confirmations, would hold a caller for minutes. Every socket to
 `PatientSocket`, whose calls share the patience of the code that made them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any
+
+import kombu
 
 # Seconds. A worker's main loop waits no longer for the network in one call: a main process that
 # does not react for longer counts as hung.
@@ -95,3 +97,16 @@ class PatientSocket:
             # A driver may have closed it meanwhile.
             if shorter and self._sock.fileno() >= 0:
                 self._sock.settimeout(own)
+
+
+class Connection(kombu.Connection):
+    """A connection to the broker that never tries again without an end.
+
+    A worker publishes its heartbeats for Flower, and its answers to remote control, in its main
+    loop: with kombu's own it would try them until the broker is back.
+    """
+
+    def ensure(self, obj: Any, fun: Callable[..., Any], *args: Any, **policy: Any) -> Any:
+        if policy.get("max_retries") is None:
+            return fun
+        return super().ensure(obj, fun, *args, **policy)

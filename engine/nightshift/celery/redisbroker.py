@@ -7,6 +7,8 @@ once or when it acknowledges the running job's message. They do handle a Connect
 An item that is not a message ends the worker too: kombu parses it in the worker's main loop.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from queue import Empty
 from typing import Any
 
@@ -41,6 +43,22 @@ class Channel(kombu_redis.Channel):
             # message, the transport below finds.
             messages.report_dropped("a queue of Redis", error, "")
             raise Empty from error
+
+    # The next three are called in a worker's main loop. A silent Redis would hold each of their
+    # commands for as long as a call may take.
+
+    @contextmanager
+    def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
+        with patience(LONGEST_CALL), super().conn_or_acquire(client) as acquired:
+            yield acquired
+
+    def basic_ack(self, *args: Any, **options: Any) -> None:
+        with patience(LONGEST_CALL):
+            super().basic_ack(*args, **options)
+
+    def basic_reject(self, *args: Any, **options: Any) -> None:
+        with patience(LONGEST_CALL):
+            super().basic_reject(*args, **options)
 
     def _connparams(self, asynchronous: bool = False) -> Any:
         if self.connection.client is None:

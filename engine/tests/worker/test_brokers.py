@@ -90,10 +90,10 @@ def read_log(installation):
 
 
 CAUSES = {
-    "stopped": "in time",
+    "stopped": "Timeout reading from socket",
     "killed": "the broker is away",
     "replica": "read only replica",
-    "full": "OOM command not allowed",
+    "full": "command not allowed when used memory",
 }
 
 

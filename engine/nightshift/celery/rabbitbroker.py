@@ -21,6 +21,9 @@ from nightshift.celery.patience import LONGEST_CALL, PatientSocket, patience
 UNREADABLE = (ValueError, OverflowError, RecursionError, struct.error, FrameSyntaxError)
 HEADER_FRAME = 2
 
+# The exchanges of events and of answers to remote control, which may be lost.
+UNCONFIRMED = ("celeryev", "reply.celery.pidbox")
+
 
 class _Patient:
     """A transport whose socket is patient. TLS has been set up by then."""
@@ -72,6 +75,13 @@ class Channel(pyamqp.Channel):
             raw_message.properties.get("content_encoding"),
         )
         return super().message_to_python(raw_message)
+
+    def basic_publish_confirm(self, msg: Any, exchange: str = "", *args: Any, **how: Any) -> Any:
+        # A broker that blocks publishers confirms nothing: the worker's main loop would wait for
+        # the confirmation of each heartbeat.
+        if exchange in UNCONFIRMED:
+            return self._basic_publish(msg, exchange, *args, **how)
+        return super().basic_publish_confirm(msg, exchange, *args, **how)
 
     def _on_basic_deliver(
         self, consumer_tag: str, delivery_tag: int, redelivered: Any, *where: Any

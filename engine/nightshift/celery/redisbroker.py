@@ -10,7 +10,7 @@ An item that is not a message ends the worker too: kombu parses it in the worker
 from collections.abc import Iterator
 from contextlib import contextmanager
 from queue import Empty
-from typing import Any
+from typing import Any, ClassVar
 
 import redis
 from kombu.transport import TRANSPORT_ALIASES, redis as kombu_redis
@@ -44,20 +44,17 @@ class Channel(kombu_redis.Channel):
             messages.report_dropped("a queue of Redis", error, "")
             raise Empty from error
 
-    # The next three are called in a worker's main loop. A silent Redis would hold each of their
-    # commands for as long as a call may take.
-
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
-        with patience(LONGEST_CALL), super().conn_or_acquire(client) as acquired:
+        with _listening(), super().conn_or_acquire(client) as acquired:
             yield acquired
 
     def basic_ack(self, *args: Any, **options: Any) -> None:
-        with patience(LONGEST_CALL):
+        with _listening():
             super().basic_ack(*args, **options)
 
     def basic_reject(self, *args: Any, **options: Any) -> None:
-        with patience(LONGEST_CALL):
+        with _listening():
             super().basic_reject(*args, **options)
 
     def _connparams(self, asynchronous: bool = False) -> Any:
@@ -67,17 +64,50 @@ class Channel(kombu_redis.Channel):
 
 
 class Transport(messages.DroppingTransport, kombu_redis.Transport):
-    """The transport of redis:// and rediss://."""
+    """The transport of redis:// and rediss://.
+
+    `in_worker`: a worker's main loop uses it. `silent`: Redis did not answer that loop in time.
+    Then each further call fails at once until the worker has connected again: a main loop that
+    waits for one call after the other would look hung.
+    """
 
     Channel = Channel
 
+    in_worker: ClassVar[bool] = False
+    silent: ClassVar[bool] = False
+
     def establish_connection(self) -> Any:
         with patience(LONGEST_CALL):
-            return super().establish_connection()
+            established = super().establish_connection()
+        Transport.silent = False
+        return established
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        super().register_with_event_loop(connection, loop)
+        Transport.in_worker = True
+        # kombu and Celery hide some errors; this ends the loop, and the worker connects again.
+        loop.on_tick.add(_require_answers)
 
     def on_readable(self, fileno: int) -> None:
-        with patience(LONGEST_CALL):
+        with _listening():
             super().on_readable(fileno)
+
+
+def _require_answers() -> None:
+    if Transport.silent:
+        raise redis.ConnectionError("Redis did not answer in time")
+
+
+@contextmanager
+def _listening() -> Iterator[None]:
+    """Limit a call, and note when Redis does not answer a worker's main loop."""
+    _require_answers()
+    try:
+        with patience(LONGEST_CALL):
+            yield
+    except (TimeoutError, redis.TimeoutError):
+        Transport.silent = Transport.in_worker
+        raise
 
 
 def install() -> None:

@@ -1,6 +1,7 @@
 """kombu's Redis transport, made safe."""
 
 import pytest
+import redis
 from kombu import Connection
 from nightshift.celery import redisbroker
 
@@ -15,3 +16,23 @@ def test_redis_is_spoken_to_by_our_transport(url, tls):
     connection = Connection(url)
 
     assert (connection.get_transport_cls(), bool(connection.ssl)) == (redisbroker.Transport, tls)
+
+
+def test_silent_redis_fails_a_workers_further_calls_at_once(monkeypatch):
+    monkeypatch.setattr(redisbroker.Transport, "in_worker", True)
+    monkeypatch.setattr(redisbroker.Transport, "silent", False)
+
+    with pytest.raises(redis.TimeoutError), redisbroker._listening():
+        raise redis.TimeoutError("no answer")
+
+    with pytest.raises(redis.ConnectionError, match="did not answer"):
+        redisbroker._require_answers()
+
+
+def test_silent_redis_is_asked_again_where_no_worker_waits(monkeypatch):
+    monkeypatch.setattr(redisbroker.Transport, "silent", False)
+
+    with pytest.raises(redis.TimeoutError), redisbroker._listening():
+        raise redis.TimeoutError("no answer")
+
+    redisbroker._require_answers()

@@ -121,7 +121,7 @@ def test_probes_of_another_broker_are_left_out(healthy):
     assert "visibility timeout" not in names
 
 
-@pytest.mark.parametrize("scheme", ["redis", "rediss", "valkey"])
+@pytest.mark.parametrize("scheme", ["redis", "rediss"])
 def test_every_redis_has_the_probes_of_redis(scheme, nowhere):
     probe = Probe("mine", answer(Status.OK), "nothing", broker="redis", ledger=False)
     url = f"{scheme}://127.0.0.1:{free_port()}/0"

@@ -33,6 +33,8 @@ class Consumer(consumer.Consumer):
         # Gossip reads other workers' events in the main loop, and the ledger needs none of them.
         options["worker_options"] = {**options.get("worker_options", {}), "without_gossip": True}
         self.refused: dict[str, str] = {}
+        # Those that may be declared, but not read: a new connection would not show it.
+        self._unreadable: dict[str, str] = {}
         super().__init__(*args, **options)
         # A request that waits for a free process is given to it later, where an exception would end
         # the worker.
@@ -90,8 +92,10 @@ class Consumer(consumer.Consumer):
         connection = super().connect()
         selected, before = self.app.amqp.queues, self.refused
         self.refused = {}
-        for name in before:
+        for name in before.keys() - self._unreadable.keys():
             selected.select_add(selected[name])
+        for name, reason in self._unreadable.items():
+            self._leave_out(name, reason, known=True)
         for name, reason in self._try_queues(connection, list(selected.consume_from)).items():
             self._leave_out(name, reason, known=before.get(name) == reason)
         return connection
@@ -120,6 +124,7 @@ class Consumer(consumer.Consumer):
     def _try_again(self) -> None:
         """Consume the queues that the broker does not refuse any more."""
         before, self.refused = self.refused, {}
+        self._unreadable.clear()
         still = self._try_queues(self.connection, before)
         for name in before:
             if name in still:
@@ -130,9 +135,10 @@ class Consumer(consumer.Consumer):
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         refused = not isinstance(exc, self.connection_errors)
         if refused:
-            # A queue that may be declared but not read: the error names it, as 'NAME'.
+            # The error names the queue that it is about, as 'NAME'.
             for name in list(self.app.amqp.queues.consume_from):
                 if f"'{name}'" in str(exc):
+                    self._unreadable[name] = first_line(exc)
                     self._leave_out(name, first_line(exc), known=False)
         super().on_connection_error_after_connected(exc)
         if refused:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import time
 from contextlib import contextmanager
+from uuid import uuid4
 
 import probe_app as probe
 import pytest
@@ -169,6 +170,39 @@ def test_refused_queue_stops_no_other_from_being_consumed(tmp_path):
             job_id = put(installation.runtime, Post())
             assert installation.ended(job_id, seconds=100).state == JobState.SUCCEEDED
             assert worker.poll() is None
+
+
+@contextmanager
+def rabbitmq_user(readable):
+    """Yield the URL for a user that may declare and write every queue, and read some."""
+    name = f"nightshift-{uuid4().hex[:8]}"
+
+    def control(*command):
+        arguments = [program("rabbitmqctl"), "--quiet", *command]
+        subprocess.run(arguments, check=True, capture_output=True, timeout=60)
+
+    control("add_user", name, "hush")
+    try:
+        control("set_permissions", "-p", "/", name, ".*", ".*", readable)
+        yield RABBITMQ_URL.replace("guest:guest", f"{name}:hush")
+    finally:
+        control("delete_user", name)
+
+
+@pytest.mark.faults
+def test_queue_that_may_not_be_read_stops_no_other_from_being_consumed(tmp_path):
+    rabbitmq(["default", "post"])
+    with (
+        rabbitmq_user(readable="^(?!post$).*") as broker,
+        postgres_database() as url,
+        installed("two_queues", tmp_path, url, broker, **OPTIONS) as installation,
+    ):
+        worker = installation.worker()
+        for _ in range(3):
+            job_id = put(installation.runtime, probe.Leave())
+            assert installation.ended(job_id, seconds=60).state == JobState.SUCCEEDED
+        assert "queue post is not consumed, the broker refuses it: " in read_log(installation)
+        assert worker.poll() is None
 
 
 def test_jobs_run_when_the_broker_is_back(tmp_path):

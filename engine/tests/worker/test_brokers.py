@@ -172,15 +172,37 @@ def test_refused_queue_stops_no_other_from_being_consumed(tmp_path):
             assert worker.poll() is None
 
 
+def control(*command):
+    arguments = [program("rabbitmqctl"), "--quiet", *command]
+    subprocess.run(arguments, check=True, capture_output=True, timeout=60)
+
+
+@pytest.mark.faults
+def test_rabbitmq_that_blocks_publishers_is_named_and_loses_no_job(tmp_path):
+    rabbitmq(["default"])
+    with (
+        postgres_database() as url,
+        installed("probe_app", tmp_path, url, RABBITMQ_URL, **OPTIONS) as installation,
+    ):
+        worker = installation.worker()
+        installation.ended(put(installation.runtime, probe.Leave()), seconds=60)
+        control("set_vm_memory_high_watermark", "absolute", "1")
+        try:
+            put_many(installation, 5)
+            cause = "it blocks publishers, because of its memory or disk alarm"
+            installation.until(lambda: cause in read_log(installation), seconds=60)
+            assert read_log(installation).count(cause) == 1
+        finally:
+            control("set_vm_memory_high_watermark", "0.4")
+        installation.until(lambda: installation.open_jobs() == 0, seconds=80)
+        assert count_effects(installation.runtime) == 6
+        assert worker.poll() is None
+
+
 @contextmanager
 def rabbitmq_user(readable):
     """Yield the URL for a user that may declare and write every queue, and read some."""
     name = f"nightshift-{uuid4().hex[:8]}"
-
-    def control(*command):
-        arguments = [program("rabbitmqctl"), "--quiet", *command]
-        subprocess.run(arguments, check=True, capture_output=True, timeout=60)
-
     control("add_user", name, "hush")
     try:
         control("set_permissions", "-p", "/", name, ".*", ".*", readable)

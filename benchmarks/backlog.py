@@ -1,0 +1,93 @@
+"""A million due jobs: do the last ones run as fast as the first ones, and does memory stay flat?"""
+
+import importlib
+import time
+from typing import Any
+
+import psutil
+from nightshift.runtime import Runtime
+from sqlalchemy import text
+
+from benchmarks.servers import installation, worker
+
+JOBS = 1_000_000
+MEASURED = 20_000
+OURS = "nightshift_jobs"
+
+FILL = """
+insert into job (id, kind, queue, priority, state, args, unique_until_started, created_at, run_at,
+                 attempt, max_attempts, time_limit, children, children_open, children_failed)
+select gen_random_uuid(), 'bench.noop', 'default', 5, 'queued', '{"number": 0}', false, now(),
+       now() - make_interval(secs => number / 1000.0), 0, 5, 60, 0, 0, 0
+from generate_series(1, :jobs) as number
+"""
+# Everything but the newest: those are the last ones to run.
+END_MOST = """
+update job set state = 'succeeded', finished_at = now()
+where state = 'queued' and sent_at is null
+  and run_at < (select min(run_at) from (select run_at from job where state = 'queued'
+                and sent_at is null order by run_at desc limit :left) as last)
+"""
+
+
+def run() -> dict[str, Any]:
+    """Measure and return the figures."""
+    with installation():
+        ours = importlib.import_module(f"benchmarks.peers.{OURS}")
+        runtime = ours.app.runtime
+        execute(runtime, FILL, jobs=JOBS)
+        vacuum(runtime)
+        began = time.perf_counter()
+        with worker(f"benchmarks.peers.{OURS}") as process:
+            while count_succeeded(runtime) == 0:
+                time.sleep(0.05)
+            first = time.perf_counter() - began
+            at_first = rate(runtime, MEASURED)
+            memory = total_memory(process.pid)
+            execute(runtime, END_MOST, left=MEASURED + 2_000)
+            vacuum(runtime)
+            at_last = rate(runtime, MEASURED)
+            later = total_memory(process.pid)
+    return {
+        "due jobs": JOBS,
+        "first job ended after the worker's start, s (≤ 5 and its start)": first,
+        f"first {MEASURED:,}, jobs/s": at_first,
+        f"last {MEASURED:,}, jobs/s": at_last,
+        "last / first (0.8 to 1.2)": at_last / at_first,
+        "memory of worker, children and keeper, last / first (≈ 1)": later / memory,
+    }
+
+
+def execute(runtime: Runtime, statement: str, **values: int) -> None:
+    with runtime.engine.begin() as connection:
+        connection.execute(text("set local statement_timeout = 0"))
+        connection.connection.driver_connection.silence = None  # type: ignore[union-attr]
+        connection.execute(text(statement), values)
+
+
+def vacuum(runtime: Runtime) -> None:
+    # As autovacuum does within a minute.
+    with runtime.make_engine(isolation_level="AUTOCOMMIT").connect() as connection:
+        connection.connection.driver_connection.silence = None  # type: ignore[union-attr]
+        connection.execute(text("set statement_timeout = 0"))
+        connection.execute(text("vacuum analyze job"))
+
+
+def count_succeeded(runtime: Runtime) -> int:
+    with runtime.read_only() as session:
+        ran = "select count(*) from job where state = 'succeeded' and started_at is not null"
+        return int(session.execute(text(ran)).scalar_one())
+
+
+def rate(runtime: Runtime, jobs: int) -> float:
+    """Return the jobs a second over the next `jobs` that end."""
+    before, began = count_succeeded(runtime), time.perf_counter()
+    while (ended := count_succeeded(runtime) - before) < jobs:
+        time.sleep(0.5)
+    return ended / (time.perf_counter() - began)
+
+
+def total_memory(pid: int) -> int:
+    """Return the bytes that a process and its children hold."""
+    process = psutil.Process(pid)
+    return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)])

@@ -53,6 +53,19 @@ STATEMENT_TIMEOUT = 30
 SQLITE_BUSY_TIMEOUT = 20
 CONNECT_TIMEOUT = 5
 
+# Seconds without an answer after which a connection is given up: longer than the server, were it
+# there, would let a statement run.
+SILENCE = STATEMENT_TIMEOUT + 5.0
+
+# A connection whose other end is gone without a word is noticed after half a minute, also while
+# this side waits for nothing.
+KEEPALIVES = {
+    "keepalives_idle": 15,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds
+}
+
 # A connection that was idle for more seconds is tested before it is used.
 PING_AFTER_IDLE = 1.0
 
@@ -284,11 +297,42 @@ def partial_index(name: str, *columns: str, where: str) -> Index:
     return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
 
 
-def make_engine(url: str, *, password: str | None = None, **options: Any) -> Engine:
+class _Connection(psycopg.Connection[Any]):
+    """A connection that gives up a server that is silent.
+
+    The server's own timeout does not end a wait for a server that is stopped, or for a proxy that
+    lost its other side: TCP lives there.
+    """
+
+    silence: float | None = SILENCE
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        limit = self.silence if timeout is None else timeout
+        try:
+            return super().wait(gen, interval, limit)
+        except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - psycopg lets callers convert it
+            if timeout is not None:
+                raise
+            # SQLAlchemy sees that it is closed, and does not put it back into its pool.
+            self.pgconn.finish()
+            raise psycopg.OperationalError(
+                f"the database gave no answer for {limit:g} s"
+            ) from error
+
+
+def make_engine(
+    url: str,
+    *,
+    password: str | None = None,
+    pooler: bool = False,
+    silence: float = SILENCE,
+    **options: Any,
+) -> Engine:
     """Return an engine for a database. It connects when it is first used.
 
-    `password` is used where the URL has none. `options` are SQLAlchemy's. The folder of an SQLite
-    file is created.
+    `password` is used where the URL has none. With `pooler` the URL leads to PgBouncer in
+    transaction mode. A statement that has no answer after `silence` seconds raises
+    OperationalError. `options` are SQLAlchemy's. The folder of an SQLite file is created.
     """
     address = make_url(url)
     # hide_parameters: they hold tokens and addresses, and exceptions are logged and stored.
@@ -304,15 +348,37 @@ def make_engine(url: str, *, password: str | None = None, **options: Any) -> Eng
     if password and address.password is None:
         address = address.set(password=password)
     arguments = {
-        "options": f"-c statement_timeout={STATEMENT_TIMEOUT}s -c timezone=UTC"
-        " -c client_encoding=UTF8",
+        "client_encoding": "utf8",
         "connect_timeout": CONNECT_TIMEOUT,
         "application_name": "nightshift",
+        **KEEPALIVES,
+        # A pooler gives each transaction another server: nothing can be kept there for the next.
+        **(
+            {"prepare_threshold": None}
+            if pooler
+            else {"options": f"-c statement_timeout={STATEMENT_TIMEOUT}s -c timezone=UTC"}
+        ),
     }
     engine = create_engine(address, connect_args=arguments, pool_size=POOL_SIZE, **options)
+    event.listen(engine, "do_connect", partial(_connect, silence))
+    if pooler:
+        event.listen(engine, "begin", _set_for_transaction)
     event.listen(engine, "checkin", _note_checkin)
     event.listen(engine, "checkout", partial(_ping_after_idleness, engine.dialect))
     return engine
+
+
+def _connect(silence: float, _dialect: Any, _record: Any, args: Any, options: Any) -> _Connection:
+    connection = _Connection.connect(*args, **options)
+    connection.silence = silence
+    return connection
+
+
+def _set_for_transaction(connection: Connection) -> None:
+    connection.exec_driver_sql(
+        f"SELECT set_config('statement_timeout', '{STATEMENT_TIMEOUT}s', true),"
+        " set_config('TimeZone', 'UTC', true)"
+    )
 
 
 def _note_checkin(_connection: Any, record: Any) -> None:

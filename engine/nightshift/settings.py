@@ -66,6 +66,10 @@ class Settings(ComponentSettings):
         SecretStr(PLACEHOLDER),
         description="the database's password, where DATABASE_URL carries none",
     )
+    database_pooler: Literal["none", "transaction"] = Field(
+        "none",
+        description="transaction where DATABASE_URL leads to PgBouncer in transaction mode",
+    )
     broker_url: str = Field(
         "filesystem://var/broker",
         description="filesystem://PATH, redis://HOST:PORT/DB or amqp://USER:PASSWORD@HOST//",
@@ -118,6 +122,11 @@ class Settings(ComponentSettings):
         timedelta(seconds=30),
         gt=timedelta(),
         description="a message that the broker lost is sent again after this",
+    )
+    unknown_kind_age: timedelta = Field(
+        timedelta(days=1),
+        gt=timedelta(),
+        description="a job whose kind no worker has known for this long is discarded",
     )
     visibility_timeout: timedelta = Field(
         timedelta(seconds=900),

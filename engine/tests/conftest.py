@@ -18,6 +18,8 @@ from sqlalchemy import Engine
 for _name in Settings.model_fields:
     os.environ.pop(_name.upper(), None)
 Settings.model_config["env_file"] = None
+if os.environ.get("TEST_POOLER") == "true":
+    os.environ["DATABASE_POOLER"] = "transaction"
 # An app that is imported without an installation of its own gets a broker that is only its own.
 os.environ["BROKER_URL"] = f"filesystem://{tempfile.mkdtemp(prefix='nightshift-test-')}"
 # A script that runs the tests in the background lets them, and all that they start, ignore Ctrl-C.
@@ -47,7 +49,8 @@ def database_url(
 @pytest.fixture(scope="session")
 def engine(database_url: str) -> Iterator[Engine]:
     """Yield an engine, as the runtime makes it: SQLite always, Postgres where it is reachable."""
-    engine = make_engine(database_url).execution_options(sqlite_begin="IMMEDIATE")
+    pooler = "DATABASE_POOLER" in os.environ
+    engine = make_engine(database_url, pooler=pooler).execution_options(sqlite_begin="IMMEDIATE")
     yield engine
     engine.dispose()
 

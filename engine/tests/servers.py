@@ -4,9 +4,14 @@ In CI a missing Postgres or Redis is a failure. Another address is given by the 
 """
 
 import os
+import shutil
 import socket
+import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -49,9 +54,77 @@ def require(url: str, name: str) -> None:
         )
 
 
+POOLER_SETTINGS = """
+[databases]
+{database} = host={host} port={postgres_port} user={user}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+pool_mode = transaction
+default_pool_size = 3
+max_client_conn = 500
+auth_type = any
+logfile = {folder}/log
+"""
+
+
+@contextmanager
+def pooled(database_url: str) -> Iterator[str]:
+    """Yield the URL of a Postgres database behind a PgBouncer in transaction mode.
+
+    It is an extra: where it is not installed its tests are skipped, loudly.
+    """
+    program = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if program is None:
+        pytest.skip("PGBOUNCER IS NOT INSTALLED: apt-get install pgbouncer")
+    url, port = make_url(database_url), free_port()
+    folder = Path(tempfile.mkdtemp(prefix="nightshift-pgbouncer-"))
+    settings = POOLER_SETTINGS.format(
+        database=url.database,
+        host=url.host,
+        postgres_port=url.port or 5432,
+        user=url.username or "postgres",
+        port=port,
+        folder=folder,
+    )
+    (folder / "pgbouncer.ini").write_text(settings)
+    # It refuses to be run by root.
+    user = {"user": "postgres"} if os.getuid() == 0 else {}
+    if user:
+        shutil.chown(folder, "postgres")
+    process = subprocess.Popen(
+        [program, "--quiet", str(folder / "pgbouncer.ini")],
+        **user,  # type: ignore[call-overload]
+    )
+    try:
+        give_up = time.monotonic() + 30
+        while not reachable(f"tcp://127.0.0.1:{port}"):
+            assert time.monotonic() < give_up, (folder / "log").read_text()
+            time.sleep(0.05)
+        yield url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
+    finally:
+        process.kill()
+        process.wait()
+        shutil.rmtree(folder)
+
+
 @contextmanager
 def postgres_database() -> Iterator[str]:
-    """Yield the URL of an empty Postgres database that lives as long as the context."""
+    """Yield the URL of an empty Postgres database that lives as long as the context.
+
+    With TEST_POOLER=true it is behind a PgBouncer.
+    """
+    with _own_database() as url:
+        if os.environ.get("TEST_POOLER") == "true":
+            with pooled(url) as through:
+                yield through
+        else:
+            yield url
+
+
+@contextmanager
+def _own_database() -> Iterator[str]:
     require(POSTGRES_URL, "postgres")
     name = f"nightshift_test_{uuid4().hex[:12]}"
     server = create_engine(POSTGRES_URL, isolation_level="AUTOCOMMIT")

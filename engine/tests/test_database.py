@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from job_rows import NOW, Plain, only_on_postgres, only_on_sqlite, put
 from nightshift.database import (
+    KEEPALIVES,
     STATEMENT_TIMEOUT,
     Base,
     Session,
@@ -30,7 +31,8 @@ from nightshift.database import (
 from nightshift.errors import Conflict, NotFound
 from nightshift.jobs import enqueue_many
 from nightshift.jobs.models import Job, JobState, PausedQueue
-from servers import POSTGRES_URL
+from proxies import Proxy
+from servers import POSTGRES_URL, require
 from sqlalchemy import (
     Column,
     Engine,
@@ -47,6 +49,11 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
+
+
+@pytest.fixture
+def _postgres():
+    require(POSTGRES_URL, "postgres")
 
 
 class Colour(StrEnum):
@@ -387,3 +394,54 @@ def test_other_options_are_passed_on(database_url):
         removed = connection.execute(delete(PausedQueue))
     engine.dispose()
     assert removed.rowcount == 1
+
+
+@pytest.mark.usefixtures("_postgres")
+def test_silent_database_is_given_up():
+    with Proxy(POSTGRES_URL) as proxy:
+        engine = make_engine(proxy.url, silence=0.5)
+        with engine.connect() as connection:
+            connection.execute(text("select 1"))
+            proxy.silent = True
+            with pytest.raises(OperationalError, match=r"the database gave no answer for 0\.5 s"):
+                connection.execute(text("select 2"))
+        proxy.silent = False
+        with engine.connect() as connection:
+            assert connection.execute(text("select 3")).scalar_one() == 3
+        engine.dispose()
+
+
+@pytest.mark.usefixtures("_postgres")
+def test_statement_may_take_as_long_as_the_server_lets_it():
+    engine = make_engine(POSTGRES_URL)
+    with engine.connect() as connection:
+        driver = connection.connection.driver_connection
+        assert driver.silence > STATEMENT_TIMEOUT
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("_postgres")
+def test_connection_notices_a_peer_that_is_gone():
+    engine = make_engine(POSTGRES_URL)
+    with engine.connect() as connection:
+        given = connection.connection.driver_connection.info.get_parameters()
+    engine.dispose()
+    wanted = {name: str(value) for name, value in KEEPALIVES.items()}
+    assert {name: given.get(name) for name in wanted} == wanted
+
+
+@pytest.mark.usefixtures("_postgres")
+def test_pooler_is_given_settings_for_each_transaction_and_nothing_to_keep():
+    engine = make_engine(POSTGRES_URL, pooler=True)
+    with engine.connect() as connection:
+        shown = [
+            connection.execute(text(f"show {name}")).scalar_one()
+            for name in ("statement_timeout", "timezone")
+        ]
+        assert shown == [f"{STATEMENT_TIMEOUT}s", "UTC"]
+        driver = connection.connection.driver_connection
+        assert (driver.prepare_threshold, driver.info.get_parameters().get("options")) == (
+            None,
+            None,
+        )
+    engine.dispose()

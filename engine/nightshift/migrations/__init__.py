@@ -38,10 +38,16 @@ def run_migrations(
     time, but waits for a lock no longer than LOCK_TIMEOUT. On SQLite foreign keys are off; when a
     revision leaves references to missing rows, the upgrade is undone.
 
-    Raises CommandError for `--sql`: migrations ask the database what it holds.
+    Raises CommandError for `--sql`, because migrations ask the database what it holds, and behind a
+    pooler, which would give their settings and their lock to other programs.
     """
     if context.is_offline_mode():
         raise CommandError("--sql is not supported: migrations ask the database what it holds")
+    if runtime.settings.database_pooler != "none":
+        raise CommandError(
+            "migrations need a connection of their own: for this command, let DATABASE_URL lead to"
+            " Postgres itself and set DATABASE_POOLER=none"
+        )
     branches = Branches(context.script, metadata, table_branches)
     with runtime.engine.execution_options(sqlite_begin="IMMEDIATE").connect() as connection:
         try:
@@ -69,6 +75,9 @@ def _prepare(connection: Connection) -> None:
         # On the driver's connection, outside a transaction: within one, SQLite ignores it.
         connection.connection.cursor().execute("PRAGMA foreign_keys = OFF")
         return
+    # A migration of a large table takes its time: neither side gives it up.
+    driver: Any = connection.connection.driver_connection
+    driver.silence = None
     connection.exec_driver_sql("SET statement_timeout = 0")
     connection.exec_driver_sql(f"SET lock_timeout = '{LOCK_TIMEOUT}'")
     # Polled: CREATE INDEX CONCURRENTLY waits for the end of every transaction, and so for one that

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import Engine, create_engine, make_url
 
 from nightshift.component import Answer, Composition, Probe, Status
-from nightshift.database import Session, make_engine
+from nightshift.database import Session
 from nightshift.errors import first_line
 from nightshift.runtime import Runtime
 from nightshift.settings import PLACEHOLDER, Settings
@@ -34,7 +34,7 @@ def examine(runtime: Runtime) -> list[Finding]:
 
     Probes that read the database are skipped while it is away.
     """
-    engine = _open_for_reading(runtime.settings)
+    engine = _open_for_reading(runtime)
     scheme = _broker_scheme(runtime.settings)
     probes = [one for one in runtime[Composition].probes if one.broker in ("", scheme)]
     try:
@@ -74,15 +74,13 @@ def _run(
         return Status.FAIL, f"{type(error).__name__}: {_mask_secrets(first_line(error), runtime)}"
 
 
-def _open_for_reading(settings: Settings) -> Engine:
-    url = make_url(settings.database_url)
+def _open_for_reading(runtime: Runtime) -> Engine:
+    url = make_url(runtime.settings.database_url)
     if url.get_backend_name() == "sqlite":
         path = f"{Path(url.database or '').absolute().as_uri()}?mode=ro"
         connect = lambda: sqlite3.connect(path, uri=True, check_same_thread=False)  # noqa: E731
         return create_engine(url, creator=connect)
-    password = settings.postgres_password.get_secret_value()
-    engine = make_engine(settings.database_url, password=password)
-    return engine.execution_options(postgresql_readonly=True)
+    return runtime.make_engine().execution_options(postgresql_readonly=True)
 
 
 def _broker_scheme(settings: Settings) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from nightshift.database import Session, make_engine
 from nightshift.jobs.args import Kinds
-from nightshift.jobs.session import Carried, carry
+from nightshift.jobs.session import Carried, LentSession, carry
 from nightshift.settings import ComponentSettings, Settings
 
 T = TypeVar("T")
@@ -85,7 +85,7 @@ class Runtime:
     @cached_property
     def engine(self) -> Engine:
         """The database. It connects when it is first used: no connection is open at a fork."""
-        return self._engine()
+        return self.make_engine()
 
     @cached_property
     def _writing(self) -> Engine:
@@ -100,29 +100,43 @@ class Runtime:
         # On Postgres a single statement needs neither BEGIN nor COMMIT, which are a round trip
         # each. It uses connections of its own: to switch a connection's mode for each statement
         # would cost half as much as the statement.
-        if self.engine.dialect.name == "sqlite":
+        # Behind a pooler, a statement has its timeout from its transaction.
+        if self.engine.dialect.name == "sqlite" or self.settings.database_pooler != "none":
             return self._writing
-        return self._engine(isolation_level="AUTOCOMMIT")
+        return self.make_engine(isolation_level="AUTOCOMMIT")
 
-    def _engine(self, **options: Any) -> Engine:
+    def make_engine(self, **options: Any) -> Engine:
+        """Return another engine for the database; the caller disposes of it."""
         settings = self.settings
-        password = settings.postgres_password.get_secret_value()
-        return make_engine(settings.database_url, password=password, **options)
+        return make_engine(
+            settings.database_url,
+            password=settings.postgres_password.get_secret_value(),
+            pooler=settings.database_pooler != "none",
+            **options,
+        )
 
     @contextmanager
     def unit_of_work(self) -> Iterator[Session]:
         """Yield a session in a transaction: committed at the end, rolled back on an exception.
 
-        Jobs that were enqueued in it are sent after the commit.
+        Jobs that were enqueued in it are sent after the commit. Raises BrokenTransaction when the
+        caller commits, rolls back or closes the session.
         """
-        with Session(self._writing, expire_on_commit=False) as session:
+        with LentSession(self._writing, expire_on_commit=False) as session:
             notes = Carried(
                 autocommit=self._autocommit, kinds=self.kinds or None, guarded=True, **self._notes
             )
             carry(session, notes)
-            yield session
-            notes.require_no_spawn()
-            session.commit()
+            try:
+                yield session
+                notes.require_unbroken()
+                notes.require_no_spawn()
+                notes.ending = True
+                session.commit()
+            except BaseException:
+                for undo in notes.when_undone:
+                    undo()
+                raise
         if self.publisher is not None and 0 < len(notes.enqueued) <= SENT_BY_THE_CALLER:
             self.publisher.send_soon(self, notes.enqueued)
 

@@ -14,12 +14,38 @@ from celery import current_app, signals
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+from nightshift.jobs.claims import LONGEST_TRACEBACK
 from nightshift.settings import Settings
 
 _current: ContextVar[tuple[str, str] | None] = ContextVar("current", default=None)
 
-CONSOLE = logging.Formatter("%(asctime)s %(levelname)-7s %(process)d %(message)s%(job_suffix)s")
-JSON = JsonFormatter(
+
+class _Short:
+    """A formatter whose lines are cut: an error of 100 MB was logged whole."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - logging's name
+        text: str = super().formatException(ei)  # type: ignore[misc]
+        return text[-LONGEST_TRACEBACK:]
+
+
+class _Console(_Short, logging.Formatter):
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        record.message = _cut(record.message)
+        return super().formatMessage(record)
+
+
+class _Json(_Short, JsonFormatter):
+    def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+        log_data["message"] = _cut(str(log_data.get("message", "")))
+        return super().process_log_record(log_data)
+
+
+def _cut(message: str) -> str:
+    return message if len(message) <= LONGEST_TRACEBACK else f"{message[:LONGEST_TRACEBACK]}…"
+
+
+CONSOLE = _Console("%(asctime)s %(levelname)-7s %(process)d %(message)s%(job_suffix)s")
+JSON = _Json(
     ["levelname", "name", "process", "message"],
     timestamp="time",
     rename_fields={"levelname": "level", "name": "logger"},

@@ -4,12 +4,14 @@ A write without a valid claim changes nothing and raises LostClaim.
 """
 
 import traceback
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from sqlalchemy import (
+    Boolean,
     Connection,
     Integer,
     Update,
@@ -18,6 +20,7 @@ from sqlalchemy import (
     func,
     insert,
     null,
+    or_,
     select,
     update,
 )
@@ -30,6 +33,9 @@ from nightshift.jobs.session import single_statement
 
 LONGEST_TRACEBACK = 10_000
 LONGEST_MESSAGE = 2_000
+
+# Lines that an attempt's log keeps. A million of them were 1.5 GB of memory, and as many rows.
+MOST_LINES = 1_000
 
 _READ = (
     "kind",
@@ -87,11 +93,24 @@ class Claim:
 
 @dataclass(slots=True)
 class Notes:
-    """The progress and the log lines of a body that are not yet written."""
+    """The progress and the log lines of a body that are not yet written.
+
+    `left_out`: the lines beyond MOST_LINES, which are not kept.
+    """
 
     done: int | None = None
     total: int | None = None
     lines: list[tuple[datetime, str]] = field(default_factory=list)
+    added: int = 0
+    left_out: int = 0
+
+    def add(self, line: str) -> None:
+        """Keep a line, unless the attempt has MOST_LINES already."""
+        if self.added == MOST_LINES:
+            self.left_out += 1
+            return
+        self.added += 1
+        self.lines.append((datetime.now(UTC), line))
 
 
 # Built once: to build this statement takes longer than to execute it.
@@ -99,7 +118,11 @@ _CLAIM = (
     update(TABLE)
     .where(
         TABLE.c.id == bindparam("job_id"),
+        # The row decides what runs: a message under another kind's name claims nothing.
+        TABLE.c.kind == bindparam("job_kind"),
         TABLE.c.state == JobState.QUEUED,
+        # A message from before the job was held may still be there; the relay has not admitted it.
+        or_(~TABLE.c.limited, TABLE.c.sent_at.is_not(None), bindparam("unlimited", type_=Boolean)),
         TABLE.c.queue.not_in(select(PausedQueue.queue)),
     )
     .values(
@@ -109,6 +132,8 @@ _CLAIM = (
         worker_id=bindparam("worker"),
         pid=bindparam("process"),
         started_at=utc_now(),
+        # The bound of debouncing is that of this run: a call during a retry's backoff has its own.
+        push_until=null(),
         unique_key=case((TABLE.c.unique_until_started, null()), else_=TABLE.c.unique_key),
     )
     # A claim need not survive a crash of the database: the run does not either, and the row is then
@@ -132,18 +157,49 @@ _END = (
 )
 
 
-def claim(connection: Connection, job_id: UUID, *, worker_id: UUID, pid: int) -> Claim | None:
-    """Claim a queued job, or return None.
+def claim(
+    connection: Connection,
+    job_id: UUID,
+    *,
+    claim_id: UUID,
+    kind: str,
+    worker_id: UUID,
+    pid: int,
+    unlimited: bool = False,
+) -> Claim | None:
+    """Claim a queued job of a kind, or return None.
 
     None means that the message was early, a duplicate or out of date: the caller has nothing to do.
+    A caller that gets no answer calls `find_claim` with the same `claim_id`, and then this again.
+    With `unlimited`, a job of a limited kind is claimed although no relay has admitted it.
     """
-    claim_id = uuid4()
+    values = {"job_id": job_id, "job_kind": kind, "worker": worker_id, "process": pid}
+    values |= {"claim": claim_id, "unlimited": unlimited}
+    row = connection.execute(_CLAIM, values).one_or_none()
+    return None if row is None else Claim.of(row, job_id=job_id, claim_id=claim_id)
+
+
+def find_claim(connection: Connection, job_id: UUID, claim_id: UUID) -> Claim | None:
+    """Return a claim that was made and whose answer was lost, or None when it was not made."""
     row = connection.execute(
-        _CLAIM, {"job_id": job_id, "claim": claim_id, "worker": worker_id, "process": pid}
+        select(*(TABLE.c[name] for name in _READ)).where(*_HELD),
+        {"held_job": job_id, "held_claim": claim_id},
     ).one_or_none()
-    if row is None:
-        return None
-    return Claim.of(row, job_id=job_id, claim_id=claim_id)
+    return None if row is None else Claim.of(row, job_id=job_id, claim_id=claim_id)
+
+
+def undo_claims(session: Session, claim_ids: Collection[UUID]) -> int:
+    """Queue the jobs of claims whose runs never started; return how many. No attempt is charged.
+
+    A unique key that the claim has freed stays free, and a rate has counted the start.
+    """
+    queued = {"state": JobState.QUEUED, "sent_at": None, "claim_id": None}
+    undone = (
+        update(TABLE)
+        .where(TABLE.c.claim_id.in_(claim_ids), TABLE.c.state == JobState.RUNNING)
+        .values(**queued, attempt=TABLE.c.attempt - 1)
+    )
+    return session.execute(undone).rowcount  # type: ignore[attr-defined,no-any-return]
 
 
 def require_valid(session: Session, claim: Claim) -> None:
@@ -186,12 +242,12 @@ def mark_ended(
     statement that commits by itself.
     """
     values = {"end_state": state, "outcome": result, "done": notes.done, "total": notes.total}
-    if last and claim.parent_id is None and not notes.lines:
+    if last and claim.parent_id is None and not (notes.lines or notes.left_out):
         with single_statement(session) as connection:
             _execute(connection, claim, _END, values)
         return state
     _execute(session.connection(), claim, _END, values)
-    _keep_lines(session, claim, notes)
+    _keep_lines(session, claim, notes, ending=True)
     if claim.parent_id is not None and not claim.counted:
         batches.record_child_end(session, claim.parent_id, failed=state != JobState.SUCCEEDED)
     return state
@@ -214,7 +270,7 @@ def describe(error: BaseException) -> dict[str, str]:
     lines = "".join(traceback.format_exception(error))
     try:
         message = str(error)
-    except Exception as second:  # noqa: BLE001 - the first exception is the one to describe
+    except BaseException as second:  # noqa: BLE001 - the first exception is the one to describe
         message = f"its text cannot be read: {type(second).__name__}"
     return {
         "type": type(error).__name__,
@@ -257,14 +313,15 @@ def record_failure(
 def write_notes(
     session: Session, claim: Claim, notes: Notes, values: dict[str, Any] | None = None
 ) -> None:
-    """Write progress and log lines of a running job, and `values` into its row."""
+    """Write progress and log lines of a running job, and `values`, which end this run."""
+    ending = values is not None
     if notes.done is not None:
         progress = {"progress_done": notes.done, "progress_total": notes.total}
         values = progress | (values or {})
     # A write without values must still raise when the claim is lost.
     statement = update(TABLE).where(*_HELD).values(values or {"claim_id": claim.claim_id})
     _execute(session.connection(), claim, statement, {})
-    _keep_lines(session, claim, notes)
+    _keep_lines(session, claim, notes, ending=ending)
 
 
 def _execute(
@@ -278,10 +335,13 @@ def _execute(
         raise LostClaim(f"job {claim.job_id} was cancelled or given to another worker")
 
 
-def _keep_lines(session: Session, claim: Claim, notes: Notes) -> None:
-    if notes.lines:
-        lines = [
+def _keep_lines(session: Session, claim: Claim, notes: Notes, *, ending: bool) -> None:
+    lines = list(notes.lines)
+    if ending and notes.left_out:
+        lines.append((datetime.now(UTC), f"{notes.left_out} more lines were left out"))
+    if lines:
+        rows = [
             {"job_id": claim.job_id, "attempt": claim.attempt, "at": at, "line": line}
-            for at, line in notes.lines
+            for at, line in lines
         ]
-        session.execute(insert(JobLog), lines)
+        session.execute(insert(JobLog), rows)

@@ -1,14 +1,16 @@
 """What a job's body gets (`Run`) and what it may return. Nothing of it needs Celery."""
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from nightshift.database import Session
+from nightshift.errors import PermanentError
 from nightshift.jobs import batches, claims
 from nightshift.jobs.args import JobArgs
 from nightshift.jobs.models import JobState
@@ -76,6 +78,14 @@ class Cancel:
 Outcome = Any
 
 
+def _require_json(outcome: Outcome) -> None:
+    # Another attempt would have the same result.
+    try:
+        json.dumps(outcome, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise PermanentError(f"JSON cannot hold the job's result: {error}") from error
+
+
 class Run:
     """One run of one job: its ids, its time, and what its body may write about it.
 
@@ -119,15 +129,15 @@ class Run:
         self._notes.lines.clear()
 
     def log(self, line: str) -> None:
-        """Add a line to the job's log. It is written with the next progress, or with the finish."""
+        """Add a line to the job's log. It is written with the next progress, or with the finish.
+
+        An attempt keeps its first 1,000 lines, and of each line 2,000 characters; the last line
+        says how many lines were left out.
+        """
         # A file's name may hold any bytes. A line that the database refuses would make the write of
         # the job's end fail, and then the write of that failure.
-        line = (
-            line.replace("\0", "\N{REPLACEMENT CHARACTER}")
-            .encode(errors="backslashreplace")
-            .decode()
-        )
-        self._notes.lines.append((datetime.now(UTC), line))
+        line = line[: claims.LONGEST_MESSAGE].replace("\0", "\N{REPLACEMENT CHARACTER}")
+        self._notes.add(line.encode(errors="backslashreplace").decode())
 
     def spawn(
         self, session: Session, children: Sequence[JobArgs], *, then: JobArgs | None = None
@@ -148,34 +158,44 @@ class Run:
 
         `last` promises that the caller does nothing more in `session`: a finish without any effect
         is then one statement that commits by itself. Raises LostClaim when the job was cancelled or
-        released to another worker, and PermanentError when it spawned and did not succeed.
+        released to another worker, BrokenTransaction when the body has ended the session's
+        transaction, and PermanentError when it spawned and did not succeed.
         """
+        carried = get_carried(session)
+        carried.require_unbroken()
         if isinstance(outcome, Snooze | Discard | Cancel):
-            get_carried(session).require_no_spawn()
+            carried.require_no_spawn()
+        self.state = self._write_end(session, outcome, last=last)
+        carried.when_undone.append(self._forget_end)
+
+    def _write_end(self, session: Session, outcome: Outcome, *, last: bool) -> JobState:
         match outcome:
             case Snooze(delay):
-                self.state = claims.snooze(session, self._claim, delay, self._notes)
+                try:
+                    return claims.snooze(session, self._claim, delay, self._notes)
+                except OverflowError as error:
+                    raise PermanentError(f"no job can be put off by {delay}") from error
             case Discard(reason):
-                self.state = claims.mark_ended(
-                    session, self._claim, JobState.DISCARDED, self._notes, result=reason
-                )
+                return self._end_early(session, JobState.DISCARDED, reason)
             case Cancel(reason):
-                self.state = claims.mark_ended(
-                    session, self._claim, JobState.CANCELLED, self._notes, result=reason
-                )
-            case _:
-                self.state = claims.succeed(
-                    session, self._claim, self._notes, result=outcome, last=last
-                )
+                return self._end_early(session, JobState.CANCELLED, reason)
+        _require_json(outcome)
+        return claims.succeed(session, self._claim, self._notes, result=outcome, last=last)
+
+    def _end_early(self, session: Session, state: JobState, reason: str) -> JobState:
+        return claims.mark_ended(session, self._claim, state, self._notes, result=str(reason))
+
+    def _forget_end(self) -> None:
+        self.state = None
 
     def fail(
-        self, session: Session, error: BaseException, *, retry_after: timedelta | None
+        self, session: Session, error: dict[str, str], *, retry_after: timedelta | None
     ) -> JobState:
         """Record a failed attempt and return the job's state.
 
-        The job is scheduled after `retry_after`. It ends as failed when that is None or no attempt
-        is left.
+        `error` is what `claims.describe` returned. The job is scheduled after `retry_after`; it
+        ends as failed when that is None or no attempt is left.
         """
         return claims.record_failure(
-            session, self._claim, claims.describe(error), retry_after=retry_after, notes=self._notes
+            session, self._claim, error, retry_after=retry_after, notes=self._notes
         )

@@ -10,13 +10,25 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Connection, Engine, event
+from sqlalchemy.orm import SessionTransaction
 
 from nightshift.database import Session
 from nightshift.errors import PermanentError
 from nightshift.jobs.args import Kinds
 
 _KEY = "nightshift"
+
+
+class BrokenTransaction(PermanentError):
+    """The code that was lent a session has ended its transaction, or tried to."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a job's body, and code in a unit of work, must not commit, roll back or close the"
+            " session: what it writes and the job's end are one transaction, which ends by itself."
+            " Use begin_nested() to undo a part, or own_transactions=True for several transactions"
+        )
 
 
 def _no_trace() -> dict[str, str] | None:
@@ -32,7 +44,9 @@ class Carried:
     without one. `trace`: returns the caller's W3C trace headers. `autocommit`: an engine for
     statements that commit by themselves, where the session's owner has one. `kinds`: those that the
     session's owner declares; None for a session that no Runtime has opened. `guarded`: the
-    session's owner calls `require_no_spawn` before it commits.
+    session's owner calls `require_no_spawn` before it commits. `when_undone`: what
+    the owner calls when the transaction is rolled back. `ending`: the owner ends its transaction
+    now. `broken`: other code has ended it.
     """
 
     enqueued: list[UUID] = field(default_factory=list)
@@ -41,6 +55,9 @@ class Carried:
     autocommit: Engine | None = None
     kinds: Kinds | None = None
     guarded: bool = False
+    when_undone: list[Callable[[], None]] = field(default_factory=list)
+    ending: bool = False
+    broken: bool = False
 
     def require_no_spawn(self) -> None:
         """Raise PermanentError when a job spawned in this transaction and does not wait in it.
@@ -52,6 +69,31 @@ class Carried:
                 "run.spawn was called in a transaction in which its job does not succeed: call it"
                 " in the job's last transaction, and return no Discard, Cancel or Snooze after it"
             )
+
+    def require_unbroken(self) -> None:
+        """Raise BrokenTransaction when other code than its owner has ended the transaction."""
+        if self.broken:
+            raise BrokenTransaction
+
+
+class LentSession(Session):
+    """A session whose transaction only its owner ends; others get BrokenTransaction."""
+
+
+@event.listens_for(LentSession, "before_commit")
+def _refuse_commit(session: Session) -> None:
+    # Refused before anything is kept. A savepoint may be committed.
+    if not session.in_nested_transaction() and not get_carried(session).ending:
+        get_carried(session).broken = True
+        raise BrokenTransaction
+
+
+@event.listens_for(LentSession, "after_transaction_end")
+def _note_end(session: Session, transaction: SessionTransaction) -> None:
+    # A rollback cannot be refused; the work that it undid must not look done.
+    carried = get_carried(session)
+    if transaction.parent is None and not carried.ending:
+        carried.broken = True
 
 
 def get_carried(session: Session) -> Carried:

@@ -6,6 +6,7 @@ import logging
 import probe_app as probe
 import pytest
 from nightshift.celery import logs
+from nightshift.jobs import claims
 from nightshift.testing import run_due
 from probing import put
 
@@ -161,6 +162,18 @@ def test_failure_has_its_traceback(job_app, log):
     ]
 
 
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_long_lines_are_cut_as_in_the_ledger(log, log_format):
+    log.start(log_format)
+    try:
+        getattr(log, "x" * 1_000_000)
+    except AttributeError:
+        logging.getLogger("any").exception("y" * 1_000_000)
+    said = "\n".join(log.lines())
+    assert all(letter * 1_000 in said for letter in "xy")
+    assert len(said) < 3 * claims.LONGEST_TRACEBACK
+
+
 @pytest.mark.parametrize(("name", "said"), [("probe.leave", []), ("probe.plain", ["done"])])
 def test_celery_says_nothing_more_of_jobs_and_all_of_plain_tasks(job_app, log, name, said):
     log.start()
@@ -174,3 +187,10 @@ def test_lines_do_not_show_the_arguments(job_app, log, tmp_path):
     log.start()
     run_due(job_app)
     assert "secret" not in "\n".join(log.lines())
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_wrong_call_of_the_log_raises_nothing(log, log_format, monkeypatch):
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    log.start(log_format)
+    logger.info("%d items", "three")

@@ -16,6 +16,7 @@ from job_rows import (
     Side,
     batch,
     change,
+    claim_by_row,
     columns,
     count,
     finish,
@@ -127,7 +128,7 @@ def test_one_of_many_workers_gets_the_job(runtime):
 
     def work():
         with runtime.single_statement() as connection:
-            taken.append(claims.claim(connection, job_id, worker_id=uuid4(), pid=1))
+            taken.append(claim_by_row(connection, job_id, worker_id=uuid4(), pid=1))
 
     threads = [threading.Thread(target=work) for _ in range(8)]
     for thread in threads:
@@ -401,3 +402,45 @@ def test_of_an_error_only_so_much_is_kept():
         "no no ",
         10_000,
     )
+
+
+# --- what a message may claim ---
+
+
+def claim_as_a_worker(session, job_id, kind=Limited, **options):
+    return claims.claim(
+        session.connection(),
+        job_id,
+        claim_id=uuid4(),
+        kind=kind.policy.kind,
+        worker_id=uuid4(),
+        pid=1,
+        **options,
+    )
+
+
+def test_message_under_another_kinds_name_claims_nothing(session):
+    job_id = put(session)
+    assert claim_as_a_worker(session, job_id, Side) is None
+    assert claim_as_a_worker(session, job_id, Plain) is not None
+
+
+def test_old_message_does_not_claim_a_limited_job_that_the_relay_has_not_admitted(session):
+    job_id = put(session, Limited())
+    assert claim_as_a_worker(session, job_id) is None
+    change(session, job_id, sent_at=NOW)
+    assert claim_as_a_worker(session, job_id) is not None
+
+
+def test_process_without_a_broker_claims_limited_jobs_too(session):
+    job_id = put(session, Limited())
+    assert claim_as_a_worker(session, job_id, unlimited=True) is not None
+
+
+def test_claim_is_found_by_its_id(session):
+    claim = take(session, put(session))
+    connection = session.connection()
+    assert claims.find_claim(connection, claim.job_id, claim.claim_id) == claim
+    assert claims.find_claim(connection, claim.job_id, uuid4()) is None
+    claims.succeed(session, claim, claims.Notes(), result=None)
+    assert claims.find_claim(connection, claim.job_id, claim.claim_id) is None

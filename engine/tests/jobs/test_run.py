@@ -1,6 +1,7 @@
 """What a body may say about itself, and what it may answer."""
 
 from datetime import timedelta
+from uuid import uuid4
 
 import pytest
 from job_rows import (
@@ -17,6 +18,7 @@ from job_rows import (
     state,
     take,
 )
+from nightshift.errors import PermanentError
 from nightshift.jobs import Cancel, Discard, Run, Snooze, care, claims, enqueue, insight, relay
 from nightshift.jobs.models import JobState
 from nightshift.settings import Settings
@@ -92,7 +94,10 @@ def test_snooze_runs_the_job_again_and_counts_no_attempt(session):
 def test_failure_is_written_with_what_was_said_before(session):
     a_run = run(session, put(session))
     a_run.log("before it failed")
-    assert a_run.fail(session, RuntimeError("no"), retry_after=timedelta()) == JobState.SCHEDULED
+    assert (
+        a_run.fail(session, claims.describe(RuntimeError("no")), retry_after=timedelta())
+        == JobState.SCHEDULED
+    )
     (error,) = row(session, a_run.id).errors
     assert (error["attempt"], error["type"], error["message"]) == (1, "RuntimeError", "no")
     assert lines(session, a_run.id) == ["before it failed"]
@@ -128,7 +133,7 @@ def test_nothing_that_a_body_says_keeps_its_end_out_of_the_ledger(session, fails
     a_run.log("a\0b \udcff \N{GRINNING FACE}")
     a_run.progress(3_000_000_000, 4_000_000_000)
     if fails:
-        a_run.fail(session, Unreadable("\0 \udcff"), retry_after=None)
+        a_run.fail(session, claims.describe(Unreadable("\0 \udcff")), retry_after=None)
     else:
         a_run.finish(session, "\0 \udcff")
     shown = insight.read_details(session, a_run.id)
@@ -143,6 +148,33 @@ def test_nothing_that_a_body_says_keeps_its_end_out_of_the_ledger(session, fails
         ]
     else:
         assert shown.job.result == "\0 \udcff"
+
+
+@pytest.mark.parametrize("result", [NOW, {1, 2}, [float("nan")], {"a": float("inf")}, object()])
+def test_result_that_json_cannot_hold_is_refused_at_once(session, result):
+    a_run = run(session, put(session))
+    with pytest.raises(PermanentError, match="JSON cannot hold the job's result"):
+        a_run.finish(session, result)
+    assert state(session, a_run.id) == JobState.RUNNING
+
+
+def test_reason_of_any_type_is_kept_as_text(session):
+    a_run = run(session, put(session))
+    a_run.finish(session, Discard(ValueError("gone")))
+    assert row(session, a_run.id).result == "gone"
+
+
+def test_impossible_delay_is_refused_at_once(session):
+    a_run = run(session, put(session))
+    with pytest.raises(PermanentError, match="no job can be put off by"):
+        a_run.finish(session, Snooze(timedelta.max))
+
+
+def test_result_that_contains_itself_is_refused_at_once(session):
+    a_run, result = run(session, put(session)), []
+    result.append(result)
+    with pytest.raises(PermanentError, match="JSON cannot hold the job's result"):
+        a_run.finish(session, result)
 
 
 def test_progress_is_written_once_a_second_at_most(runtime):
@@ -235,10 +267,59 @@ def test_statements_of_a_job_are_constant(engine, session):
         enqueued = len(statements)
         relay.mark_sent(session, [job_id], kinds=KINDS, buffer=100)
         sent = len(statements) - enqueued
-        claim = claims.claim(session.connection(), job_id, worker_id=job_id, pid=1)
+        claim = claims.claim(
+            session.connection(),
+            job_id,
+            claim_id=uuid4(),
+            kind=Plain.policy.kind,
+            worker_id=job_id,
+            pid=1,
+        )
         claimed = len(statements) - enqueued - sent
         Run(claim, NoCollaborators()).finish(session)
         finished = len(statements) - enqueued - sent - claimed
     finally:
         event.remove(engine, "before_cursor_execute", note)
     assert (enqueued, sent, claimed, finished) == (1, 1, 1, 1)
+
+
+# --- the bound of the log ---
+
+
+def test_attempt_keeps_its_first_lines_and_says_how_many_were_left_out(session):
+    a_run = run(session, put(session))
+    for number in range(claims.MOST_LINES + 5):
+        a_run.log(f"line {number}")
+    a_run.finish(session)
+    kept = lines(session, a_run.id)
+    assert len(kept) == claims.MOST_LINES + 1
+    assert kept[-2:] == [f"line {claims.MOST_LINES - 1}", "5 more lines were left out"]
+
+
+def test_lines_that_progress_has_written_count_too(runtime):
+    a_run = start(runtime)
+    for number in range(claims.MOST_LINES + 2):
+        a_run.log(f"line {number}")
+        if number == 10:
+            write_now(a_run)
+            a_run.progress(1, 2)
+    with runtime.unit_of_work() as session:
+        a_run.finish(session)
+    with runtime.read_only() as session:
+        kept = lines(session, a_run.id)
+    assert (len(kept), kept[-1]) == (claims.MOST_LINES + 1, "2 more lines were left out")
+
+
+def test_failed_attempt_says_how_many_lines_were_left_out(session):
+    a_run = run(session, put(session))
+    for _ in range(claims.MOST_LINES + 1):
+        a_run.log("line")
+    a_run.fail(session, claims.describe(RuntimeError("no")), retry_after=timedelta())
+    assert lines(session, a_run.id)[-1] == "1 more lines were left out"
+
+
+def test_long_line_is_cut(session):
+    a_run = run(session, put(session))
+    a_run.log("x" * 10_000_000)
+    a_run.finish(session)
+    assert lines(session, a_run.id) == ["x" * claims.LONGEST_MESSAGE]

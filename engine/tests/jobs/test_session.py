@@ -1,9 +1,18 @@
 """What a session carries for the ledger."""
 
+from contextlib import suppress
+
 import pytest
 from job_rows import Plain, count, put
+from nightshift.database import Session
 from nightshift.jobs.models import Job
-from nightshift.jobs.session import Carried, carry, get_carried, single_statement
+from nightshift.jobs.session import (
+    BrokenTransaction,
+    Carried,
+    carry,
+    get_carried,
+    single_statement,
+)
 from sqlalchemy import text
 
 
@@ -59,3 +68,68 @@ def test_single_statement_is_part_of_an_open_transaction(runtime, after):
     with runtime.read_only() as session:
         assert session.execute(text("select count(*) from paused_queue")).scalar_one() == 0
         assert count(session, Job.id.is_not(None)) == 0
+
+
+# --- a session that is lent ---
+
+
+def commit_at_the_root(session):
+    session.get_transaction().commit()
+
+
+def commit_within_a_savepoint(session):
+    with session.begin_nested():
+        session.commit()
+
+
+def roll_back_at_the_root(session):
+    session.get_transaction().rollback()
+
+
+MISUSES = [
+    Session.commit,
+    commit_at_the_root,
+    commit_within_a_savepoint,
+    Session.rollback,
+    roll_back_at_the_root,
+    Session.close,
+    Session.reset,
+    Session.invalidate,
+]
+
+
+def misuse(runtime, how):
+    with runtime.unit_of_work() as session:
+        put(session)
+        how(session)
+        put(session)
+
+
+@pytest.mark.parametrize("how", MISUSES)
+def test_only_the_owner_ends_a_sessions_transaction(runtime, how):
+    with pytest.raises(BrokenTransaction, match="must not commit, roll back or close"):
+        misuse(runtime, how)
+    with runtime.read_only() as session:
+        assert count(session, Job.id.is_not(None)) == 0
+
+
+def test_refused_commit_that_is_caught_keeps_nothing_either(runtime):
+    def catching(session):
+        with suppress(BrokenTransaction):
+            session.commit()
+
+    with pytest.raises(BrokenTransaction):
+        misuse(runtime, catching)
+    with runtime.read_only() as session:
+        assert count(session, Job.id.is_not(None)) == 0
+
+
+def test_savepoints_may_be_committed_and_rolled_back(runtime):
+    with runtime.unit_of_work() as session:
+        with session.begin_nested():
+            put(session)
+        undone = session.begin_nested()
+        put(session)
+        undone.rollback()
+    with runtime.read_only() as session:
+        assert count(session, Job.id.is_not(None)) == 1

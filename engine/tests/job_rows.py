@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 import pytest
 from nightshift.component import Component, Composition
 from nightshift.database import Session
-from nightshift.jobs import JobArgs, Rate, Run, claims, enqueue, relay
+from nightshift.jobs import JobArgs, Rate, Run, claims, enqueue, relay, rescue
 from nightshift.jobs.models import Job, JobState
-from sqlalchemy import func, select, update
+from sqlalchemy import Connection, func, select, update
 
 # Earlier than every machine's clock: what is enqueued at NOW is due.
 NOW = datetime(2020, 1, 6, 12, 0, tzinfo=UTC)
@@ -118,11 +118,42 @@ def change(session: Session, job_id: UUID, **values: Any) -> None:
     session.execute(update(Job).where(Job.id == job_id).values(values))
 
 
+def claim_by_row(
+    connection: Connection, job_id: UUID, *, worker_id: UUID, pid: int
+) -> claims.Claim | None:
+    """Claim a job under its own kind; None where that is not possible."""
+    kind = connection.execute(select(Job.kind).where(Job.id == job_id)).scalar()
+    return claims.claim(
+        connection,
+        job_id,
+        claim_id=uuid4(),
+        kind=kind or "",
+        worker_id=worker_id,
+        pid=pid,
+        unlimited=True,
+    )
+
+
 def try_claim(
     session: Session, job_id: UUID, *, worker_id: UUID | None = None, pid: int = 1
 ) -> claims.Claim | None:
     """Claim a job, as a worker that receives its message does; None where it may not."""
-    return claims.claim(session.connection(), job_id, worker_id=worker_id or uuid4(), pid=pid)
+    return claim_by_row(session.connection(), job_id, worker_id=worker_id or uuid4(), pid=pid)
+
+
+def beat(
+    session: Session,
+    worker_id: UUID | None = None,
+    *,
+    name: str = "w1@test",
+    queues: str = "default",
+    pid: int = 1,
+    silent_after: timedelta = timedelta(seconds=30),
+) -> UUID:
+    """Write a worker's sign of life, and return the worker's id."""
+    judge = rescue.Judge(worker_id or uuid4(), silent_after)
+    rescue.record_heartbeat(session, judge, name=name, queues=queues, pid=pid)
+    return judge.worker_id
 
 
 def take(session: Session, job_id: UUID, **worker: Any) -> claims.Claim:

@@ -35,6 +35,8 @@ def spawn(
     carried = get_carried(session)
     if not carried.guarded:
         raise PermanentError("run.spawn needs a session of run.unit_of_work")
+    if session.in_nested_transaction():
+        raise PermanentError("run.spawn cannot be undone: do not call it inside begin_nested()")
     enqueue_many(session, children, now=now, parent_id=parent_id)
     follow_ups = carried.follow_ups
     # All columns of the row: the process that ends the last child may not know this kind.
@@ -51,8 +53,7 @@ def build_waiting_columns(session: Session, job_id: UUID) -> dict[str, Any] | No
     follow_ups = get_carried(session).follow_ups
     if job_id not in follow_ups:
         return None
-    # Counted in the table: `spawn` may have been called several times, and a savepoint may have
-    # rolled one call back.
+    # Counted in the table: `spawn` may have been called several times.
     number = session.execute(
         select(func.count()).where(Job.parent_id == job_id, Job.counted_at.is_(None))
     ).scalar_one()

@@ -16,7 +16,7 @@ from sqlalchemy import Row, and_, case, delete, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
-from nightshift.database import Base, Session, batched, insert_or
+from nightshift.database import Base, Session, batched, insert_or, utc_now
 from nightshift.errors import Conflict, InvalidInput
 from nightshift.jobs import batches
 from nightshift.jobs.args import Kinds
@@ -193,29 +193,23 @@ def retry_failed(
     )
     rows = session.execute(newest.with_for_update(skip_locked=True)).all()
     if kind in kinds and kinds[kind].policy.unique_by is None:
-        again = _restart(now, limited=kinds[kind].policy.limited)
+        again = _restart(limited=kinds[kind].policy.limited)
         number = _change(session, Job.id.in_([row.id for row in rows]), **again)
     else:
-        number = sum(_schedule_again(session, row, kinds=kinds, now=now) is None for row in rows)
+        # In the order in which callers write unique keys, or they could deadlock; of equal keys the
+        # newest comes first.
+        by_key = sorted(rows, key=lambda row: _make_key(row, kinds, now) or "")
+        number = sum(_schedule_again(session, row, kinds=kinds, now=now) is None for row in by_key)
     return number, (rows[-1].finished_at, rows[-1].id) if len(rows) == limit else None
 
 
 def _schedule_again(session: Session, row: Ended, *, kinds: Kinds, now: datetime) -> UUID | None:
     """Schedule an ended row, or return the id of the open job that has its unique key."""
-    if row.kind not in kinds:
-        raise InvalidInput(
-            f"job {row.id} cannot run again: no component declares the kind {row.kind!r} any more"
-        )
-    try:
-        key = kinds[row.kind].from_row(row.args).unique_key(now)
-    except ValidationError as error:
-        raise InvalidInput(
-            f"job {row.id} cannot run again: its arguments are no longer valid: {error}"
-        ) from error
+    key = _make_key(row, kinds, now)
     try:
         with session.begin_nested():
             ended = (Job.id == row.id, Job.state.in_(ENDED))
-            again = _restart(now, limited=kinds[row.kind].policy.limited)
+            again = _restart(limited=kinds[row.kind].policy.limited)
             _change(session, *ended, **again, unique_key=key)
     except IntegrityError:
         holder: UUID | None = session.execute(select(Job.id).where(Job.unique_key == key)).scalar()
@@ -224,14 +218,27 @@ def _schedule_again(session: Session, row: Ended, *, kinds: Kinds, now: datetime
     return None
 
 
-def _restart(now: datetime, *, limited: bool) -> dict[str, Any]:
+def _make_key(row: Ended, kinds: Kinds, now: datetime) -> str | None:
+    if row.kind not in kinds:
+        raise InvalidInput(
+            f"job {row.id} cannot run again: no component declares the kind {row.kind!r} any more"
+        )
+    try:
+        return kinds[row.kind].from_row(row.args).unique_key(now)
+    except ValidationError as error:
+        raise InvalidInput(
+            f"job {row.id} cannot run again: its arguments are no longer valid: {error}"
+        ) from error
+
+
+def _restart(*, limited: bool) -> dict[str, Any]:
     """Return what to write when an ended job becomes one that has never run."""
     empty = dict.fromkeys((
         "sent_at", "finished_at", "claim_id", "worker_id", "pid", "result", "follow_up",
         "push_until", "progress_done", "progress_total",
     ))  # fmt: skip
     counts = {"attempt": 0, "children": 0, "children_open": 0, "children_failed": 0}
-    return {**empty, **counts, "state": JobState.SCHEDULED, "run_at": now, "limited": limited}
+    return {**empty, **counts, "state": JobState.SCHEDULED, "run_at": utc_now(), "limited": limited}
 
 
 def hold(session: Session, ids: Iterable[UUID]) -> list[UUID]:
@@ -247,9 +254,9 @@ def hold(session: Session, ids: Iterable[UUID]) -> list[UUID]:
     )
 
 
-def release(session: Session, ids: Iterable[UUID], *, now: datetime) -> list[UUID]:
+def release(session: Session, ids: Iterable[UUID]) -> list[UUID]:
     """Let held jobs run when they are due; return the ids of those released."""
-    state = case((Job.run_at <= now, JobState.QUEUED), else_=JobState.SCHEDULED)
+    state = case((Job.run_at <= utc_now(), JobState.QUEUED), else_=JobState.SCHEDULED)
     released = (
         update(Job)
         .where(Job.id.in_(list(ids)), Job.state == JobState.HELD)

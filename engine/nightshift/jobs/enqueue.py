@@ -200,10 +200,12 @@ def _build_row(
     parent_id: UUID | None,
     trace: dict[str, str] | None,
 ) -> dict[str, Any]:
-    if run_at is not None and run_at.tzinfo is None:
-        raise ValueError(f"run_at has no time zone: {run_at!r}")
+    for name, instant in (("run_at", run_at), ("now", now)):
+        if instant is not None and instant.tzinfo is None:
+            raise ValueError(f"{name} has no time zone: {instant!r}")
+    now = _add(now, timedelta())
     policy = args.policy
-    if priority is not None and priority not in PRIORITIES:
+    if priority is not None and (type(priority) is not int or priority not in PRIORITIES):
         raise InvalidInput(f"priority {priority!r} is not one of 0 (first) to 9 (last)")
     return {
         **STARTING,
@@ -253,7 +255,7 @@ def enqueue_declared(
     """Write a job from the columns that `build_declared_columns` returned.
 
     It runs as soon as possible, also when the same job is open. Where this process does not know
-    the kind, the relay finds out whether it is limited.
+    the kind, it leaves the job to a relay, which finds out whether the kind is limited.
     """
     kind = (get_carried(session).kinds or {}).get(columns["kind"])
     row = {
@@ -267,7 +269,8 @@ def enqueue_declared(
         "parent_id": parent_id,
     }
     session.execute(insert(Job), row)
-    _collect(session, [row])
+    if kind is not None:
+        _collect(session, [row])
 
 
 def _collect(session: Session, rows: Iterable[dict[str, Any]]) -> None:

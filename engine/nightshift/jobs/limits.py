@@ -33,7 +33,7 @@ def record_start(connection: Connection, job_id: UUID, kind: str, *, at: datetim
     connection.execute(insert(JobStart), {"job_id": job_id, "kind": kind, "at": at})
 
 
-def admits_alone(session: Session) -> bool:
+def lock_admission(session: Session) -> bool:
     """Return True when only this transaction may admit jobs of limited kinds until it ends.
 
     Two transactions that count the same running jobs would together admit too many.

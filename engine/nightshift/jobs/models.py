@@ -26,6 +26,8 @@ class JobState(StrEnum):
 NOT_STARTED = (JobState.SCHEDULED, JobState.QUEUED, JobState.HELD)
 # The type of the error of a job that is held because its message cannot be built.
 UNSENDABLE = "Unsendable"
+# The type of the error of a job whose kind no worker has known so far.
+UNKNOWN_KIND = "UnknownJob"
 
 ENDED = (JobState.SUCCEEDED, JobState.FAILED, JobState.DISCARDED, JobState.CANCELLED)
 

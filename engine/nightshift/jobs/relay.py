@@ -57,9 +57,6 @@ LARGEST_PROMOTION = 1_000
 # jobs as waiting: without this, one of them, and all that follow, would be left to the relay.
 OVERTAKEN = 10
 
-# How often a look chooses again after it has flagged rows of limited kinds.
-MOST_CHOICES = 5
-
 NOT_PAUSED = Job.queue.not_in(select(PausedQueue.queue))
 
 Chosen = Row[UUID, str, int, Any, str]
@@ -243,15 +240,13 @@ def _choose_unlimited(session: Session, queue: str, room: int, kinds: Kinds) -> 
     """Choose up to `room` jobs of a queue whose kinds have no limit."""
     limited = {policy.kind for policy in find_limited_policies(kinds)}
     waiting = select_queued().where(Job.queue == queue, *UNSENT, ~Job.limited).limit(room)
-    for _ in range(MOST_CHOICES):
-        rows = list(session.execute(waiting.with_for_update(skip_locked=True, of=Job)))
-        # Written by a release that keeps limits in its code only, or has none for the kind.
-        unflagged = [row.id for row in rows if row.kind in limited]
-        if not unflagged:
-            return rows
+    rows = session.execute(waiting.with_for_update(skip_locked=True, of=Job)).all()
+    # Written by a release that keeps limits in its code only, or has none for the kind. The next
+    # look finds others in their place.
+    if unflagged := [row.id for row in rows if row.kind in limited]:
         flag = update(Job).where(Job.id.in_(unflagged)).values(limited=True)
         session.execute(flag.execution_options(synchronize_session=False))
-    return []
+    return [row for row in rows if row.kind not in limited]
 
 
 def _choose_limited(session: Session, room: Mapping[str, int], kinds: Kinds) -> list[Chosen]:
@@ -268,7 +263,7 @@ def _choose_limited(session: Session, room: Mapping[str, int], kinds: Kinds) -> 
     for policy in policies:
         if not policy.limited:
             limits.unflag_dropped(session, policy.kind)
-    if not limited or not limits.admits_alone(session):
+    if not limited or not limits.lock_admission(session):
         return []
     chosen: list[Chosen] = []
     sent, running = limits.count_open(session)

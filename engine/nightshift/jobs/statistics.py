@@ -9,7 +9,8 @@ from sqlalchemy import ColumnElement, String, case, cast, func, select, union_al
 
 from nightshift.database import Session, ago, plain, seconds_between, utc_now
 from nightshift.jobs import rescue
-from nightshift.jobs.models import UNSENDABLE, Job, JobState, PausedQueue
+from nightshift.jobs.args import Kinds
+from nightshift.jobs.models import UNSENDABLE, Job, JobState, PausedQueue, Worker
 
 # Seconds: from a wait that users do not notice to one that they complain about.
 BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
@@ -115,6 +116,19 @@ def count_unsendable(session: Session) -> dict[str, int]:
 def _count_by_kind(session: Session, *which: ColumnElement[bool]) -> dict[str, int]:
     counts = select(Job.kind, func.count()).where(*which).group_by(Job.kind).order_by(Job.kind)
     return dict(session.execute(counts).all())
+
+
+def count_unknown(session: Session, *, kinds: Kinds) -> dict[str, int]:
+    """Count by kind the jobs that have not ended and whose kind is not one of `kinds`."""
+    return _count_by_kind(session, Job.finished_at.is_(None), Job.kind.not_in(kinds))
+
+
+def find_hung_workers(session: Session, *, lately: timedelta) -> dict[str, datetime]:
+    """Return since when each worker's main process does not react, if it still ran `lately`."""
+    hung = select(Worker.name, Worker.hung_at).where(
+        Worker.hung_at.is_not(None), Worker.stopped_at.is_(None), Worker.heartbeat_at > ago(lately)
+    )
+    return {name: at for name, at in session.execute(hung.order_by(Worker.name)) if at is not None}
 
 
 def find_paused_queues(session: Session) -> dict[str, datetime]:

@@ -10,6 +10,7 @@ from job_rows import (
     Only,
     Plain,
     batch,
+    beat,
     change,
     columns,
     count,
@@ -21,8 +22,8 @@ from job_rows import (
     take,
     try_claim,
 )
-from nightshift.database import ago, utc_now
-from nightshift.jobs import claims, rescue
+from nightshift.database import ago, read_clock, utc_now
+from nightshift.jobs import claims, relay, rescue
 from nightshift.jobs.models import Job, JobState, Worker
 from sqlalchemy import select, update
 
@@ -30,10 +31,12 @@ SILENT_AFTER = timedelta(seconds=30)
 SECOND = timedelta(seconds=1)
 
 
-def beat(session, worker_id=None, *, name="w1@test", queues="default", pid=1):
-    worker_id = worker_id or uuid4()
-    rescue.record_heartbeat(session, worker_id, name=name, queues=queues, pid=pid)
-    return worker_id
+def make_judge(session, *, steady=SILENT_AFTER + SECOND):
+    """Return a worker whose heartbeats have gone on for `steady`."""
+    worker_id = beat(session)
+    since = update(Worker).where(Worker.id == worker_id).values(steady_since=ago(steady))
+    session.execute(since)
+    return rescue.Judge(worker_id, SILENT_AFTER)
 
 
 def set_last_beat(session, worker_id, span):
@@ -165,21 +168,21 @@ def test_jobs_of_silent_workers_are_released(session, end):
         set_last_beat(session, worker_id, SILENT_AFTER + SECOND)
     elif end == "stop":
         rescue.mark_stopped(session, worker_id)
-    assert rescue.release_silent_workers(session, silent_after=SILENT_AFTER) == 1
+    assert rescue.release_silent_workers(session, make_judge(session)) == 1
     assert_released(session, claim.job_id, "its worker gave no sign of life for 30 s")
 
 
 def test_jobs_of_living_workers_are_not_released(session):
     claim = take(session, put(session), worker_id=beat(session))
     set_start(session, claim.job_id, timedelta(hours=1))
-    assert rescue.release_silent_workers(session, silent_after=SILENT_AFTER) == 0
+    assert rescue.release_silent_workers(session, make_judge(session)) == 0
     assert state(session, claim.job_id) == JobState.RUNNING
 
 
 def test_job_that_has_just_started_is_not_released(session):
     """Its worker may have written no sign of life yet."""
     claim = take(session, put(session), worker_id=uuid4())
-    assert rescue.release_silent_workers(session, silent_after=SILENT_AFTER) == 0
+    assert rescue.release_silent_workers(session, make_judge(session)) == 0
     assert state(session, claim.job_id) == JobState.RUNNING
 
 
@@ -190,7 +193,7 @@ def test_job_beyond_its_time_limit_is_released(session):
     set_start(session, in_time, limit - 5 * SECOND)
     change(session, slow, time_limit=3600)
     set_start(session, slow, limit + SECOND)
-    assert rescue.release_overdue(session) == 1
+    assert rescue.release_overdue(session, make_judge(session)) == 1
     assert_released(session, late, "it ran beyond its time limit")
     assert [state(session, job_id) for job_id in (in_time, slow)] == ["running", "running"]
 
@@ -208,12 +211,12 @@ def release_by_worker(session, claim):
 
 def release_by_silence(session, claim):
     change(session, claim.job_id, started_at=LONG_AGO)
-    return rescue.release_silent_workers(session, silent_after=SILENT_AFTER)
+    return rescue.release_silent_workers(session, make_judge(session))
 
 
 def release_by_time(session, claim):
     change(session, claim.job_id, started_at=LONG_AGO)
-    return rescue.release_overdue(session)
+    return rescue.release_overdue(session, make_judge(session))
 
 
 RELEASES = [release_by_claim, release_by_worker, release_by_silence, release_by_time]
@@ -266,3 +269,119 @@ def test_job_that_just_ends_is_not_waited_for(runtime):
     with runtime.read_only() as session:
         states = [state(session, claim.job_id) for claim in (ending, dead)]
     assert states == [JobState.SUCCEEDED, JobState.SCHEDULED]
+
+
+# --- who may judge ---
+
+
+def silent_job(session):
+    claim = take(session, put(session), worker_id=uuid4())
+    set_start(session, claim.job_id, SILENT_AFTER + SECOND)
+    return claim.job_id
+
+
+@pytest.mark.parametrize("release", [rescue.release_silent_workers, rescue.release_overdue])
+@pytest.mark.parametrize("flaw", ["new", "silent", "stopped", "unknown", "of the release before"])
+def test_judge_that_is_not_steady_itself_releases_nothing(session, release, flaw):
+    job_id = silent_job(session)
+    change(session, job_id, started_at=LONG_AGO)
+    judge = make_judge(session, steady=SILENT_AFTER - SECOND if flaw == "new" else 2 * SILENT_AFTER)
+    if flaw == "silent":
+        set_last_beat(session, judge.worker_id, judge.unbroken + SECOND)
+    elif flaw == "stopped":
+        rescue.mark_stopped(session, judge.worker_id)
+    elif flaw == "unknown":
+        judge = rescue.Judge(uuid4(), SILENT_AFTER)
+    elif flaw == "of the release before":
+        session.execute(update(Worker).values(steady_since=None))
+    assert release(session, judge) == 0
+    assert state(session, job_id) == JobState.RUNNING
+
+
+def test_series_of_heartbeats_goes_on_while_they_are_close(session):
+    judge = make_judge(session, steady=timedelta(hours=1))
+    before = worker(session, judge.worker_id).steady_since
+    set_last_beat(session, judge.worker_id, judge.unbroken - SECOND)
+    beat(session, judge.worker_id, silent_after=SILENT_AFTER)
+    assert worker(session, judge.worker_id).steady_since == before
+
+
+@pytest.mark.parametrize("gap", ["silence", "stop"])
+def test_series_of_heartbeats_begins_again_after_a_gap(session, gap):
+    judge = make_judge(session, steady=timedelta(hours=1))
+    before = worker(session, judge.worker_id).steady_since
+    if gap == "silence":
+        set_last_beat(session, judge.worker_id, judge.unbroken + SECOND)
+    else:
+        rescue.mark_stopped(session, judge.worker_id)
+    beat(session, judge.worker_id, silent_after=SILENT_AFTER)
+    assert worker(session, judge.worker_id).steady_since > before + timedelta(minutes=59)
+
+
+# --- kinds that no worker knows ---
+
+DAY = timedelta(days=1)
+
+
+def postpone(session, job_id, *, known=()):
+    kinds = {kind.policy.kind: kind for kind in known}
+    return rescue.postpone_unknown(session, job_id, kinds=kinds, at_most=DAY)
+
+
+def make_due(session, job_id):
+    change(session, job_id, run_at=LONG_AGO)
+    relay.queue_due(session)
+
+
+def test_job_of_an_unknown_kind_waits_without_being_charged(session):
+    job_id = put(session)
+    for _ in range(3):
+        make_due(session, job_id)
+        assert postpone(session, job_id) == JobState.SCHEDULED
+    job = row(session, job_id)
+    assert (job.attempt, job.sent_at, len(job.errors)) == (0, None, 1)
+    assert job.errors[0]["message"] == "no task is called 'test.plain'"
+    assert take(session, job_id).attempt == 1
+
+
+def test_job_of_a_kind_that_stays_unknown_is_discarded(session):
+    parent, (child,) = batch(session, 1, then=False)
+    make_due(session, child)
+    postpone(session, child)
+    error = row(session, child).errors[0]
+    day_ago = (read_clock(session) - DAY - SECOND).isoformat()
+    change(session, child, errors=[{**error, "at": day_ago}])
+    make_due(session, child)
+    assert postpone(session, child) == JobState.DISCARDED
+    assert row(session, child).errors[-1]["message"] == (
+        "no worker has known the kind 'test.plain' for 1 day, 0:00:00"
+    )
+    assert numbers(session, parent) == (JobState.FAILED, 0, 1)
+
+
+def test_job_that_was_retried_after_a_discard_waits_again(session):
+    job_id = put(session)
+    old = {"type": "Discarded", "at": LONG_AGO.isoformat(), "message": "", "traceback": ""}
+    change(session, job_id, errors=[{**old, "type": "UnknownJob"}, old])
+    assert postpone(session, job_id) == JobState.SCHEDULED
+
+
+@pytest.mark.parametrize("why", ["known", "running", "not there"])
+def test_job_that_only_a_message_calls_unknown_is_left_alone(session, why):
+    job_id = uuid4() if why == "not there" else put(session)
+    if why == "running":
+        take(session, job_id)
+    assert postpone(session, job_id, known=[Plain] if why == "known" else []) is None
+    assert count(session, Job.state == JobState.SCHEDULED) == 0
+
+
+# --- claims whose runs never started ---
+
+
+def test_claim_that_never_started_is_undone(session):
+    claim, other = take(session, put(session)), take(session, put(session))
+    assert claims.undo_claims(session, [claim.claim_id, uuid4()]) == 1
+    job = row(session, claim.job_id)
+    assert (job.state, job.attempt, job.claim_id, job.sent_at) == ("queued", 0, None, None)
+    assert state(session, other.job_id) == JobState.RUNNING
+    assert take(session, claim.job_id).attempt == 1

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
+from job_rows import beat
 from nightshift.jobs import rescue, statistics
 from nightshift.jobs.models import Job, JobState, PausedQueue
 from sqlalchemy import event
@@ -92,10 +93,10 @@ def test_oldest_due_looks_at_sent_unsent_and_not_yet_queued(session):
 
 
 def test_workers_are_counted_at_each_of_their_queues(session):
-    rescue.record_heartbeat(session, uuid4(), name="one", queues="default,side", pid=1)
-    rescue.record_heartbeat(session, uuid4(), name="two", queues="side", pid=2)
+    beat(session, name="one", queues="default,side", pid=1)
+    beat(session, name="two", queues="side", pid=2)
     gone = uuid4()
-    rescue.record_heartbeat(session, gone, name="gone", queues="side", pid=3)
+    beat(session, gone, name="gone", queues="side", pid=3)
     rescue.mark_stopped(session, gone)
     assert statistics.count_workers(session, silent_after=timedelta(seconds=30)) == {
         "default": 1,

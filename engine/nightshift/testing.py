@@ -22,7 +22,6 @@ from pydantic_core import to_jsonable_python
 from sqlalchemy import select
 
 from nightshift.celery.app import App
-from nightshift.celery.steps import KeeperStep
 from nightshift.celery.task import run_here
 from nightshift.database import Base, Session
 from nightshift.jobs import relay
@@ -168,12 +167,8 @@ def job_worker(job_app: App) -> Iterator[JobWorker]:
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        with start_worker(job_app, **options) as worker:
+        with start_worker(job_app, **options):
             yield JobWorker(job_app)
-        # The keeper ends by itself after the worker; wait for it, so that no process is left.
-        for process in [one.process for one in worker.steps if isinstance(one, KeeperStep)]:
-            if process is not None:
-                process.wait(60)
     finally:
         # A worker sets up the root logger for itself.
         root.handlers[:] = handlers

@@ -316,7 +316,11 @@ def drown(installation: Installation, *, random_messages: int, every: int) -> No
         for index, forged in enumerate([*all_by_hand(), *make_random(random_messages, seed=11)]):
             send(forged)
             if index % every == 0:
-                ids.append(put(runtime, probe.Leave(number=index)))
+                job_id = put(runtime, probe.Leave(number=index))
+                ids.append(job_id)
+                # It would kill the process that ran it.
+                named = headers(task=probe.Die.policy.kind, id=str(job_id))
+                send(Forged("another kind", named, body(kwargs={"job_ids": [str(job_id)]})))
     ids.append(put(runtime, probe.Leave()))
     installation.until(lambda: installation.open_jobs() == 0, seconds=100 + random_messages / 10)
     jobs = [installation.job(job_id) for job_id in ids]

@@ -62,12 +62,16 @@ class Installation:
     def worker(
         self, *options: str, wait: bool = True, **environment: str
     ) -> subprocess.Popen[bytes]:
-        """Start a worker of two processes, and wait until it has shown itself."""
+        """Start a worker of two processes, and wait until its keeper has given a sign of life."""
         name = f"w{len(self.processes)}@test"
         process = self.start("worker", "-n", name, "--concurrency=2", *options, **environment)
         if wait:
-            self.until(lambda: process.pid in [one.pid for one in self.workers()], seconds=40)
+            self.until(lambda: self._is_kept(process.pid), seconds=60)
         return process
+
+    def _is_kept(self, pid: int) -> bool:
+        # The worker records itself first, and then its keeper.
+        return any(one.pid == pid and one.heartbeat_at > one.started_at for one in self.workers())
 
     def workers(self) -> list[Any]:
         silent_after = self.runtime.settings.worker_silent_after

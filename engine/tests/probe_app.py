@@ -50,6 +50,11 @@ class Sleep(JobArgs, kind="probe.sleep", time_limit=timedelta(seconds=120), max_
     marker: str = ""
 
 
+class Long(JobArgs, kind="probe.long", time_limit=timedelta(seconds=180)):
+    seconds: float
+    marker: str
+
+
 class TooLong(
     JobArgs, kind="probe.too_long", time_limit=timedelta(seconds=2), max_attempts=2, backoff=SOON
 ):
@@ -144,6 +149,15 @@ def sleep(args: Sleep, run: Run) -> None:
         run.finish(session)
 
 
+@job(Long, own_transactions=True)
+def sleep_long(args: Long, run: Run) -> None:
+    Path(args.marker).write_text(str(os.getpid()))
+    time.sleep(args.seconds)
+    with run.unit_of_work() as session:
+        leave(session, run)
+        run.finish(session)
+
+
 @job(TooLong, own_transactions=True)
 def too_long(args: TooLong, run: Run) -> None:
     time.sleep(args.seconds)
@@ -197,7 +211,7 @@ def refresh(session: Session, args: Refresh, run: Run) -> Outcome:
 
 
 KINDS = (
-    Leave, Fail, Answer, Die, Sleep, TooLong, Parent, Counted, Limited, Rated, Steps, Refresh
+    Leave, Fail, Answer, Die, Sleep, Long, TooLong, Parent, Counted, Limited, Rated, Steps, Refresh
 )  # fmt: skip
 
 probe = Component(name="probe", models=("probe_app",), kinds=KINDS, tasks=("probe_app",))

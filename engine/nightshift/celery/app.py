@@ -12,6 +12,7 @@ from celery.app.amqp import AMQP
 
 from nightshift.celery import logs, messages, rabbitbroker, redisbroker, steps, telemetry
 from nightshift.celery.configuration import build_configuration
+from nightshift.celery.link import Link
 from nightshift.celery.patience import Connection
 from nightshift.celery.publisher import CALLER_PATIENCE, Publisher
 from nightshift.component import Composition
@@ -40,6 +41,8 @@ class App(Celery):
         self.any_pool = False
         # The id of the worker that this process is, or was forked from.
         self.worker_id: UUID = uuid4()
+        # To the keeper of that worker; other processes have none.
+        self.keeper: Link | None = None
         self.runtime: Runtime = composition.runtime(
             publisher=Publisher(self, CALLER_PATIENCE),
             trace=telemetry.read_trace_headers,

@@ -17,6 +17,24 @@ TIME_LIMIT = 60
 CONNECT_TIMEOUT = 5
 
 
+EVERY_BROKER = {
+    # A message or a queue that is not right ends neither the worker nor the other queues.
+    "worker_consumer": "nightshift.celery.consumer:Consumer",
+    # A broker that answers with an error (Redis that is full, or a read-only replica) is tried
+    # again, like one that is away. The default ends the worker.
+    "broker_channel_error_retry": True,
+    "broker_connection_timeout": CONNECT_TIMEOUT,
+    # A half-open connection to RabbitMQ is noticed after twice this.
+    "broker_heartbeat": 10,
+    "broker_connection_retry_on_startup": True,
+    # The default gives up after 100 tries, which a broker that is away for a night exceeds.
+    "broker_connection_max_retries": None,
+    # When the connection is lost, a running task goes on: its message is delivered again, but
+    # cannot claim the job.
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+}
+
+
 def build_configuration(settings: Settings, composition: Composition) -> dict[str, Any]:
     """Return Celery's configuration for these settings and components."""
     return {
@@ -61,20 +79,7 @@ def build_configuration(settings: Settings, composition: Composition) -> dict[st
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
         # --- The broker ---
-        # A message or a queue that is not right ends neither the worker nor the other queues.
-        "worker_consumer": "nightshift.celery.consumer:Consumer",
-        # A broker that answers with an error (Redis that is full, or a read-only replica) is tried
-        # again, like one that is away. The default ends the worker.
-        "broker_channel_error_retry": True,
-        "broker_connection_timeout": CONNECT_TIMEOUT,
-        # A half-open connection to RabbitMQ is noticed after twice this.
-        "broker_heartbeat": 10,
-        "broker_connection_retry_on_startup": True,
-        # The default gives up after 100 tries, which a broker that is away for a night exceeds.
-        "broker_connection_max_retries": None,
-        # When the connection is lost, a running task goes on: its message is delivered again, but
-        # cannot claim the job.
-        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        **EVERY_BROKER,
         **_broker(settings, composition.queues),
         # --- Beat ---
         "beat_scheduler": "nightshift.celery.beat:Scheduler",

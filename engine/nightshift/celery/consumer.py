@@ -1,16 +1,19 @@
-"""The worker's consumer: Celery's, which neither a message nor a queue ends or stops."""
+"""Celery's consumer, changed so that a bad message or queue cannot stop the worker."""
 
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
+from uuid import UUID
 
-from celery import signals
 from celery.worker import consumer
 from celery.worker.state import maybe_shutdown
 from kombu import Connection
 
 from nightshift.celery import messages
+from nightshift.celery.link import Word
+from nightshift.celery.steps import tell_keeper
 from nightshift.errors import first_line
 
 logger = logging.getLogger(__name__)
@@ -33,8 +36,9 @@ class Consumer(consumer.Consumer):
         # Gossip reads other workers' events in the main loop, and the ledger needs none of them.
         options["worker_options"] = {**options.get("worker_options", {}), "without_gossip": True}
         self.refused: dict[str, str] = {}
-        # Those that may be declared, but not read: a new connection would not show it.
+        # Those that may be declared, but not read: declaring them again would not show that.
         self._unreadable: dict[str, str] = {}
+        self._again: Any = None  # the timer's entry for the next try
         super().__init__(*args, **options)
         # A request that waits for a free process is given to it later, where an exception would end
         # the worker.
@@ -83,9 +87,29 @@ class Consumer(consumer.Consumer):
         self._drop(message, messages.UnacceptableError("it is not a task"))
 
     def on_unknown_task(self, _body: Any, message: Any, exc: BaseException) -> None:
+        # The job may be newer than this worker, or its kind may have been removed.
         self._drop(message, exc)
-        name, task_id = message.headers["task"], message.headers["id"]
-        signals.task_unknown.send(sender=self, message=message, exc=exc, name=name, id=task_id)
+        with suppress(ValueError):
+            tell_keeper(self.app, Word.UNKNOWN, UUID(message.headers["id"]))
+
+    def call_soon(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        # Remote control leaves its work to the main loop, where an exception would end the worker.
+        def guarded() -> None:
+            try:
+                call(*args, **options)
+            except Exception as error:
+                if messages.is_lost(error, self.connection.transport):
+                    raise
+                logger.exception("a call of remote control failed")
+
+        return super().call_soon(guarded)
+
+    def add_task_queue(self, queue: str, *_: Any, **__: Any) -> None:
+        """Consume a queue that a component declares, as it declares it."""
+        if queue in self.app.composition.queues:
+            super().add_task_queue(queue)
+        else:
+            logger.error("no component declares the queue %.100r: it is not consumed", queue)
 
     def connect(self) -> Connection:
         """Connect, and leave out the queues that the broker refuses."""
@@ -116,21 +140,23 @@ class Consumer(consumer.Consumer):
     def _leave_out(self, name: str, reason: str, *, known: bool) -> None:
         if not known:
             logger.error("queue %s is not consumed, the broker refuses it: %s", name, reason)
-        if not self.refused:
-            self.timer.call_after(QUEUE_PAUSE, self._try_again)
         self.refused[name] = reason
         self.app.amqp.queues.deselect(name)
+        if self._again is not None:
+            self._again.cancel()
+        self._again = self.timer.call_after(QUEUE_PAUSE, self._try_again)
 
     def _try_again(self) -> None:
         """Consume the queues that the broker does not refuse any more."""
-        before, self.refused = self.refused, {}
-        self._unreadable.clear()
-        still = self._try_queues(self.connection, before)
-        for name in before:
+        # This raises when the connection is lost; then the next one begins with the same queues.
+        still = self._try_queues(self.connection, list(self.refused))
+        for name in list(self.refused):
             if name in still:
                 self._leave_out(name, still[name], known=True)
             else:
                 self.add_task_queue(name)
+                del self.refused[name]
+                self._unreadable.pop(name, None)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         refused = not isinstance(exc, self.connection_errors)

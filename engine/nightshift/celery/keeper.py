@@ -1,10 +1,14 @@
 """The keeper, a process beside every worker: heartbeat, relay, rescue, duties of the components.
 
-The worker starts it (steps.py), so an installation has nothing more to deploy. It ends with its
-worker. When its input ends, the worker is stopping: the keeper goes on with the heartbeat until the
-worker's last job has ended. When its parent is gone, the worker was killed: the keeper releases the
-worker's jobs at once. When the keeper is killed, the worker starts another; when both are gone (a
-lost machine), the other keepers release the jobs.
+The worker starts it (steps.py), so an installation has nothing more to deploy. It goes on until its
+worker has ended, and then releases the jobs that the worker has left: none, unless the worker was
+killed. When the worker's main process does not react any more, the keeper ends the
+heartbeat, so that other keepers release the jobs; in production it kills the worker. When the
+keeper is killed or hangs, the worker starts another; when both are gone (a lost machine), the other
+keepers release the jobs.
+
+Three threads: the main one watches the worker, and waits for a server only once the worker is gone;
+one writes the heartbeat; one performs the duties. This process does not fork.
 """
 
 import json
@@ -12,21 +16,28 @@ import logging
 import os
 import select
 import signal
+import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from threading import Event, Thread
 from uuid import UUID
 
 import psutil
 from celery.app.utils import find_app
+from sqlalchemy.exc import SQLAlchemyError
 
 from nightshift.celery import filebroker
 from nightshift.celery.app import App
+from nightshift.celery.link import Link, Word
 from nightshift.celery.logs import setup
 from nightshift.celery.publisher import Publisher
+from nightshift.database import Session
 from nightshift.errors import first_line
-from nightshift.jobs import relay, rescue
+from nightshift.jobs import care, claims, relay, rescue
 
 logger = logging.getLogger("nightshift.keeper")
 
@@ -41,6 +52,18 @@ LONGEST_WAIT = 0.25
 BROKER_PATIENCE = 5.0
 
 TIDY_SECONDS = 60.0
+
+# Seconds without a sign of life of the worker's main process, which gives one each second.
+HUNG_AFTER = 15.0
+
+# Seconds after which a thread of the keeper that does not come back is stuck: far more than all
+# time limits of a database and a broker together. The keeper is then silent, so the worker starts
+# another.
+STUCK_AFTER = 300.0
+
+# What the worker's processes have said and the ledger does not know yet, while the database is
+# away.
+MOST_WORDS = 10_000
 
 
 class Keeper:
@@ -58,20 +81,58 @@ class Keeper:
         self.worker_pid = pid
         self.publisher = Publisher(app, BROKER_PATIENCE, pause=BROKER_PATIENCE)
         self.pause = BUSY_INTERVAL
-        self._good_since: float | None = None
+        self.judge = rescue.Judge(worker_id, app.runtime.settings.worker_silent_after)
+        # Connections of its own, which are given up soon: a heartbeat that waits for a silent one
+        # would let a healthy worker look dead.
+        silence = self.judge.silent_after.total_seconds() / 4
+        self._heart = self.runtime.make_engine(silence=silence).execution_options(
+            sqlite_begin="IMMEDIATE"
+        )
+        # What the worker's processes have said; the duty `record_words` takes it.
+        self.words: deque[tuple[Word, UUID]] = deque(maxlen=MOST_WORDS)
+        # Claims whose answer a living child waits for.
+        self._unsure: set[UUID] = set()
 
     def record_heartbeat(self) -> None:
-        """Record that the worker lives.
-
-        Only a keeper with an unbroken series of heartbeats may release other workers' jobs.
-        """
-        # An error ends the series.
-        since, self._good_since = self._good_since, None
-        with self.runtime.unit_of_work() as session:
+        """Record that the worker lives."""
+        with Session(self._heart) as session, session.begin():
             rescue.record_heartbeat(
-                session, self.worker_id, name=self.name, queues=self.queues, pid=self.worker_pid
+                session, self.judge, name=self.name, queues=self.queues, pid=self.worker_pid
             )
-        self._good_since = since or time.monotonic()
+
+    def record_words(self) -> None:
+        """Write into the ledger what the worker's processes have said."""
+        while self.words:
+            word, about = self.words.popleft()
+            try:
+                with self.runtime.unit_of_work() as session:
+                    self._record(session, word, about)
+            except SQLAlchemyError:
+                self.words.appendleft((word, about))  # the database is away: try again
+                raise
+            except Exception:
+                logger.exception("%s %s cannot be recorded", word, about)
+
+    def _record(self, session: Session, word: Word, about: UUID) -> None:
+        match word:
+            case Word.REVOKED:
+                if care.cancel(session, [about]):
+                    logger.warning("job %s is cancelled: its task was revoked", about)
+            case Word.UNKNOWN:
+                age = self.runtime.settings.unknown_kind_age
+                kinds = self.runtime.kinds
+                state = rescue.postpone_unknown(session, about, kinds=kinds, at_most=age)
+                if state is not None:
+                    logger.error("job %s is of an unknown kind: %s", about, state)
+            case Word.UNSURE:
+                self._unsure.add(about)
+            case Word.SURE:
+                self._unsure.discard(about)
+            case Word.UNSTARTED:
+                self._unsure.discard(about)
+                claims.undo_claims(session, [about])
+            case Word.UNENDED:
+                rescue.release_claims(session, [about], reason="its end could not be written")
 
     def send_due(self) -> None:
         """Send messages for the jobs that are due."""
@@ -111,22 +172,22 @@ class Keeper:
             return
         # Read after the rows: every process that claimed one of them has started by now.
         living = _find_living(self.worker_pid)
-        dead = [claim_id for claim_id, pid in running.items() if pid not in living]
+        dead = {claim_id for claim_id, pid in running.items() if pid not in living}
         if dead:
             with self.runtime.unit_of_work() as session:
-                _report(rescue.release_claims(session, dead), "killed children")
+                # These died while they waited for the answer to their claim.
+                claims.undo_claims(session, dead & self._unsure)
+                _report(rescue.release_claims(session, dead - self._unsure), "killed children")
+            self._unsure -= dead
 
     def release_silent(self) -> None:
         """Release the jobs of silent workers, and jobs that run beyond their time limit."""
-        threshold = self.runtime.settings.worker_silent_after
-        since = self._good_since
-        if since is None or time.monotonic() - since < threshold.total_seconds():
-            return
         with self.runtime.unit_of_work() as session:
+            _report(rescue.release_silent_workers(session, self.judge), "silent workers")
             _report(
-                rescue.release_silent_workers(session, silent_after=threshold), "silent workers"
+                rescue.release_overdue(session, self.judge),
+                "processes that ran beyond their time limit",
             )
-            _report(rescue.release_overdue(session), "processes that ran beyond their time limit")
 
     def tidy_broker(self) -> None:
         """Delete old files of the embedded broker."""
@@ -135,19 +196,17 @@ class Keeper:
             filebroker.prune(options)
 
     def release_worker(self) -> None:
-        """Release the jobs of this worker, which was killed."""
+        """Release the jobs that this worker, which has ended, has left."""
+        self.record_words()
         with self.runtime.unit_of_work() as session:
+            claims.undo_claims(session, self._unsure)
             _report(rescue.release_worker(session, self.worker_id), "a killed worker")
             rescue.mark_stopped(session, self.worker_id)
 
-    def leave(self) -> bool:
-        """Mark the stopping worker as stopped once its last job has ended; return whether it is."""
-        with self.runtime.read_only() as session:
-            if rescue.find_running(session, self.worker_id):
-                return False
-        with self.runtime.unit_of_work() as session:
-            rescue.mark_stopped(session, self.worker_id)
-        return True
+    def record_hang(self) -> None:
+        """Record that the worker's main process does not react."""
+        with Session(self._heart) as session, session.begin():
+            rescue.mark_hung(session, self.worker_id)
 
 
 def _report(released: int, whose: str) -> None:
@@ -188,35 +247,130 @@ class Clock:
         self._next[name] = time.monotonic() + every
 
 
+class Loop(Thread):
+    """Calls a function again and again until `end`. The function must not raise."""
+
+    def __init__(self, call: Callable[[], object], pause: Callable[[], float]) -> None:
+        super().__init__(daemon=True)
+        self._call = call
+        self._pause = pause
+        self._ended = Event()
+        self._came_back = time.monotonic()
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            self._call()
+            self._came_back = time.monotonic()
+            self._ended.wait(self._pause())
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the last call has not come back for STUCK_AFTER."""
+        return time.monotonic() - self._came_back > STUCK_AFTER
+
+    def end(self, *, patience: float) -> None:
+        """Call the function no more, and wait up to `patience` seconds for the last call."""
+        self._ended.set()
+        self.join(patience)
+
+
+class Watch:
+    """What the keeper knows of its worker's main process."""
+
+    def __init__(self, link: Link, pid: int) -> None:
+        self.link = link
+        self.pid = pid
+        self._heard = self._looked = time.monotonic()
+
+    def wait(self, seconds: float) -> list[tuple[Word, UUID]]:
+        """Wait for what the worker says, `seconds` at most; return what is for the ledger."""
+        select.select([self.link.socket], [], [], seconds)
+        now = time.monotonic()
+        if now - self._looked > HUNG_AFTER / 3:
+            # This process was stopped itself, perhaps with the whole machine: begin to count.
+            self._heard = now
+        self._looked = now
+        words = []
+        for word, about in self.link.hear():
+            self._heard = now
+            if about is not None:
+                words.append((word, about))
+        return words
+
+    @property
+    def gone(self) -> bool:
+        """Whether the worker's main process has ended."""
+        return os.getppid() != self.pid
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the worker's main process has given no sign of life for HUNG_AFTER."""
+        return time.monotonic() - self._heard > HUNG_AFTER
+
+
 def main() -> None:
     """Keep a worker until it ends."""
     # Ctrl-C and a signal to the process group are for the worker; the keeper ends after it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     about = json.loads(sys.argv[1])
+    # Not this process's parent: the worker may have ended before this line.
+    watch = Watch(Link(socket.socket(fileno=sys.stdin.fileno())), about["pid"])
     app = find_app(about["app"])
     settings = app.runtime.settings
     setup(settings.log_format, settings.log_level)
-    parent = os.getppid()
-    keeper = Keeper(app, UUID(about["worker"]), about["name"], about["queues"], parent)
+    keeper = Keeper(app, UUID(about["worker"]), about["name"], about["queues"], watch.pid)
+    _keep(keeper, watch)
+
+
+def _keep(keeper: Keeper, watch: Watch) -> None:
+    interval = keeper.runtime.settings.heartbeat_interval.total_seconds()
     clock = Clock()
-    stopping = False
-    heartbeat = settings.heartbeat_interval.total_seconds()
-    while True:
-        if os.getppid() != parent:
-            clock.tick("release of the worker", keeper.release_worker, every=0)
-            return
-        clock.tick("heartbeat", keeper.record_heartbeat, every=heartbeat)
-        if stopping:
-            if keeper.leave():
-                return
-        else:
-            _perform(keeper, clock, heartbeat)
-        stopping = _wait(min(keeper.pause, LONGEST_WAIT), stopping=stopping)
+    hung = Event()
+    heart = Loop(partial(_beat, keeper, Clock(), hung), lambda: interval)
+    duties = Loop(
+        partial(_perform, keeper, clock, interval), lambda: min(keeper.pause, LONGEST_WAIT)
+    )
+    heart.start()
+    duties.start()
+    while not watch.gone:
+        keeper.words.extend(watch.wait(LONGEST_WAIT))
+        if watch.hangs != hung.is_set():
+            _report_hang(keeper, watch, hung)
+        if not (heart.stuck or duties.stuck):
+            watch.link.say(Word.ALIVE)
+    # Neither may write after the worker's end is recorded.
+    heart.end(patience=BROKER_PATIENCE)
+    duties.end(patience=BROKER_PATIENCE)
+    keeper.words.extend(watch.wait(0))
+    clock.tick("release of the worker", keeper.release_worker, every=0)
+
+
+def _report_hang(keeper: Keeper, watch: Watch, hung: Event) -> None:
+    """Note that the worker's main process hangs, or that it goes on; in production end it."""
+    if not watch.hangs:
+        hung.clear()
+        logger.warning("the worker's main process goes on")
+        return
+    hung.set()
+    if keeper.runtime.settings.environment == "production":
+        logger.error("the worker's main process hangs: the keeper kills it, for another to start")
+        with suppress(ProcessLookupError):
+            os.kill(watch.pid, signal.SIGKILL)
+    else:
+        logger.error("the worker's main process hangs: its jobs run elsewhere soon")
+
+
+def _beat(keeper: Keeper, clock: Clock, hung: Event) -> None:
+    if hung.is_set():
+        clock.tick("note of the hang", keeper.record_hang, every=0)
+    else:
+        clock.tick("heartbeat", keeper.record_heartbeat, every=0)
 
 
 def _perform(keeper: Keeper, clock: Clock, heartbeat: float) -> None:
-    """Perform the duties that are due, for a worker that is not stopping."""
+    """Perform the duties that are due."""
+    clock.tick("the workers' words", keeper.record_words, every=0)
     clock.tick("relay", keeper.send_due, every=keeper.pause)
     for duty in keeper.app.composition.duties:
         every = duty.every or keeper.runtime.settings.relay_interval
@@ -227,15 +381,6 @@ def _perform(keeper: Keeper, clock: Clock, heartbeat: float) -> None:
     clock.tick("release of silent workers", keeper.release_silent, every=heartbeat)
     clock.tick("resend", keeper.resend_lost, every=heartbeat)
     clock.tick("tidying", keeper.tidy_broker, every=TIDY_SECONDS)
-
-
-def _wait(seconds: float, *, stopping: bool) -> bool:
-    """Wait until the input ends, `seconds` at most; return whether it has ended."""
-    if stopping:
-        time.sleep(seconds)
-        return True
-    readable, _, _ = select.select([sys.stdin], [], [], seconds)
-    return bool(readable) and not sys.stdin.buffer.read(1)
 
 
 if __name__ == "__main__":

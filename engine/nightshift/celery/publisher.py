@@ -99,7 +99,7 @@ class Publisher:
         try:
             with patience(self._patience):
                 self._open()
-        except self._unreachable as error:
+        except Exception as error:  # noqa: BLE001 - also a refused login: all of it is the broker's
             self._leave_alone(error)
             return []
         return [queue for queue in queues if now >= self._refused_until.get(queue, 0.0)]

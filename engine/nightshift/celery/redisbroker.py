@@ -29,8 +29,21 @@ class _Tls(redis.SSLConnection):
         return PatientSocket(super()._connect())  # type: ignore[no-untyped-call]
 
 
+class QoS(kombu_redis.QoS):
+    """What is not acknowledged. Kombu's own ends the worker at an entry that is no message."""
+
+    def restore_by_tag(self, tag: Any, client: Any = None, leftmost: bool = False) -> None:
+        try:
+            super().restore_by_tag(tag, client, leftmost)
+        except messages.UNPARSABLE as error:
+            messages.report_dropped("the unacknowledged messages of Redis", error, tag)
+            self._remove_from_indices(tag).execute()
+
+
 class Channel(kombu_redis.Channel):
     """A channel that raises ConnectionError once its connection is closed, and drops bad items."""
+
+    QoS = QoS
 
     connection_class = _Tcp
     connection_class_ssl = _Tls

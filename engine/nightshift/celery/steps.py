@@ -11,7 +11,8 @@ import os
 import signal
 import subprocess
 import sys
-from datetime import timedelta
+import threading
+import time
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -20,26 +21,30 @@ from billiard.util import set_pdeathsig
 from celery import Celery, bootsteps, current_app, signals
 from celery.concurrency import get_implementation
 from celery.concurrency.prefork import TaskPool
+from celery.worker import state
+from sqlalchemy.exc import SQLAlchemyError
 
 from nightshift.celery import messages
-from nightshift.jobs import care, claims
-from nightshift.jobs.args import Backoff
-from nightshift.jobs.models import JobState
+from nightshift.celery.link import Word, open_pair
+from nightshift.errors import first_line
+from nightshift.jobs import rescue
 
 logger = logging.getLogger(__name__)
 
-# How often a worker checks that its keeper lives, in seconds.
-KEEPER_CHECK = 1.0
+# Seconds between two signs of life that the worker gives its keeper.
+SIGN_EVERY = 1.0
 
-# The wait after a job of a kind that this worker does not know: a newer worker, which knows it, may
-# be starting.
-UNKNOWN = Backoff(first=timedelta(minutes=1))
+# Seconds that the main process's event loop may be busy, or wait for a broker, with one thing.
+LONGEST_TURN = 15.0
+
+# Seconds that a keeper may take to start, before its first sign of life.
+KEEPER_START = 60.0
 
 _main_pid = os.getpid()
 
 
 class KeeperStep(bootsteps.StartStopStep):
-    """Start a keeper (keeper.py) beside the worker.
+    """Start a keeper (keeper.py) beside the worker, and watch it until the worker has ended.
 
     It is a process and not a thread, because the parent forks children at any time: a child would
     inherit a lock that a thread holds at that moment, and nothing would release it. The keeper
@@ -50,44 +55,130 @@ class KeeperStep(bootsteps.StartStopStep):
 
     def __init__(self, parent: Any, **options: Any) -> None:
         super().__init__(parent, **options)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.watch: KeeperWatch | None = None
 
     def start(self, parent: Any) -> None:
+        _record_worker(parent)
+        self.watch = KeeperWatch(parent)
+        self.watch.start()
+        # Only a pool of processes leaves the main thread to the event loop.
+        if issubclass(parent.pool_cls, TaskPool):
+            parent.timer.call_repeatedly(SIGN_EVERY, self.watch.note_turn)
+
+    def stop(self, parent: Any) -> None:
+        # The keeper ends after the worker's process, and so after its last job. A worker in a
+        # test's process ends before that.
+        if self.watch is not None and not issubclass(parent.pool_cls, TaskPool):
+            self.watch.end()
+
+    terminate = stop
+
+
+def _record_worker(parent: Any) -> None:
+    """Record the worker before its first job can be claimed: the keeper takes a while to start."""
+    app = parent.app
+    judge = rescue.Judge(app.worker_id, app.runtime.settings.worker_silent_after)
+    queues = ",".join(sorted(app.amqp.queues.consume_from))
+    try:
+        with app.runtime.unit_of_work() as session:
+            rescue.record_heartbeat(
+                session, judge, name=parent.hostname, queues=queues, pid=os.getpid()
+            )
+    except SQLAlchemyError as error:
+        logger.warning("the worker is recorded later: %s", first_line(error))
+    finally:
+        app.runtime.disconnect()  # the parent forks, so it must not keep a connection
+
+
+class KeeperWatch(threading.Thread):
+    """Gives the keeper signs of life, and replaces a keeper that gives none.
+
+    A thread, so that this goes on while the main thread waits for the last jobs of a worker that
+    stops. A fork cannot hurt it: it holds no lock that a child needs, and it starts the keeper by
+    `posix_spawn`.
+    """
+
+    def __init__(self, worker: Any) -> None:
+        super().__init__(daemon=True, name="keeper-watch")
+        app = worker.app
+        self._worker = worker
+        self._link, self._keepers_end = open_pair()
+        app.keeper = self._link
         about = {
-            "app": parent.app.main,
-            "worker": str(parent.app.worker_id),
-            "name": parent.hostname,
-            "queues": sorted(parent.app.amqp.queues.consume_from),
+            "app": app.main,
+            "worker": str(app.worker_id),
+            "pid": os.getpid(),
+            "name": worker.hostname,
+            "queues": sorted(app.amqp.queues.consume_from),
         }
         self._command = [sys.executable, "-m", "nightshift.celery.keeper", json.dumps(about)]
+        # A keeper that is silent for longer would let its worker look dead.
+        self._patience = app.runtime.settings.worker_silent_after.total_seconds() / 2
+        self._ended = threading.Event()
+        self._turned = self._looked = time.monotonic()
+        self._give_up = 0.0
         self.process = self._start_keeper()
-        parent.timer.call_repeatedly(KEEPER_CHECK, self._restart_keeper)
 
-    def _restart_keeper(self) -> None:
-        # Without a keeper the worker would soon look dead, and its jobs would run elsewhere too.
-        if (
-            self.process is not None
-            and self.process.stdin is not None
-            and self.process.poll() is not None
-        ):
+    def note_turn(self) -> None:
+        """Note that the main thread's event loop goes round."""
+        self._turned = time.monotonic()
+
+    def end(self) -> None:
+        """End the keeper, and this watch."""
+        self._ended.set()
+        self.join()
+        self.process.kill()
+        self.process.wait()
+        self._link.socket.close()
+        self._keepers_end.close()
+
+    def run(self) -> None:
+        while not self._ended.wait(SIGN_EVERY):
+            try:
+                self._look()
+            except Exception:
+                logger.exception("the keeper cannot be looked after")
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked > self._patience / 2:
+            # This process was stopped itself, perhaps with the whole machine: begin to count.
+            self._turned, self._give_up = now, max(self._give_up, now + self._patience)
+        self._looked = now
+        if now - self._turned < LONGEST_TURN or not self._loops():
+            self._link.say(Word.ALIVE)
+        if self._link.hear():
+            self._give_up = now + self._patience
+        if self.process.poll() is not None:
             logger.warning(
                 "the keeper ended with exit code %s and is started again", self.process.returncode
             )
             self.process = self._start_keeper()
+        elif now > self._give_up:
+            logger.warning("the keeper gives no sign of life and is replaced")
+            self.process.kill()
+            self.process.wait(self._patience)
+            self.process = self._start_keeper()
+
+    def _loops(self) -> bool:
+        """Whether the main thread should be in its event loop: not while it connects or stops."""
+        consumer = self._worker.consumer
+        return (
+            consumer is not None
+            and self._worker.blueprint.state == consumer.blueprint.state == bootsteps.RUN
+            and consumer.blueprint.started == len(consumer.steps)
+            and issubclass(self._worker.pool_cls, TaskPool)
+        )
 
     def _start_keeper(self) -> subprocess.Popen[bytes]:
+        self._give_up = time.monotonic() + KEEPER_START
         # The app's module may be where only this process looks: pytest has a path of its own.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        return subprocess.Popen(self._command, stdin=subprocess.PIPE, env=environment)
-
-    def stop(self, parent: Any) -> None:
-        # At the end of its input the keeper waits until the worker's last job has ended, then ends.
-        # The worker does not wait for it.
-        if self.process is not None and self.process.stdin is not None:
-            self.process.stdin.close()
-            self.process.stdin = None
-
-    terminate = stop
+        # Descriptors are closed at exec. With `close_fds` Python would fork, and wait for a pipe
+        # that a child of the pool may have inherited.
+        return subprocess.Popen(
+            self._command, stdin=self._keepers_end.fileno(), env=environment, close_fds=False
+        )
 
 
 def install(app: Celery) -> None:
@@ -101,7 +192,6 @@ def install(app: Celery) -> None:
         (signals.worker_shutting_down, _report_stopping),
         (signals.worker_shutdown, _report_end),
         (signals.heartbeat_sent, touch_heartbeat_file),
-        (signals.task_unknown, _charge_unknown),
         (signals.task_revoked, _cancel_revoked),
     ):
         # The same handlers for every app of the process; each acts for the current one.
@@ -147,36 +237,10 @@ def _close_child(pid: int, exitcode: int, **_: Any) -> None:
     logger.info("child ended with exit code %s", exitcode)
 
 
-def _charge_unknown(name: str, id: str, **_: Any) -> None:  # noqa: A002 - the signal's name for it
-    """Count an attempt of a job whose kind this worker does not know.
-
-    The job may be newer than the worker, or its kind may have been removed.
-    """
-    runtime = current_app.runtime
-    try:
-        with runtime.unit_of_work() as session:
-            claim = claims.claim(
-                session.connection(), UUID(id), worker_id=current_app.worker_id, pid=os.getpid()
-            )
-            if claim is not None:
-                error = {
-                    "type": "UnknownJob",
-                    "message": f"no task is called {name!r}",
-                    "traceback": "",
-                }
-                state = claims.record_failure(
-                    session,
-                    claim,
-                    error,
-                    retry_after=UNKNOWN.delay(claim.attempt),
-                    at_last=JobState.DISCARDED,
-                )
-                logger.error("job %s is of the unknown kind %s: %s", id, name, state)
-    except Exception:
-        logger.exception("job %s is of the unknown kind %s", id, name)
-    finally:
-        # The parent forks, so it must not keep a connection.
-        runtime.disconnect()
+def tell_keeper(app: Any, word: Word, about: UUID) -> None:
+    """Tell this worker's keeper what it is to write into the ledger."""
+    if app.keeper is not None:
+        app.keeper.say(word, about)
 
 
 def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:
@@ -184,18 +248,9 @@ def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:
     if sender.name not in current_app.composition.kinds:
         return
     for job_id in messages.read_job_ids(request.kwargs or {}, request.id):
-        tell_keeper(current_app, "revoked", job_id)
-
-
-def tell_keeper(app: Any, word: str, job_id: UUID) -> None:
-    """Write to the database directly, until the keeper's socket is there."""
-    try:
-        with app.runtime.unit_of_work() as session:
-            care.cancel(session, [job_id])
-    except Exception:
-        logger.exception("job %s is %s, and the ledger does not know", job_id, word)
-    finally:
-        app.runtime.disconnect()
+        tell_keeper(current_app, Word.REVOKED, job_id)
+    # Once: a person may retry the job, whose messages keep its id.
+    state.revoked.discard(request.id)
 
 
 def _report_stopping(how: str, **_: Any) -> None:

@@ -15,18 +15,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from billiard.common import terminate_handler_fired
 from celery import Task, shared_task
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Connection
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from nightshift.celery import messages, telemetry
 from nightshift.celery.app import App
+from nightshift.celery.link import Word
 from nightshift.celery.logs import job_context
+from nightshift.celery.steps import tell_keeper
 from nightshift.errors import PermanentError
-from nightshift.jobs import claims, rescue
+from nightshift.jobs import claims, limits, rescue
 from nightshift.jobs.args import JobArgs
 from nightshift.jobs.models import JobState
 from nightshift.jobs.run import Discard, Run
@@ -39,6 +42,7 @@ Body = Callable[..., Any]
 
 # How long the worker waits for a database that is away, to write a job's failure.
 DATABASE_PATIENCE = timedelta(seconds=30)
+DATABASE_PAUSE = 0.5
 
 
 class LedgerTask(Task):
@@ -49,18 +53,73 @@ class LedgerTask(Task):
     body: Body
     own_transactions: bool
 
-    def perform(self, job_id: UUID) -> JobState | None:
+    def perform(self, job_id: UUID, *, unlimited: bool = False) -> JobState | None:
         """Run the job if it can be claimed. Return its state, or None without a claim.
 
-        Raises what the body raised, after it is recorded in the ledger.
+        `unlimited` as in `claims.claim`. Raises what the body raised, after it is recorded in the
+        ledger.
         """
-        with self.app.runtime.single_statement() as connection:
-            claim = claims.claim(connection, job_id, worker_id=self.app.worker_id, pid=os.getpid())
+        claim = self._claim(job_id, unlimited=unlimited)
         if claim is None:
             logger.debug("nothing to claim")
             return None
         with telemetry.run_span(claim, queue=self.args_type.policy.queue) as report:
             return self._perform(claim, self.app.runtime, report)
+
+    def _claim(self, job_id: UUID, *, unlimited: bool) -> claims.Claim | None:
+        """Claim a job, and ask again while the database gives no answer.
+
+        A claim that was made without an answer would leave a running job without a runner.
+        """
+        claim_id, asked_before = uuid4(), False
+        limit = self.args_type.policy.time_limit
+        give_up = time.monotonic() + min(DATABASE_PATIENCE, limit / 2).total_seconds()
+        while True:
+            try:
+                with self._claiming() as connection:
+                    claim = self._claim_once(connection, job_id, claim_id, unlimited)
+                    # In this order: the claim waits for one that is still being executed.
+                    if claim is None and asked_before:
+                        claim = claims.find_claim(connection, job_id, claim_id)
+            except BaseException as error:
+                away = isinstance(error, OperationalError | InterfaceError)
+                if not away or time.monotonic() > give_up:
+                    tell_keeper(self.app, Word.UNSTARTED, claim_id)
+                    raise
+                tell_keeper(self.app, Word.UNSURE, claim_id)
+                asked_before = True
+                time.sleep(DATABASE_PAUSE)
+            else:
+                if asked_before:
+                    tell_keeper(self.app, Word.SURE, claim_id)
+                return claim
+
+    def _claim_once(
+        self, connection: Connection, job_id: UUID, claim_id: UUID, unlimited: bool
+    ) -> claims.Claim | None:
+        policy = self.args_type.policy
+        claim = claims.claim(
+            connection,
+            job_id,
+            claim_id=claim_id,
+            kind=policy.kind,
+            worker_id=self.app.worker_id,
+            pid=os.getpid(),
+            unlimited=unlimited,
+        )
+        if claim is not None and policy.rate is not None:
+            limits.record_start(connection, job_id, policy.kind, at=claim.started_at)
+        return claim
+
+    @contextmanager
+    def _claiming(self) -> Iterator[Connection]:
+        """Yield a connection for the statements of a claim; for most kinds there is only one."""
+        if self.args_type.policy.rate is None:
+            with self.app.runtime.single_statement() as connection:
+                yield connection
+        else:
+            with self.app.runtime.unit_of_work() as session:
+                yield session.connection()
 
     def _perform(
         self, claim: claims.Claim, runtime: Runtime, report: Callable[[str], None]
@@ -74,8 +133,12 @@ class LedgerTask(Task):
             logger.warning("%s", lost)
             report("lost")
             return None
-        except Exception as error:
-            state = _record_failure(run, error, self._retry_after(error, claim.attempt))
+        except BaseException as error:
+            # Also SystemExit and the like: the body ends with its attempt, not with its process.
+            if self._ends_process(error):
+                raise
+            found = claims.describe(error)
+            state = self._record_failure(run, found, self._retry_after(error, claim.attempt))
             report(state or "not recorded")
             seconds = time.monotonic() - began
             logger.exception(
@@ -104,7 +167,42 @@ class LedgerTask(Task):
             run.session = session
             run.finish(session, self.body(session, args, run), last=True)
 
-    def _retry_after(self, error: Exception, attempt: int) -> timedelta | None:
+    def _ends_process(self, error: BaseException) -> bool:
+        """Whether an exception is a signal's, and not the body's. The job is then released."""
+        # SIGTERM in a child of the pool: the time limit has passed, or the task was revoked. Ctrl-C
+        # in a command that runs jobs by itself: a worker's child ignores it.
+        if isinstance(error, SystemExit):
+            return bool(terminate_handler_fired())
+        return isinstance(error, KeyboardInterrupt) and self.app.keeper is None
+
+    def _record_failure(
+        self, run: Run, error: dict[str, str], retry_after: timedelta | None
+    ) -> JobState | None:
+        """Record a failed attempt, and wait DATABASE_PATIENCE for a database that is away.
+
+        Return the job's state, or None when nothing was recorded.
+        """
+        give_up = time.monotonic() + DATABASE_PATIENCE.total_seconds()
+        while True:
+            try:
+                with run.unit_of_work() as session:
+                    return run.fail(session, error, retry_after=retry_after)
+            except claims.LostClaim:
+                # The commit succeeded and only its answer was lost, or the job was cancelled: the
+                # ledger is right as it is.
+                return None
+            except BaseException as another:
+                # A soft time limit may also come here.
+                away = isinstance(another, SQLAlchemyError)
+                if not away or time.monotonic() > give_up:
+                    # The keeper lives longer than this job's time limit.
+                    tell_keeper(self.app, Word.UNENDED, run.claim_id)
+                    if not away:
+                        raise
+                    return None
+                time.sleep(DATABASE_PAUSE)
+
+    def _retry_after(self, error: BaseException, attempt: int) -> timedelta | None:
         if isinstance(error, PermanentError):
             return None
         return self.args_type.policy.backoff.delay(attempt)
@@ -161,32 +259,16 @@ def _perform_for_celery(task: LedgerTask, job_id: UUID) -> None:
         try:
             task.perform(job_id)
         except BaseException as error:
-            if terminate_handler_fired():
+            if isinstance(error, SystemExit) and terminate_handler_fired():
                 raise  # the worker ends this process
             described = claims.describe(error)
             # `from None`: the cause would be pickled too.
             raise AttemptFailed(f"{described['type']}: {described['message']}") from None
-
-
-def _record_failure(run: Run, error: Exception, retry_after: timedelta | None) -> JobState | None:
-    """Record a failed attempt, and wait DATABASE_PATIENCE for a database that is away.
-
-    Return the job's state, or None when nothing was recorded.
-    """
-    give_up = time.monotonic() + DATABASE_PATIENCE.total_seconds()
-    while True:
-        try:
-            with run.unit_of_work() as session:
-                return run.fail(session, error, retry_after=retry_after)
-        except claims.LostClaim:
-            # The commit succeeded and only its answer was lost, or the job was cancelled: the
-            # ledger is right as it is.
-            return None
-        except SQLAlchemyError:
-            if time.monotonic() > give_up:
-                # The row stays "running". A keeper releases it after its time limit.
-                return None
-            time.sleep(0.5)
+        finally:
+            if terminate_handler_fired():
+                # Also when the body has caught what the signal raised: a child that was told to
+                # end must not run another job.
+                raise SystemExit
 
 
 def _summarise(error: ValidationError) -> str:
@@ -205,8 +287,10 @@ def run_here(app: App, job_id: UUID, kind: str) -> None:
         return
     with job_context(kind, str(job_id)):
         try:
-            app.tasks[kind].perform(job_id)
-        except Exception:  # noqa: BLE001 - `perform` has recorded it
+            app.tasks[kind].perform(job_id, unlimited=True)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - `perform` has recorded it
             return
 
 
@@ -221,12 +305,18 @@ def working_here(app: App) -> Iterator[None]:
     name = f"here@{socket.gethostname()}"
     runtime, worker_id = app.runtime, app.worker_id
 
-    def beat() -> None:
-        while not ended.is_set():
-            with suppress(SQLAlchemyError), runtime.unit_of_work() as session:
-                rescue.record_heartbeat(session, worker_id, name=name, queues="", pid=os.getpid())
-            ended.wait(runtime.settings.heartbeat_interval.total_seconds())
+    judge = rescue.Judge(worker_id, runtime.settings.worker_silent_after)
 
+    def record() -> None:
+        with runtime.unit_of_work() as session:
+            rescue.record_heartbeat(session, judge, name=name, queues="", pid=os.getpid())
+
+    def beat() -> None:
+        while not ended.wait(runtime.settings.heartbeat_interval.total_seconds()):
+            with suppress(SQLAlchemyError):
+                record()
+
+    record()
     # A thread is safe here: this process does not fork.
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()

@@ -4,15 +4,19 @@ import os
 import time
 from collections import Counter
 from datetime import timedelta
+from threading import Event
+from uuid import uuid4
 
 import probe_app as probe
 import pytest
-from nightshift.celery.keeper import Clock, _perform
+from job_rows import beat
+from nightshift.celery.keeper import Clock, Loop, Watch, _perform
+from nightshift.celery.link import Link, Word, open_pair
 from nightshift.component import Component, Duty
-from nightshift.jobs import rescue
 from nightshift.jobs.models import Job, JobState, Worker
 from probing import put
 from sqlalchemy import select, text, update
+from sqlalchemy.exc import OperationalError
 
 OFTEN = {"heartbeat_interval": "PT0.1S", "worker_silent_after": "PT0.3S"}
 HEARTBEAT = 0.1
@@ -43,7 +47,7 @@ def add_worker(app, *, seen):
     """Return the id of a worker whose last sign of life is that old."""
     worker_id = put(app.runtime, probe.Leave())  # any id
     with app.runtime.unit_of_work() as session:
-        rescue.record_heartbeat(session, worker_id, name="other@test", queues="default", pid=1)
+        beat(session, worker_id, name="other@test", queues="default", pid=1)
         at = app.runtime.now() - seen
         session.execute(update(Worker).where(Worker.id == worker_id).values(heartbeat_at=at))
     return worker_id
@@ -164,11 +168,12 @@ def test_jobs_of_a_living_process_are_left_alone(job_app, make_keeper):
 def test_jobs_of_a_silent_worker_are_released(make_app, make_keeper):
     app = make_app(**OFTEN)
     keeper = make_keeper(app)
-    keeper.record_heartbeat()
     job_id = make_running(app, add_worker(app, seen=timedelta(minutes=1)))
-    time.sleep(0.4)
-    keeper.record_heartbeat()
-    keeper.release_silent()
+    give_up = time.monotonic() + 30
+    while find_job(app, job_id).state == JobState.RUNNING and time.monotonic() < give_up:
+        keeper.record_heartbeat()
+        keeper.release_silent()
+        time.sleep(0.01)
     assert find_job(app, job_id).state == JobState.SCHEDULED
 
 
@@ -200,19 +205,6 @@ def test_broken_heartbeat_begins_a_new_series(make_app, make_keeper):
     assert find_job(app, job_id).state == JobState.RUNNING
 
 
-def test_stopping_worker_is_shown_until_its_last_job_has_ended(job_app, make_keeper):
-    keeper = make_keeper(job_app)
-    keeper.record_heartbeat()
-    job_id = make_running(job_app, keeper.worker_id)
-    assert keeper.leave() is False
-    with job_app.runtime.unit_of_work() as session:
-        ended = {"state": JobState.SUCCEEDED, "claim_id": None, "worker_id": None}
-        session.execute(update(Job).where(Job.id == job_id).values(ended))
-    assert keeper.leave() is True
-    with job_app.runtime.read_only() as session:
-        assert session.execute(select(Worker.stopped_at)).scalar_one() is not None
-
-
 def test_jobs_of_a_killed_worker_are_released_at_once(job_app, make_keeper):
     keeper = make_keeper(job_app)
     keeper.record_heartbeat()
@@ -221,6 +213,21 @@ def test_jobs_of_a_killed_worker_are_released_at_once(job_app, make_keeper):
     assert find_job(job_app, job_id).state == JobState.SCHEDULED
     with job_app.runtime.read_only() as session:
         assert session.execute(select(Worker.stopped_at)).scalar_one() is not None
+
+
+def test_what_a_killed_worker_has_said_is_recorded_before_its_jobs_are_released(
+    job_app, make_keeper
+):
+    keeper = make_keeper(job_app)
+    unsure, unstarted, revoked = (make_running(job_app, keeper.worker_id) for _ in range(3))
+    keeper.words += [(Word.UNSURE, unsure), (Word.UNSTARTED, unstarted), (Word.REVOKED, revoked)]
+    keeper.release_worker()
+    jobs = [find_job(job_app, job_id) for job_id in (unsure, unstarted, revoked)]
+    assert [(job.state, job.attempt) for job in jobs] == [
+        (JobState.QUEUED, 0),
+        (JobState.QUEUED, 0),
+        (JobState.CANCELLED, 1),
+    ]
 
 
 def test_lost_message_is_sent_again(make_app, make_keeper, count_messages, caplog):
@@ -240,3 +247,151 @@ def test_message_that_is_there_is_not_sent_again(make_app, make_keeper, count_me
     time.sleep(0.2)
     make_keeper(app).resend_lost()
     assert count_messages(app) == 1
+
+
+def test_keeper_that_was_silent_itself_judges_no_other_at_once(make_app, make_keeper):
+    app = make_app(**OFTEN)
+    keeper = make_keeper(app)
+    job_id = make_running(app, add_worker(app, seen=timedelta(minutes=1)))
+    keeper.record_heartbeat()
+    time.sleep(0.4)
+    keeper.record_heartbeat()  # the one before is older than half of WORKER_SILENT_AFTER
+    keeper.release_silent()
+    assert find_job(app, job_id).state == JobState.RUNNING
+
+
+def test_job_of_a_revoked_task_is_cancelled(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    job_id = put(job_app.runtime, probe.Leave())
+    keeper.words.append((Word.REVOKED, job_id))
+    keeper.record_words()
+    assert find_job(job_app, job_id).state == JobState.CANCELLED
+
+
+def test_job_of_an_unknown_kind_is_put_off(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    job_id = put(job_app.runtime, probe.Leave())
+    with job_app.runtime.unit_of_work() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(kind="probe.newer"))
+    keeper.words.append((Word.UNKNOWN, job_id))
+    keeper.record_words()
+    job = find_job(job_app, job_id)
+    assert (job.state, job.attempt) == (JobState.SCHEDULED, 0)
+
+
+def test_claim_whose_run_never_starts_is_undone(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    job_id = make_running(job_app, keeper.worker_id, pid=os.getpid())
+    keeper.words.append((Word.UNSTARTED, job_id))  # its claim has the same id
+    keeper.record_words()
+    job = find_job(job_app, job_id)
+    assert (job.state, job.attempt, job.sent_at) == (JobState.QUEUED, 0, None)
+
+
+def test_child_that_dies_before_it_knows_its_claim_is_charged_nothing(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    keeper.worker_pid = os.getpid()
+    unsure, sure = (make_running(job_app, keeper.worker_id, pid=2**22) for _ in range(2))
+    keeper.words += [(Word.UNSURE, unsure), (Word.UNSURE, sure), (Word.SURE, sure)]
+    keeper.record_words()
+    keeper.release_dead_children()
+    jobs = [find_job(job_app, job_id) for job_id in (unsure, sure)]
+    assert [(job.state, job.attempt) for job in jobs] == [
+        (JobState.QUEUED, 0),
+        (JobState.SCHEDULED, 1),
+    ]
+
+
+def test_job_whose_end_cannot_be_written_runs_again(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    job_id = make_running(job_app, keeper.worker_id, pid=os.getpid())
+    keeper.words.append((Word.UNENDED, job_id))
+    keeper.record_words()
+    job = find_job(job_app, job_id)
+    assert (job.state, job.errors[-1]["message"]) == (
+        JobState.SCHEDULED,
+        "its end could not be written",
+    )
+
+
+def test_words_wait_for_a_database_that_is_away(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    job_id = put(job_app.runtime, probe.Leave())
+    keeper.words.append((Word.REVOKED, job_id))
+    with job_app.runtime.unit_of_work() as session:
+        session.execute(text("alter table job rename to away"))
+    with pytest.raises(OperationalError):
+        keeper.record_words()
+    with job_app.runtime.unit_of_work() as session:
+        session.execute(text("alter table away rename to job"))
+    keeper.record_words()
+    assert find_job(job_app, job_id).state == JobState.CANCELLED
+
+
+def test_hang_is_recorded_until_the_next_heartbeat(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    keeper.record_heartbeat()
+    keeper.record_hang()
+    with job_app.runtime.read_only() as session:
+        assert session.execute(select(Worker.hung_at)).scalar_one() is not None
+    keeper.record_heartbeat()
+    with job_app.runtime.read_only() as session:
+        assert session.execute(select(Worker.hung_at)).scalar_one() is None
+
+
+# --- what the keeper knows of its worker ---
+
+
+@pytest.fixture
+def watch():
+    ours, theirs = open_pair()
+    yield Watch(Link(theirs), os.getppid()), ours
+    ours.socket.close()
+    theirs.close()
+
+
+def test_watch_hears_what_is_for_the_ledger(watch):
+    watching, worker = watch
+    about = uuid4()
+    worker.say(Word.ALIVE)
+    worker.say(Word.REVOKED, about)
+    assert watching.wait(1) == [(Word.REVOKED, about)]
+
+
+def test_worker_without_a_sign_of_life_hangs(watch, monkeypatch):
+    monkeypatch.setattr("nightshift.celery.keeper.HUNG_AFTER", 0.3)
+    watching, worker = watch
+    waits = []
+    while not watching.hangs:
+        waits.append(watching.wait(0.05))
+    worker.say(Word.ALIVE)
+    watching.wait(1)
+    assert not watching.hangs
+
+
+def test_keeper_that_was_stopped_itself_calls_no_worker_hung(watch, monkeypatch):
+    monkeypatch.setattr("nightshift.celery.keeper.HUNG_AFTER", 0.3)
+    watching, _ = watch
+    time.sleep(0.5)
+    watching.wait(0)
+    assert not watching.hangs
+
+
+def test_loop_calls_again_and_again_until_its_end(calls):
+    loop = Loop(lambda: calls.update(["called"]), lambda: 0.01)
+    loop.start()
+    while calls["called"] < 3:
+        time.sleep(0.01)
+    loop.end(patience=10)
+    assert not loop.is_alive()
+
+
+def test_loop_whose_call_does_not_come_back_is_stuck(monkeypatch):
+    monkeypatch.setattr("nightshift.celery.keeper.STUCK_AFTER", 0.1)
+    release = Event()
+    loop = Loop(release.wait, lambda: 0.01)
+    loop.start()
+    time.sleep(0.2)
+    assert loop.stuck
+    release.set()
+    loop.end(patience=10)

@@ -1,32 +1,42 @@
 """How a job runs, in the test's process."""
 
-import asyncio
 import os
 import time
+from asyncio import CancelledError
+from contextlib import contextmanager, suppress
+from datetime import timedelta
 
 import probe_app
 import probe_app as probe
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from nightshift.celery.app import App
+from nightshift.celery.link import Link, Word, open_pair
 from nightshift.celery.task import AttemptFailed, job, run_here, working_here
 from nightshift.component import Component, Composition
 from nightshift.database import Session
 from nightshift.errors import PermanentError, TransientError
 from nightshift.jobs import JobArgs, Run, care
 from nightshift.jobs.models import Job, JobState, Worker
+from nightshift.jobs.session import BrokenTransaction
 from probing import count_effects, put
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 
 class CancelMyself(JobArgs, kind="test.cancel_myself"):
     pass
 
 
-class Exit(JobArgs, kind="test.exit"):
-    how: str
+class Misbehave(JobArgs, kind="test.misbehave"):
+    what: str
 
 
-OURS = Component(name="task", kinds=(CancelMyself, Exit))
+class Undo(JobArgs, kind="test.undo"):
+    pass
+
+
+OURS = Component(name="task", kinds=(CancelMyself, Misbehave, Undo))
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +58,16 @@ def app(job_app):
     """Return an app that knows the bodies."""
     job_app.loader.import_default_modules()
     return job_app
+
+
+@pytest.fixture
+def keeper(app):
+    """Return the keeper's end of the app's link."""
+    ours, theirs = open_pair()
+    app.keeper = ours
+    yield Link(theirs)
+    ours.socket.close()
+    theirs.close()
 
 
 def find_job(app, job_id):
@@ -142,17 +162,108 @@ def test_job_that_was_under_way_here_is_released_at_the_end(app):
     assert find_job(app, job_id).state == JobState.SCHEDULED
 
 
-@job(Exit)
-def leave_the_process(session: Session, args: Exit, run: Run) -> None:
-    """End in a way that would end the process."""
-    if args.how == "long":
+# --- bodies that break the rules ---
+
+
+EXITS = {
+    one.__name__: one for one in (SystemExit, KeyboardInterrupt, GeneratorExit, CancelledError)
+}
+
+
+@job(Misbehave)
+def misbehave(session: Session, args: Misbehave, _run: Run) -> None:
+    """Leave a row, and do what the arguments say."""
+    probe.leave(session, _run)
+    if args.what in EXITS:
+        raise EXITS[args.what]("as asked")
+    if args.what == "long":
         raise RuntimeError("x" * 100_000_000)
-    raise {
-        "SystemExit": SystemExit,
-        "KeyboardInterrupt": KeyboardInterrupt,
-        "GeneratorExit": GeneratorExit,
-        "CancelledError": asyncio.CancelledError,
-    }[args.how]("as asked")
+    getattr(session, args.what)()
+
+
+@pytest.mark.parametrize("what", ["commit", "rollback", "close"])
+def test_body_that_ends_its_transaction_fails_without_an_effect(app, what):
+    job_id = put(app.runtime, Misbehave(what=what))
+    with pytest.raises(BrokenTransaction):
+        app.tasks["test.misbehave"].perform(job_id)
+    found = find_job(app, job_id)
+    assert (found.state, count_effects(app.runtime, job_id)) == (JobState.FAILED, 0)
+    assert "must not commit, roll back or close" in found.errors[-1]["message"]
+
+
+@pytest.mark.usefixtures("keeper")
+@pytest.mark.parametrize("what", EXITS)
+def test_every_exception_of_a_body_is_recorded_and_tried_again(app, what):
+    job_id = put(app.runtime, Misbehave(what=what))
+    with pytest.raises(EXITS[what]):
+        app.tasks["test.misbehave"].perform(job_id)
+    found = find_job(app, job_id)
+    assert (found.state, found.attempt, found.errors[-1]["type"]) == (JobState.SCHEDULED, 1, what)
+    assert "as asked" in found.errors[-1]["traceback"]
+
+
+# --- claims without an answer ---
+
+
+class Unsteady:
+    """A runtime whose next statements fail: before they are sent, or after they were executed."""
+
+    def __init__(self, runtime, *, lost):
+        self._runtime = runtime
+        self._lost = lost
+
+    def __getattr__(self, name):
+        return getattr(self._runtime, name)
+
+    @contextmanager
+    def single_statement(self):
+        if self._lost and self._lost[0] == "before":
+            self._lost.pop(0)
+            raise OperationalError("claim", {}, Exception("the connection was cut"))
+        with self._runtime.single_statement() as connection:
+            yield connection
+        if self._lost:
+            self._lost.pop(0)
+            raise OperationalError("claim", {}, Exception("the connection was cut"))
+
+
+@pytest.mark.parametrize("lost", [["before"], ["after"], ["before", "after", "before"]])
+def test_claim_whose_answer_is_lost_is_asked_for_again(app, monkeypatch, lost):
+    monkeypatch.setattr("nightshift.celery.task.DATABASE_PAUSE", 0.01)
+    job_id = put(app.runtime, probe.Leave())
+    monkeypatch.setattr(app, "runtime", Unsteady(app.runtime, lost=lost))
+    assert app.tasks["probe.leave"].perform(job_id) == JobState.SUCCEEDED
+    found = find_job(app, job_id)
+    assert (found.attempt, count_effects(app.runtime, job_id)) == (1, 1)
+
+
+def test_keeper_is_told_of_a_claim_without_an_answer(app, keeper, monkeypatch):
+    monkeypatch.setattr("nightshift.celery.task.DATABASE_PATIENCE", timedelta(0))
+    job_id = put(app.runtime, probe.Leave())
+    monkeypatch.setattr(app, "runtime", Unsteady(app.runtime, lost=["after"]))
+    with pytest.raises(OperationalError):
+        app.tasks["probe.leave"].perform(job_id)
+    found = find_job(app, job_id)
+    assert keeper.hear() == [(Word.UNSTARTED, found.claim_id)]
+    assert found.state == JobState.RUNNING
+
+
+def test_keeper_is_told_when_an_answer_comes_after_all(app, keeper, monkeypatch):
+    monkeypatch.setattr("nightshift.celery.task.DATABASE_PAUSE", 0.01)
+    job_id = put(app.runtime, probe.Leave())
+    monkeypatch.setattr(app, "runtime", Unsteady(app.runtime, lost=["after"]))
+    app.tasks["probe.leave"].perform(job_id)
+    claim_id = find_job(app, job_id).claim_id
+    assert keeper.hear() == [(Word.UNSURE, claim_id), (Word.SURE, claim_id)]
+
+
+def test_message_of_another_kind_runs_nothing(app):
+    job_id = put(app.runtime, probe.Leave())
+    assert app.tasks["probe.fail"].perform(job_id) is None
+    assert (find_job(app, job_id).state, find_job(app, job_id).attempt) == (JobState.QUEUED, 0)
+
+
+# --- what Celery gets ---
 
 
 def receive(app, kind, job_id, **kwargs):
@@ -177,18 +288,48 @@ def test_job_of_a_message_of_the_release_before_is_run(app):
     assert find_job(app, job_id).result == 3
 
 
-@pytest.mark.parametrize(
-    "how", ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "CancelledError"]
-)
+@pytest.mark.parametrize("how", EXITS)
 def test_no_body_ends_its_process(app, how):
-    job_id = put(app.runtime, Exit(how=how))
+    job_id = put(app.runtime, Misbehave(what=how))
     with pytest.raises(AttemptFailed, match=f"{how}: as asked") as failed:
-        receive(app, "test.exit", job_id, job_ids=[str(job_id)])
+        receive(app, "test.misbehave", job_id, job_ids=[str(job_id)])
     assert failed.value.__cause__ is None
 
 
 def test_celery_learns_no_more_of_an_error_than_the_ledger_keeps(app):
-    job_id = put(app.runtime, Exit(how="long"))
+    job_id = put(app.runtime, Misbehave(what="long"))
     with pytest.raises(AttemptFailed) as failed:
-        receive(app, "test.exit", job_id, job_ids=[str(job_id)])
+        receive(app, "test.misbehave", job_id, job_ids=[str(job_id)])
     assert len(str(failed.value)) < 3_000
+
+
+# --- ends that are undone ---
+
+
+@job(Undo, own_transactions=True)
+def undo(args: Undo, run: Run) -> str:
+    """Finish in a transaction that is rolled back, and then answer otherwise."""
+    with suppress(ConnectionError), run.unit_of_work() as session:
+        run.finish(session, "written")
+        raise ConnectionError
+    return "written after all"
+
+
+def test_end_that_was_rolled_back_is_written_again(app):
+    job_id = put(app.runtime, Undo())
+    assert app.tasks["test.undo"].perform(job_id) == JobState.SUCCEEDED
+    assert find_job(app, job_id).result == "written after all"
+
+
+def test_soft_time_limit_while_a_failure_is_recorded_is_told_to_the_keeper(
+    app, keeper, monkeypatch
+):
+    job_id = put(app.runtime, probe.Fail())
+
+    def limit(*_args, **_options):
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(Run, "fail", limit)
+    with pytest.raises(SoftTimeLimitExceeded):
+        app.tasks["probe.fail"].perform(job_id)
+    assert keeper.hear() == [(Word.UNENDED, find_job(app, job_id).claim_id)]

@@ -96,9 +96,12 @@ CAUSES = {
     "replica": "read only replica",
     "full": "command not allowed when used memory",
 }
+SLOW = ("stopped", "replica")
 
 
-@pytest.mark.parametrize("how", CAUSES)
+@pytest.mark.parametrize(
+    "how", ["killed", "full", *(pytest.param(how, marks=pytest.mark.faults) for how in SLOW)]
+)
 def test_harmed_redis_ends_no_worker_and_loses_no_job(tmp_path, how):
     with (
         own_redis(tmp_path) as server,
@@ -121,7 +124,7 @@ def test_harmed_redis_ends_no_worker_and_loses_no_job(tmp_path, how):
         assert worker.poll() is None
 
 
-@pytest.mark.parametrize("how", ["silent", "cut"])
+@pytest.mark.parametrize("how", [pytest.param("silent", marks=pytest.mark.faults), "cut"])
 def test_lost_rabbitmq_ends_no_worker_and_loses_no_job(tmp_path, how):
     rabbitmq(probe.app.composition.queues)
     with (

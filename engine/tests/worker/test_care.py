@@ -82,7 +82,7 @@ def test_held_job_waits_for_its_release(working):
     time.sleep(1.5)
     assert working.job(job_id).state == JobState.HELD
     with working.runtime.unit_of_work() as session:
-        assert care.release(session, [job_id], now=working.runtime.now()) == [job_id]
+        assert care.release(session, [job_id]) == [job_id]
     assert working.ended(job_id).state == JobState.SUCCEEDED
 
 

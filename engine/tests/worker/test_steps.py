@@ -1,5 +1,6 @@
 """What a worker does beside its work: how it starts, stops, and replaces its keeper."""
 
+import os
 import signal
 import time
 from datetime import timedelta
@@ -8,6 +9,7 @@ import probe_app as probe
 import psutil
 import pytest
 from fault_processes import find_children, find_keepers, kill
+from installations import QUICK, any_installation
 from nightshift.jobs import enqueue_many
 from nightshift.jobs.models import Job, JobState
 from probing import put
@@ -73,6 +75,38 @@ def test_killed_keeper_is_replaced(quick):
     assert quick.ended(job_id).state == JobState.SUCCEEDED
 
 
+def test_keeper_that_hangs_is_replaced(quick):
+    worker = quick.worker()
+    time.sleep(2)  # a keeper that has given no sign yet has a minute to start
+    [hanging] = find_keepers(worker.pid)
+    os.kill(hanging, signal.SIGSTOP)
+    quick.until(lambda: set(find_keepers(worker.pid)) - {hanging}, seconds=60)
+    quick.until(lambda: not is_running(hanging))
+    job_id = put(quick.runtime, probe.Leave(), delay=timedelta(seconds=1))
+    assert quick.ended(job_id).state == JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("kind", ["servers", pytest.param("embedded", marks=pytest.mark.faults)])
+def test_keeper_that_dies_during_a_warm_shutdown_is_replaced(kind, tmp_path):
+    """Otherwise the other worker's keeper releases the job, and it runs twice."""
+    # Time for a new keeper to start on a busy machine.
+    settings = {**QUICK, "worker_silent_after": "PT14S"}
+    with any_installation(kind, "probe_app", tmp_path, **settings) as installation:
+        workers = {worker.pid: worker for worker in (installation.worker(), installation.worker())}
+        marker = tmp_path / "marker"
+        job_id = put(installation.runtime, probe.Sleep(seconds=25, marker=str(marker)))
+        installation.until(lambda: marker.exists() and marker.read_text())
+        worker = workers[psutil.Process(int(marker.read_text())).ppid()]
+        worker.send_signal(signal.SIGTERM)
+        installation.until(lambda: "worker stops" in installation.logs())
+        [keeper] = find_keepers(worker.pid)
+        kill(keeper)
+        installation.until(lambda: set(find_keepers(worker.pid)) - {keeper})
+        job = installation.ended(job_id, seconds=60)
+        assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
+        assert worker.wait(30) == 0
+
+
 def test_idle_child_that_is_killed_takes_nothing_with_it(quick):
     """A pool whose children share a queue hangs for ever when the waiting one is killed."""
     # A worker whose children are killed before it stands gives up; its supervisor starts it again.
@@ -89,15 +123,31 @@ def test_idle_child_that_is_killed_takes_nothing_with_it(quick):
         assert states == [JobState.SUCCEEDED] * 5, round_number
 
 
+@pytest.mark.parametrize(
+    ("command", "queue"),
+    [("cancel_consumer", []), ("add_consumer", []), ("add_consumer", "no queue of ours")],
+)
+def test_wrong_remote_control_ends_no_worker(working, command, queue):
+    arguments = {"queue": queue, "exchange_type": "nonsense"}
+    if command == "cancel_consumer":
+        arguments = {"queue": queue}
+    working.app.control.broadcast(command, arguments=arguments)
+    time.sleep(1)
+    assert working.ended(put(working.runtime, probe.Leave())).state == JobState.SUCCEEDED
+    assert [worker.poll() for worker in working.processes] == [None]
+
+
 def test_job_of_an_unknown_kind_is_discarded_in_the_end(working):
     job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=1))
+    day_ago = (working.runtime.now() - timedelta(days=2)).isoformat()
+    error = {"attempt": 0, "at": day_ago, "type": "UnknownJob", "message": "", "traceback": ""}
     with working.runtime.unit_of_work() as session:
-        removed = {"kind": "probe.removed", "max_attempts": 1}
+        removed = {"kind": "probe.removed", "errors": [error]}
         session.execute(update(Job).where(Job.id == job_id).values(**removed))
     job = working.ended(job_id)
     assert (job.state, job.errors[-1]["message"]) == (
         JobState.DISCARDED,
-        "no task is called 'probe.removed'",
+        "no worker has known the kind 'probe.removed' for 1 day, 0:00:00",
     )
 
 
@@ -106,7 +156,7 @@ def test_job_of_an_unknown_kind_waits_for_a_newer_worker(working):
     with working.runtime.unit_of_work() as session:
         session.execute(update(Job).where(Job.id == job_id).values(kind="probe.newer"))
     job = working.until(lambda: (row := working.job(job_id)).errors and row)
-    assert (job.state, job.attempt) == (JobState.SCHEDULED, 1)
+    assert (job.state, job.attempt) == (JobState.SCHEDULED, 0)
     assert job.run_at > working.runtime.now()
 
 

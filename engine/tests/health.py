@@ -6,8 +6,9 @@ from uuid import uuid4
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from job_rows import beat
 from nightshift.celery.app import App
-from nightshift.jobs import rescue, schedule
+from nightshift.jobs import schedule
 from nightshift.jobs.models import Job, JobState
 from nightshift.observe.probes import Finding, examine
 
@@ -52,7 +53,7 @@ def make_healthy(app: App) -> App:
         script = ScriptDirectory.from_config(Config("alembic.ini"))
         MigrationContext.configure(session.connection()).stamp(script, "heads")
         queues = ",".join(app.composition.queues)
-        rescue.record_heartbeat(session, uuid4(), name="one", queues=queues, pid=1)
+        beat(session, name="one", queues=queues, pid=1)
         for entry in entries:
             session.add(make_job(entry.job.policy.kind, JobState.SUCCEEDED, runtime.now()))
         session.flush()

@@ -239,7 +239,9 @@ def test_table_branches_name_the_branch_of_every_table_of_the_components():
     composition = Composition([ledger, probe_app.probe])
 
     assert composition.table_branches() == {
-        **dict.fromkeys(("job", "job_log", "worker", "paused_queue", "schedule"), "nightshift"),
+        **dict.fromkeys(
+            ("job", "job_log", "job_start", "worker", "paused_queue", "schedule"), "nightshift"
+        ),
         "effect": "project",
     }
 

@@ -188,7 +188,7 @@ def test_upgrade_makes_the_tables(python, shop):
         tables = {name for (name,) in rows if not name.startswith("sqlite_")}
     database.close()
     assert tables == {
-        "alembic_version", "job", "job_log", "paused_queue", "schedule", "worker"
+        "alembic_version", "job", "job_log", "job_start", "paused_queue", "schedule", "worker"
     }  # fmt: skip
 
 

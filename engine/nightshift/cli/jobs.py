@@ -1,5 +1,6 @@
 """`celery -A project jobs …`: show the ledger's jobs, and change them."""
 
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -11,7 +12,7 @@ from uuid import UUID
 import click
 from rich.console import RenderableType
 from rich.live import Live
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.exc import OperationalError
 
 from nightshift.celery.app import App
@@ -30,7 +31,7 @@ from nightshift.cli.output import (
 )
 from nightshift.component import Composition
 from nightshift.database import Session, read_clock, resolve
-from nightshift.errors import Conflict
+from nightshift.errors import Conflict, first_line
 from nightshift.jobs import care, insight, relay
 from nightshift.jobs.models import Job, JobLog, JobState
 from nightshift.runtime import Runtime
@@ -148,7 +149,7 @@ def hold(runtime: Runtime, ids: tuple[str, ...]) -> None:
 @pass_runtime
 def release(runtime: Runtime, ids: tuple[str, ...]) -> None:
     """Let held jobs run when they are due."""
-    _change_each(runtime, ids, "released", partial(care.release, now=runtime.now()))
+    _change_each(runtime, ids, "released", care.release)
 
 
 @jobs.command()
@@ -190,26 +191,51 @@ def clear(runtime: Runtime, queue: str | None, kind: str | None) -> None:
 def work_off(app: App, queue: str | None) -> None:
     """Run due jobs in this process, without a worker or broker, until none is due.
 
-    Time limits and rate limits do not hold here.
+    The components' duties of a keeper are performed too: they may enqueue jobs. Time limits and the
+    limits of kinds do not hold here.
     """
-    runtime = app.runtime
-    _require_known(runtime, queue=queue)
+    # A supervisor's SIGTERM is as good as Ctrl-C: the job that runs is released.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _require_known(app.runtime, queue=queue)
     which = [] if queue is None else [Job.queue == queue]
     tried: list[UUID] = []
     with working_here(app):
-        while row := _write(runtime, lambda s: relay.find_next_due(s, *which, without=tried)):
-            # A job that cannot be claimed, or whose kind is not known here, stays queued: without
-            # this list it would be tried for ever.
-            tried.append(row.id)
-            run_here(app, row.id, row.kind)
-            with runtime.read_only() as session:
-                state = session.execute(select(Job.state).where(Job.id == row.id)).scalar()
-            click.echo(f"{row.id}  {row.kind}  {state}")
-            if state != JobState.QUEUED:
-                tried.pop()
+        failed = _perform_duties(app)
+        while _run_due(app, which, tried):
+            failed = _perform_duties(app)
+    if failed:
+        end_with(f"a duty failed: {failed}")
     if tried:
         ids = ", ".join(map(str, tried))
         end_with(f"{len(tried)} jobs are due but could not be started here: {ids}")
+
+
+def _perform_duties(app: App) -> str:
+    """Perform the components' duties, as a keeper does; return what the last failure was."""
+    failed = ""
+    for duty in app.composition.duties:
+        try:
+            duty.run(app.runtime)
+        except Exception as error:  # noqa: BLE001 - the jobs are still to run
+            failed = f"{duty.name}: {first_line(error)}"
+    return failed
+
+
+def _run_due(app: App, which: list[ColumnElement[bool]], tried: list[UUID]) -> int:
+    """Run the jobs that are due, and return how many were run; add to `tried` those that cannot."""
+    runtime, ran = app.runtime, 0
+    while row := _write(runtime, lambda s: relay.find_next_due(s, *which, without=tried)):
+        # A job that cannot be claimed, or whose kind is not known here, stays queued: without
+        # this list it would be tried for ever.
+        tried.append(row.id)
+        run_here(app, row.id, row.kind)
+        with runtime.read_only() as session:
+            state = session.execute(select(Job.state).where(Job.id == row.id)).scalar()
+        click.echo(f"{row.id}  {row.kind}  {state}")
+        if state != JobState.QUEUED:
+            tried.pop()
+            ran += 1
+    return ran
 
 
 @jobs.command()

@@ -12,7 +12,7 @@ from typing import Any
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 
 from nightshift.component import Answer, Composition, Probe, Status
 from nightshift.database import Session, read_clock
@@ -142,6 +142,25 @@ def _find_overdue(session: Session) -> dict[str, timedelta]:
     }
 
 
+def _check_unknown(runtime: Runtime, session: Session) -> Answer:
+    find = partial(statistics.count_unknown, kinds=runtime.kinds)
+    return expect_none(Status.WARN, find, runtime, session)
+
+
+def check_pooler(runtime: Runtime, session: Session) -> Answer:
+    """Warn when the settings do not say truly whether a pooler stands before Postgres."""
+    connection = session.connection()
+    if connection.dialect.name != "postgresql":
+        return Status.OK, "none"
+    # A pooler makes up the process id that it tells the client.
+    told = connection.connection.driver_connection.info.backend_pid  # type: ignore[union-attr]
+    pooled = told != session.execute(select(func.pg_backend_pid())).scalar_one()
+    expected = runtime.settings.database_pooler != "none"
+    detail = "a pooler is there" if pooled else "none is there"
+    detail += f", and DATABASE_POOLER is {runtime.settings.database_pooler}"
+    return Status.OK if pooled == expected else Status.WARN, detail
+
+
 def check_first_process(_runtime: Runtime, _session: Session) -> Answer:
     """Warn when PID 1 of this container is not an init."""
     in_container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
@@ -183,6 +202,26 @@ PROBES = (
         "stuck jobs",
         partial(expect_none, Status.FAIL, partial(statistics.count_stuck, slack=STUCK_AFTER)),
         "only a worker's keeper releases them: start one, or see its log",
+    ),
+    Probe(
+        "hung workers",
+        partial(
+            expect_none,
+            Status.FAIL,
+            partial(statistics.find_hung_workers, lately=timedelta(days=1)),
+        ),
+        "kill the process, and start another worker; in production its keeper kills it",
+    ),
+    Probe(
+        "unknown kinds",
+        _check_unknown,
+        "start a worker of the release that knows them; after UNKNOWN_KIND_AGE they are discarded",
+    ),
+    Probe(
+        "pooler",
+        check_pooler,
+        "set DATABASE_POOLER=transaction where PgBouncer pools transactions; where it pools"
+        " sessions, nothing has to be set",
     ),
     Probe(
         "overdue jobs",

@@ -2,15 +2,14 @@
 
 import sqlite3
 from datetime import UTC, datetime, timedelta
-from uuid import uuid4
 
 import pytest
 from health import findings, make_healthy, make_job, troubles
+from job_rows import beat
 from nightshift.celery.app import App
 from nightshift.component import Composition
 from nightshift.database import Base
-from nightshift.jobs import rescue
-from nightshift.jobs.models import Job, JobState, PausedQueue, ScheduleEntry
+from nightshift.jobs.models import Job, JobState, PausedQueue, ScheduleEntry, Worker
 from nightshift.ledger import ledger
 from servers import postgres_database
 from sqlalchemy import text, update
@@ -57,9 +56,17 @@ TROUBLES = {
         ),
         "warn",
     ),
+    "unknown kinds": (
+        lambda session, _: session.add(make_job("a", JobState.HELD, now(), finished_at=None)),
+        "warn",
+    ),
+    "hung workers": (
+        lambda session, _: session.execute(update(Worker).values(hung_at=now())),
+        "fail",
+    ),
     "unsendable jobs": (
         lambda session, _: session.add(
-            make_job("a", JobState.HELD, now(), finished_at=None, errors=ERRORS)
+            make_job("jobs.prune", JobState.HELD, now(), finished_at=None, errors=ERRORS)
         ),
         "warn",
     ),
@@ -120,7 +127,7 @@ def test_recurring_job_that_was_never_due_need_not_have_succeeded(healthy):
 
 def test_held_job_that_could_be_sent_is_not_unsendable(healthy):
     with healthy.runtime.unit_of_work() as session:
-        session.add(make_job("a", JobState.HELD, now(), finished_at=None))
+        session.add(make_job("jobs.prune", JobState.HELD, now(), finished_at=None))
 
     assert troubles(healthy) == {}
 
@@ -148,7 +155,7 @@ def test_queue_with_due_jobs_that_no_component_declares_is_named(healthy):
 def test_queue_of_a_removed_component_that_a_worker_still_serves_is_no_trouble(healthy):
     with healthy.runtime.unit_of_work() as session:
         session.add(make_job("a", JobState.QUEUED, now(), queue="orphans"))
-        rescue.record_heartbeat(session, uuid4(), name="old", queues="orphans", pid=2)
+        beat(session, name="old", queues="orphans", pid=2)
 
     assert findings(healthy)["workers"].status == "ok"
 

@@ -2,13 +2,13 @@
 
 from datetime import UTC, datetime
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 from exposed import samples
+from job_rows import beat
 from nightshift.celery.app import App
 from nightshift.component import Component, Composition, Gauge, Probe, Status
-from nightshift.jobs import enqueue, rescue
+from nightshift.jobs import enqueue
 from nightshift.jobs.jobs import PruneJobs
 from nightshift.ledger import ledger
 from nightshift.observe.metrics import render_metrics
@@ -56,7 +56,7 @@ def found(job_app):
     run_due(job_app)
     put(job_app, PruneJobs(), Leave(), Leave())
     with job_app.runtime.unit_of_work() as session:
-        rescue.record_heartbeat(session, uuid4(), name="one", queues="default,other", pid=1)
+        beat(session, name="one", queues="default,other", pid=1)
     return samples(render_metrics(job_app.runtime).decode())
 
 

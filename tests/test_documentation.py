@@ -25,3 +25,20 @@ def test_examples_of_the_page_on_testing_run(tmp_path):
     command += ["--rootdir", tmp_path, "-c", tmp_path / "pytest.ini", tmp_path]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=90)
     assert (ran.returncode, "4 passed" in ran.stdout) == (0, True), ran.stdout + ran.stderr
+
+
+def test_each_fault_is_tried_by_a_test_that_is_there():
+    page = (ROOT / "docs" / "faults.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`([\w/]+\.py)`", page))
+    assert named
+    assert [name for name in named if not (ROOT / "engine" / "tests" / name).is_file()] == []
+
+
+def test_pages_link_only_to_what_is_there():
+    pages = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
+    links = [
+        (page, target)
+        for page in pages
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    ]
+    assert [link for link in links if not (link[0].parent / link[1]).exists()] == []

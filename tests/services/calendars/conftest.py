@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from job_rows import claim_by_row
 from nightshift.celery.app import App
 from nightshift.database import Base, Session
 from nightshift.jobs import Run, claims, enqueue, relay
@@ -115,7 +116,7 @@ class Calendars:
         """Claim a job, as this process's worker or as another."""
         worker = worker_id or self.app.worker_id
         with self.runtime.unit_of_work() as session:
-            taken = claims.claim(session.connection(), job_id, worker_id=worker, pid=1)
+            taken = claim_by_row(session.connection(), job_id, worker_id=worker, pid=1)
         assert taken is not None
         return taken
 

@@ -54,7 +54,14 @@ def start(session, lane=0):
     session.execute(delete(Job).where(Job.state != JobState.RUNNING))
     job_id = enqueue(session, DeliverMail(lane=lane), now=LONG_AGO)
     relay.queue_due(session)
-    claim = claims.claim(session, job_id, worker_id=uuid4(), pid=1)
+    claim = claims.claim(
+        session.connection(),
+        job_id,
+        claim_id=uuid4(),
+        kind=DeliverMail.policy.kind,
+        worker_id=uuid4(),
+        pid=1,
+    )
     return Run(claim, OneSession(session))
 
 
@@ -368,7 +375,9 @@ def die(session):
 
 
 def fail_job(session, run):
-    run.fail(session, RuntimeError("its worker was killed"), retry_after=timedelta())
+    run.fail(
+        session, claims.describe(RuntimeError("its worker was killed")), retry_after=timedelta()
+    )
 
 
 def test_message_of_a_living_sender_is_left_alone(session):

@@ -4,6 +4,7 @@ A `Runtime` fills it for the sessions that it opens. Any other SQLAlchemy sessio
 empty one: its jobs exist once it has committed, and the relay sends them.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,9 @@ from nightshift.errors import PermanentError
 from nightshift.jobs.args import Kinds
 
 _KEY = "nightshift"
+
+# Not the end of a savepoint: ROLLBACK TO.
+_ENDING = re.compile(r"\s*(commit|end|abort|rollback(?!\s+to))\b", re.IGNORECASE)
 
 
 class BrokenTransaction(PermanentError):
@@ -83,9 +87,8 @@ class LentSession(Session):
 @event.listens_for(LentSession, "before_commit")
 def _refuse_commit(session: Session) -> None:
     # Refused before anything is kept. A savepoint may be committed.
-    if not session.in_nested_transaction() and not get_carried(session).ending:
-        get_carried(session).broken = True
-        raise BrokenTransaction
+    if not session.in_nested_transaction():
+        _refuse_end(get_carried(session))
 
 
 @event.listens_for(LentSession, "after_transaction_end")
@@ -94,6 +97,37 @@ def _note_end(session: Session, transaction: SessionTransaction) -> None:
     carried = get_carried(session)
     if transaction.parent is None and not carried.ending:
         carried.broken = True
+
+
+@event.listens_for(LentSession, "after_begin")
+def _mark_connection(session: Session, _: SessionTransaction, connection: Connection) -> None:
+    # Not taken back: after the session, `ending` is true.
+    connection.info[_KEY] = get_carried(session)
+
+
+def guard(engine: Engine) -> None:
+    """Let no lent session's transaction be ended past the session: on its connection, or by SQL."""
+    event.listen(engine, "commit", _undo)
+    event.listen(engine, "before_cursor_execute", _refuse_statement)
+
+
+def _undo(connection: Connection) -> None:
+    carried = connection.info.get(_KEY)
+    if carried is not None and not carried.ending:
+        # Not an exception, which would leave the connection in between: nothing is left to commit.
+        carried.broken = True
+        connection.connection.rollback()
+
+
+def _refuse_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+    if _ENDING.match(statement) and _KEY in connection.info:
+        _refuse_end(connection.info[_KEY])
+
+
+def _refuse_end(carried: Carried) -> None:
+    if not carried.ending:
+        carried.broken = True
+        raise BrokenTransaction
 
 
 def get_carried(session: Session) -> Carried:

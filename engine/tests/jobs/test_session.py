@@ -95,6 +95,10 @@ MISUSES = [
     Session.close,
     Session.reset,
     Session.invalidate,
+    lambda session: session.connection().commit(),
+    lambda session: session.execute(text("COMMIT")),
+    lambda session: session.execute(text(" end")),
+    lambda session: session.execute(text("Rollback")),
 ]
 
 
@@ -122,6 +126,18 @@ def test_refused_commit_that_is_caught_keeps_nothing_either(runtime):
         misuse(runtime, catching)
     with runtime.read_only() as session:
         assert count(session, Job.id.is_not(None)) == 0
+
+
+def test_connection_of_a_lent_session_may_be_used_by_others_afterwards(runtime):
+    with pytest.raises(BrokenTransaction):
+        misuse(runtime, Session.commit)
+    with runtime.engine.begin() as connection:
+        connection.execute(text("insert into paused_queue values ('side', '2026-01-01')"))
+    with runtime.engine.connect() as connection:
+        connection.execute(text("select 1"))
+        connection.rollback()
+    with runtime.read_only() as session:
+        assert session.execute(text("select count(*) from paused_queue")).scalar_one() == 1
 
 
 def test_savepoints_may_be_committed_and_rolled_back(runtime):

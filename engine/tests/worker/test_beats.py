@@ -12,7 +12,7 @@ from two_releases import EVERY, NUMBERS
 OLDER, NEWER = "common,older", "common,newer"
 
 
-@pytest.fixture(params=["embedded", "servers"])
+@pytest.fixture(params=["embedded", pytest.param("servers", marks=pytest.mark.faults)])
 def installation(request, tmp_path):
     with any_installation(request.param, "two_releases", tmp_path) as installation:
         yield installation

@@ -86,7 +86,8 @@ def test_keeper_that_hangs_is_replaced(quick):
     assert quick.ended(job_id).state == JobState.SUCCEEDED
 
 
-@pytest.mark.parametrize("kind", ["servers", pytest.param("embedded", marks=pytest.mark.faults)])
+@pytest.mark.faults
+@pytest.mark.parametrize("kind", ["servers", "embedded"])
 def test_keeper_that_dies_during_a_warm_shutdown_is_replaced(kind, tmp_path):
     """Otherwise the other worker's keeper releases the job, and it runs twice."""
     # Time for a new keeper to start on a busy machine.

@@ -395,7 +395,8 @@ def waiting(calendars: Calendars) -> list[timedelta]:
         rows = session.execute(
             select(Job.run_at, Job.created_at).where(Job.kind == RefreshFeeds.policy.kind)
         ).all()
-    return [row.run_at - row.created_at for row in rows]
+    # The delay counts by the database's clock, the creation by the caller's.
+    return [timedelta(seconds=round((row.run_at - row.created_at).total_seconds())) for row in rows]
 
 
 def test_keepers_start_one_refresh_when_something_changed(fresh: Calendars) -> None:

@@ -24,7 +24,7 @@ EVENT = (
     "id, state, title, description, location, starts_at, ends_at, starts_on, ends_on, audience,"
     " teaching_affected, addressed, version_of_id, cancelled_at, deleted_at"
 )
-# Only events that subscribers may have seen count; one addressed to nobody is in every calendar.
+# Only events that subscribers may have seen count; one that names no reader is in every calendar.
 EVENT_OR_ALL = "CASE WHEN {row}.addressed THEN 'event' ELSE 'all' END"
 SEEN = "{row}.state = 'published' AND {row}.version_of_id IS NULL"
 

@@ -190,8 +190,8 @@ class School:
         """Return the events of a class's feed."""
         found = self._of_class.get(class_id)
         if found is None:
-            everybody = self._by_audience[Audience.STUDENTS] | self._by_audience[Audience.ALL]
-            found = self._of_class[class_id] = frozenset(self.matching(class_id) & everybody)
+            for_students = self._by_audience[Audience.STUDENTS] | self._by_audience[Audience.ALL]
+            found = self._of_class[class_id] = frozenset(self.matching(class_id) & for_students)
         return found
 
     def of_department(self, department_id: int) -> Indexes:
@@ -371,11 +371,11 @@ def find_minutes_taken(
 
 
 def read_school(
-    session: Session, window: Window, users: Collection[UserFacts], *, everybody: bool = False
+    session: Session, window: Window, users: Collection[UserFacts], *, all_users: bool = False
 ) -> School:
     """Read the school's events and whom they concern, and complete `users` in place.
 
-    The number of queries is always the same. `everybody` says that `users` are all users: then no
+    The number of queries is always the same. `all_users` says that `users` are all users: then no
     query lists them, since a query takes a limited number of parameters.
     """
     read = reader(session)
@@ -402,7 +402,7 @@ def read_school(
     for user_id in people.keys() & by_id.keys():
         by_id[user_id].linked = people[user_id]
     if by_id:
-        _complete(session, by_id, index_of, everybody=everybody)
+        _complete(session, by_id, index_of, all_users=all_users)
     return school
 
 
@@ -453,8 +453,8 @@ def find_affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:
         if school.of_user(UserFacts(row.id, row.role, None, lessons=lessons[row.id]))
     }
     if events and school.is_for_the_whole_school(0):
-        everybody = read(select(User.id, plain(User.role)).where(has_user_feed()))
-        users |= {row.id for row in everybody if school.of_user(UserFacts(row.id, row.role, None))}
+        all_users = read(select(User.id, plain(User.role)).where(has_user_feed()))
+        users |= {row.id for row in all_users if school.of_user(UserFacts(row.id, row.role, None))}
     return users.difference(
         row.user_id
         for row in read(select(IgnoredEvent.user_id).where(IgnoredEvent.event_id == event_id))
@@ -499,13 +499,13 @@ def _named(
 
 
 def _complete(
-    session: Session, users: dict[int, UserFacts], index_of: dict[UUID, int], *, everybody: bool
+    session: Session, users: dict[int, UserFacts], index_of: dict[UUID, int], *, all_users: bool
 ) -> None:
     """Read the subscriptions and lessons of `users` into them."""
     read = reader(session)
 
     def theirs(column: InstrumentedAttribute[int]) -> ColumnElement[bool]:
-        return true() if everybody else column.in_(users)
+        return true() if all_users else column.in_(users)
 
     def grouped(
         user: InstrumentedAttribute[int], value: InstrumentedAttribute[Any]

@@ -54,18 +54,18 @@ NAMED = {
 class Touched:
     """What rows of the log, and the events among them, name.
 
-    `keys` by kind, or `everybody`: all feeds. `events` is None for all events.
+    `keys` by kind, or `all_feeds`: all feeds. `events` is None for all events.
     """
 
     log_ids: list[int]
     keys: dict[str, set[Any]]
     events: set[UUID] | None
-    everybody: bool
+    all_feeds: bool
 
     @property
     def owners(self) -> Owners | None:
         """Return the owners that may have gained or lost the right to a feed; None for all."""
-        return None if self.everybody else {kind: self.keys[kind.value] for kind in FeedKind}
+        return None if self.all_feeds else {kind: self.keys[kind.value] for kind in FeedKind}
 
 
 def has_changes(session: Session) -> bool:
@@ -123,10 +123,10 @@ def read_log(session: Session) -> Touched:
     notes = {(row.kind, row.key, row.event_id) for row in rows}
     keys: dict[str, set[Any]] = defaultdict(set)
     if len(notes) > LONGEST_LIST:
-        return Touched(log_ids, keys, None, everybody=True)
+        return Touched(log_ids, keys, None, all_feeds=True)
     known = _known(session, {event_id for _, _, event_id in notes if event_id})
     events: set[UUID] = set()
-    everybody = all_events = False
+    all_feeds = all_events = False
     renamed: dict[str, set[int]] = defaultdict(set)
     # An event that was deleted and inserted again under its id has lost its revision, but calendars
     # still show it.
@@ -142,8 +142,8 @@ def read_log(session: Session) -> Touched:
             renamed[kind].add(int(key))
         # An event that was for all before it was addressed or removed concerns all feeds, unless no
         # calendar has shown it.
-        everybody |= kind == "all" and shown
-        everybody |= event is not None and event.is_current and not event.addressed
+        all_feeds |= kind == "all" and shown
+        all_feeds |= event is not None and event.is_current and not event.addressed
         all_events |= kind == "all" and event_id is None
         keys[kind].add(key if kind == "group" else key and int(key))
     # A renamed class or department changes every event that shows the name.
@@ -151,7 +151,7 @@ def read_log(session: Session) -> Touched:
         event, other = NAMED[kind].selected_columns
         events.update(session.scalars(select(event).where(other.in_(renamed[kind]))))
     if all_events or len(events) > LONGEST_LIST:
-        return Touched(log_ids, keys, None, everybody=True)
+        return Touched(log_ids, keys, None, all_feeds=True)
     for kind, links in NAMED.items():
         keys[kind].update(
             other
@@ -159,7 +159,7 @@ def read_log(session: Session) -> Touched:
                 links.where(links.selected_columns.event_id.in_(events))
             )
         )
-    return Touched(log_ids, keys, events, everybody)
+    return Touched(log_ids, keys, events, all_feeds)
 
 
 def _known(session: Session, ids: Iterable[UUID]) -> dict[UUID, Any]:
@@ -176,7 +176,7 @@ def _known(session: Session, ids: Iterable[UUID]) -> dict[UUID, Any]:
 
 def find_concerned(session: Session, touched: Touched) -> list[int]:
     """Return the ids of the feeds that may have changed, in order: all that did, few others."""
-    if touched.everybody:
+    if touched.all_feeds:
         return list(session.scalars(select(Feed.id).order_by(Feed.id)))
     keys = touched.keys
     group = func.substr(SchoolClass.name, 1, CLASS_GROUP_LENGTH)

@@ -151,9 +151,9 @@ def find_out_of_date(
     total = len(touched) + len(settled)
     if not settled or same_inputs:
         return touched, total
-    everybody = len(settled) > LONGEST_LIST
+    all_users = len(settled) > LONGEST_LIST
     _, found = _read_calendars(
-        session, window, settled, school_name=school_name, everybody=everybody
+        session, window, settled, school_name=school_name, all_users=all_users
     )
     changed = [one.feed.id for one in found if one.feed.fingerprint != one.fingerprint]
     return sorted(touched + changed), total
@@ -175,7 +175,7 @@ def read_calendars(
     """
     rows = _read_feeds(session, feed_ids=feed_ids, lock=lock)
     return _read_calendars(
-        session, window, rows, school_name=school_name, everybody=feed_ids is None
+        session, window, rows, school_name=school_name, all_users=feed_ids is None
     )
 
 
@@ -211,7 +211,7 @@ def _read_feeds(
 
 
 def _read_owners(
-    session: Session, rows: Sequence[Row[Any]], *, everybody: bool
+    session: Session, rows: Sequence[Row[Any]], *, all_users: bool
 ) -> Iterator[dict[int, Row[Any]]]:
     """Return, by id, the users (all, or the feeds' owners), all classes and all departments."""
     read = reader(session)
@@ -223,7 +223,7 @@ def _read_owners(
         plain(User.role),
         User.class_id,
     )
-    if not everybody:
+    if not all_users:
         ids = [row.owner_id for row in rows if row.kind == FeedKind.USER]
         people = people.where(User.id.in_(ids))
     department = select(Department.id, Department.name, plain(Department.locale))
@@ -234,11 +234,11 @@ def _read_owners(
 
 
 def _read_calendars(
-    session: Session, window: Window, rows: Sequence[Row[Any]], *, school_name: str, everybody: bool
+    session: Session, window: Window, rows: Sequence[Row[Any]], *, school_name: str, all_users: bool
 ) -> tuple[School, list[Calendar]]:
-    users, classes, departments = _read_owners(session, rows, everybody=everybody)
+    users, classes, departments = _read_owners(session, rows, all_users=all_users)
     facts = {row.id: UserFacts(row.id, row.role, row.class_id) for row in users.values()}
-    school = read_school(session, window, list(facts.values()), everybody=everybody)
+    school = read_school(session, window, list(facts.values()), all_users=all_users)
     # The head of a calendar without a name: the same bytes for all of them.
     common_head = ics.render_head("", window.zone)
 

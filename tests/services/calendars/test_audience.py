@@ -188,7 +188,7 @@ def concerns_department(plan: SchoolPlan, event: EventPlan, department: int) -> 
     return any(plan.classes[class_][1] == department for class_ in matching(plan, event))
 
 
-# By role: the audiences of which everybody is, whatever they attend or teach.
+# By role: the audiences to which every user of that role belongs.
 OF_EVERYBODY = {
     Role.STUDENT: (Audience.STUDENTS, Audience.ALL),
     Role.TEACHER: (Audience.TEACHERS, Audience.ALL),
@@ -265,7 +265,7 @@ def instant(day: date, clock: time, fold: int = 0) -> datetime:
 # --- what the code says ---
 
 
-def found(session: Session, plan: SchoolPlan, *, everybody: bool = True) -> Calendars:
+def found(session: Session, plan: SchoolPlan, *, all_users: bool = True) -> Calendars:
     savepoint = session.begin_nested()
     try:
         store(session, plan)
@@ -273,7 +273,7 @@ def found(session: Session, plan: SchoolPlan, *, everybody: bool = True) -> Cale
             UserFacts(number + 1, person.role, None if person.class_ is None else person.class_ + 1)
             for number, person in enumerate(plan.people)
         ]
-        school = read_school(session, WINDOW, people, everybody=everybody)
+        school = read_school(session, WINDOW, people, all_users=all_users)
     finally:
         savepoint.rollback()
     by_index = [event.id.int - 1 for event in school.events]
@@ -622,7 +622,7 @@ def school_plans(draw: st.DrawFn) -> SchoolPlan:
     return SchoolPlan(events, departments, classes, semesters, people, lessons)
 
 
-@given(plan=school_plans(), everybody=st.booleans())
+@given(plan=school_plans(), all_users=st.booleans())
 @example(  # A lesson from 08:00 and an event that reaches half a minute into it.
     plan=SchoolPlan(
         (
@@ -634,7 +634,7 @@ def school_plans(draw: st.DrawFn) -> SchoolPlan:
         ),
         lessons=(LessonPlan(MON),),
     ),
-    everybody=False,
+    all_users=False,
 )
 @settings(
     deadline=None,
@@ -642,9 +642,9 @@ def school_plans(draw: st.DrawFn) -> SchoolPlan:
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 def test_calendars_hold_what_the_rules_say(
-    session: Session, plan: SchoolPlan, everybody: bool
+    session: Session, plan: SchoolPlan, all_users: bool
 ) -> None:
-    assert found(session, plan, everybody=everybody) == expected(plan)
+    assert found(session, plan, all_users=all_users) == expected(plan)
 
 
 # --- rule by rule ---
@@ -1067,7 +1067,7 @@ def test_load_completes_only_the_users_it_is_given(session: Session) -> None:
     )
 
     read_school(session, WINDOW, alone)
-    read_school(session, WINDOW, both, everybody=True)
+    read_school(session, WINDOW, both, all_users=True)
 
     assert alone == both[1:]
     assert [len(facts.lessons) for facts in both] == [2, 1]

@@ -1,4 +1,4 @@
-"""Whom one event affects, worked out from the event, against the calendars of everybody."""
+"""The users whom one event affects, worked out from the event, against all calendars."""
 
 import pytest
 from sqlalchemy import delete, event, select, update
@@ -45,7 +45,7 @@ def test_event_affects_those_whose_calendars_it_is_in_for_their_own_sake(school)
     school.execute(update(Subscription).values(follows_me=True))
     with_feed = select(User.id, User.role, User.class_id).where(has_user_feed())
     users = [UserFacts(*row) for row in school.execute(with_feed)]
-    held = read_school(school, WINDOW, users, everybody=True)
+    held = read_school(school, WINDOW, users, all_users=True)
     of_user = {user.id: held.of_user(user) for user in users}
     expected = {
         facts.id: {user_id for user_id, indexes in of_user.items() if index in indexes}

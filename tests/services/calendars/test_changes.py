@@ -271,16 +271,16 @@ def test_change_writes_exactly_the_feeds_that_show_it(fresh: Calendars, change: 
 def test_event_for_the_whole_school_is_in_every_feed_and_gone_when_it_is_addressed(
     fresh: Calendars,
 ) -> None:
-    everybody = set(fresh.files())
+    all_files = set(fresh.files())
     sql(fresh, f"UPDATE event SET title = 'Neu' WHERE id = {event('Eröffnung')}")
-    assert refresh(fresh) == everybody
+    assert refresh(fresh) == all_files
 
     sql(
         fresh,
         f"INSERT INTO event_class (event_id, class_id) VALUES ({event('Neu')}, {class_('28Ba')})",
     )
 
-    assert refresh(fresh) == everybody
+    assert refresh(fresh) == all_files
     assert right(fresh)
 
 

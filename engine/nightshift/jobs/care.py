@@ -154,7 +154,8 @@ def retry(session: Session, ids: Iterable[UUID], *, kinds: Kinds, now: datetime)
     done = []
     for some in batched(list(ids), BATCH):
         ended = select(Job.id, Job.kind, Job.args).where(Job.id.in_(some), Job.state.in_(ENDED))
-        for row in session.execute(ended.order_by(Job.id).with_for_update()).all():
+        rows = session.execute(ended.order_by(Job.id).with_for_update()).all()
+        for row in _sort_by_key(rows, kinds, now):
             holder = _schedule_again(session, row, kinds=kinds, now=now)
             if holder is not None:
                 raise Conflict(
@@ -196,10 +197,10 @@ def retry_failed(
         again = _restart(limited=kinds[kind].policy.limited)
         number = _change(session, Job.id.in_([row.id for row in rows]), **again)
     else:
-        # In the order in which callers write unique keys, or they could deadlock; of equal keys the
-        # newest comes first.
-        by_key = sorted(rows, key=lambda row: _make_key(row, kinds, now) or "")
-        number = sum(_schedule_again(session, row, kinds=kinds, now=now) is None for row in by_key)
+        number = sum(
+            _schedule_again(session, row, kinds=kinds, now=now) is None
+            for row in _sort_by_key(rows, kinds, now)
+        )
     return number, (rows[-1].finished_at, rows[-1].id) if len(rows) == limit else None
 
 
@@ -216,6 +217,14 @@ def _schedule_again(session: Session, row: Ended, *, kinds: Kinds, now: datetime
         # Where there is none now, it ended between the two statements: try again.
         return holder or _schedule_again(session, row, kinds=kinds, now=now)
     return None
+
+
+def _sort_by_key(rows: Iterable[Ended], kinds: Kinds, now: datetime) -> list[Ended]:
+    """Return rows in the order in which `enqueue_many` writes unique keys: both could deadlock.
+
+    Rows with equal keys stay in their order.
+    """
+    return sorted(rows, key=lambda row: _make_key(row, kinds, now) or "")
 
 
 def _make_key(row: Ended, kinds: Kinds, now: datetime) -> str | None:

@@ -2,6 +2,7 @@
 
 import threading
 from datetime import timedelta
+from functools import partial
 
 import pytest
 from job_rows import (
@@ -31,9 +32,10 @@ from job_rows import (
 )
 from nightshift.database import read_clock
 from nightshift.errors import Conflict, InvalidInput
-from nightshift.jobs import care, claims, relay
+from nightshift.jobs import care, claims, enqueue_many, relay
 from nightshift.jobs.models import Job, JobLog, JobStart, JobState, PausedQueue
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.exc import DBAPIError
 
 KEEP = care.build_retention(succeeded=timedelta(days=7), failed=timedelta(days=30))
 
@@ -535,3 +537,36 @@ def test_clear_comes_back_for_what_somebody_just_holds(runtime):
             "cancelled",
             "cancelled",
         )
+
+
+@only_on_postgres
+@pytest.mark.parametrize("again", ["retry", "retry_failed"])
+def test_retry_takes_unique_keys_in_the_order_of_callers(runtime, again):
+    jobs = [Only(number=number) for number in range(300)]
+    with runtime.unit_of_work() as session:
+        ids = enqueue_many(session, jobs, now=NOW)
+        ended = {"state": JobState.FAILED, "finished_at": NOW, "unique_key": None}
+        session.execute(update(Job).values(ended))
+    errors = []
+
+    def work(change):
+        try:
+            with runtime.unit_of_work() as session:
+                change(session)
+        except (DBAPIError, Conflict) as error:
+            errors.append(type(error).__name__)
+
+    def retry(session):
+        if again == "retry":
+            care.retry(session, ids, kinds=KINDS, now=NOW)
+        else:
+            care.retry_failed(session, "test.only", kinds=KINDS, now=NOW)
+
+    changes = [retry, partial(enqueue_many, jobs=jobs, now=NOW)]
+    threads = [threading.Thread(target=work, args=(change,)) for change in changes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    # The one that came second may find the keys taken, and says so; neither is a deadlock's victim.
+    assert set(errors) <= {"Conflict"}

@@ -68,7 +68,7 @@ class Settings(ComponentSettings):
     )
     database_pooler: Literal["none", "transaction"] = Field(
         "none",
-        description="transaction where DATABASE_URL leads to PgBouncer in transaction mode",
+        description="transaction where DATABASE_URL leads to PgBouncer",
     )
     broker_url: str = Field(
         "filesystem://var/broker",

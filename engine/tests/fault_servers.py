@@ -3,19 +3,12 @@
 import os
 import pwd
 import shutil
-import socket
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+from servers import free_port, wait_for
 
 
 def program(name: str) -> str:
@@ -103,16 +96,3 @@ class Postgres:
     def _control(self, *command: str) -> None:
         arguments = [program("pg_ctl"), "-D", str(self._data), "-w", *command]
         subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, **self._user)  # type: ignore[call-overload]
-
-
-def wait_for(port: int) -> None:
-    """Wait until something listens."""
-    give_up = time.monotonic() + 30
-    while time.monotonic() < give_up:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.05)
-        else:
-            return
-    pytest.fail(f"nothing listens on port {port}")

@@ -43,6 +43,15 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def wait_for(port: int) -> None:
+    """Wait until something listens at a port of loopback."""
+    give_up = time.monotonic() + 30
+    while not reachable(f"tcp://127.0.0.1:{port}"):
+        if time.monotonic() > give_up:
+            pytest.fail(f"nothing listens on port {port}")
+        time.sleep(0.05)
+
+
 def require(url: str, name: str) -> None:
     """Skip the test where a server is not reachable; in CI its absence is a failure."""
     if not reachable(url):
@@ -65,13 +74,16 @@ pool_mode = transaction
 default_pool_size = 3
 max_client_conn = 500
 auth_type = any
+{more}
 logfile = {folder}/log
 """
 
 
 @contextmanager
-def pooled(database_url: str) -> Iterator[str]:
+def pooled(database_url: str, more: str = "") -> Iterator[str]:
     """Yield the URL of a Postgres database behind a PgBouncer in transaction mode.
+
+    `more` are other lines of its settings.
 
     It is an extra: where it is not installed its tests are skipped, loudly.
     """
@@ -87,6 +99,7 @@ def pooled(database_url: str) -> Iterator[str]:
         user=url.username or "postgres",
         port=port,
         folder=folder,
+        more=more,
     )
     (folder / "pgbouncer.ini").write_text(settings)
     # It refuses to be run by root.
@@ -98,10 +111,7 @@ def pooled(database_url: str) -> Iterator[str]:
         **user,  # type: ignore[call-overload]
     )
     try:
-        give_up = time.monotonic() + 30
-        while not reachable(f"tcp://127.0.0.1:{port}"):
-            assert time.monotonic() < give_up, (folder / "log").read_text()
-            time.sleep(0.05)
+        wait_for(port)
         yield url.set(host="127.0.0.1", port=port).render_as_string(hide_password=False)
     finally:
         process.kill()

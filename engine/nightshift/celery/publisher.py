@@ -33,7 +33,7 @@ CALLER_PATIENCE = 0.05
 LEFT_ALONE = 30.0
 
 # What building a message may raise. Everything else is the broker's.
-UNBUILDABLE = (QueueNotFound, EncodeError, TypeError, ValueError)
+UNBUILDABLE = (QueueNotFound, EncodeError)
 
 # More messages than jobs: none counts as lost.
 UNKNOWN_COUNT = sys.maxsize
@@ -171,7 +171,7 @@ class Publisher:
             kwargs={IDS: [job_id]},
             # To format these, Celery would take a third of the time that a message takes.
             argsrepr="()",
-            kwargsrepr=str(message.args)[:LONGEST_SHOWN],
+            kwargsrepr=ascii(message.args)[:LONGEST_SHOWN],  # any broker can carry that
             # The release before reads this alone.
             task_id=job_id,
             queue=message.queue,

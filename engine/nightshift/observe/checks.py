@@ -184,8 +184,8 @@ PROBES = (
     Probe(
         "database",
         check_database,
-        "start it, or correct DATABASE_URL; `alembic upgrade heads` creates an SQLite file, which"
-        " must be on a local disk",
+        "start it, or correct DATABASE_URL; PgBouncer needs DATABASE_POOLER=transaction; `alembic"
+        " upgrade heads` creates an SQLite file, which must be on a local disk",
         ready=True,
         ledger=False,
     ),
@@ -220,8 +220,8 @@ PROBES = (
     Probe(
         "pooler",
         check_pooler,
-        "set DATABASE_POOLER=transaction where PgBouncer pools transactions; where it pools"
-        " sessions, nothing has to be set",
+        "set DATABASE_POOLER=transaction where DATABASE_URL leads to PgBouncer, also where it pools"
+        " sessions; elsewhere set it to none",
     ),
     Probe(
         "overdue jobs",

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import probe_app as probe
 import pytest
-from fault_servers import free_port
 from kombu import Connection, Queue
 from nightshift.celery.publisher import CALLER_PATIENCE, LEFT_ALONE, UNKNOWN_COUNT
 from nightshift.component import Component, Status
@@ -17,8 +16,8 @@ from nightshift.jobs.models import Job, JobState
 from nightshift.observe.checks import check_workers
 from probing import put
 from proxies import proxy
-from servers import RABBITMQ_URL, redis_database, require
-from sqlalchemy import func, select, update
+from servers import RABBITMQ_URL, free_port, redis_database, require
+from sqlalchemy import func, make_url, select, update
 
 
 def count_sent(app):
@@ -326,3 +325,18 @@ def test_rows_are_not_marked_while_the_broker_is_away(make_app, make_keeper, cap
     assert count_sent(app) == 0
     assert len([one for one in caplog.messages if "the broker is away" in one]) == 1
     assert keeper.publisher.count_ready("left") == UNKNOWN_COUNT
+
+
+@pytest.mark.usefixtures("rabbit")
+def test_broker_that_refuses_the_login_is_left_alone_for_a_while(make_app, caplog):
+    wrong = make_url(RABBITMQ_URL).set(password="wrong").render_as_string(hide_password=False)
+    app = make_app(broker_url=wrong)
+    # Time for the refusal, which RabbitMQ delays.
+    app.runtime.publisher._patience = 5
+    for _ in range(3):
+        put(app.runtime, probe.Leave())
+    said = [one for one in caplog.messages if "broker" in one]
+    assert [("the broker is away" in one, "ACCESS_REFUSED" in one) for one in said] == [
+        (True, True)
+    ]
+    assert count_sent(app) == 0

@@ -138,3 +138,10 @@ def test_a_missing_folder_is_a_branch_that_was_left_out(project):
 def test_sql_is_refused(on_sqlite):
     with pytest.raises(CommandError, match="--sql is not supported"):
         command.upgrade(on_sqlite.config, "heads", sql=True)
+
+
+def test_a_migration_behind_a_pooler_is_refused(on_postgres, monkeypatch):
+    monkeypatch.setenv("DATABASE_POOLER", "transaction")
+    with pytest.raises(CommandError, match="DATABASE_POOLER=none"):
+        on_postgres.upgrade()
+    assert on_postgres.rows("SELECT count(*) FROM pg_tables WHERE tablename = 'job'") == [(0,)]

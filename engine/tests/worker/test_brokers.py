@@ -9,14 +9,14 @@ from uuid import uuid4
 import probe_app as probe
 import pytest
 import redis
-from fault_servers import free_port, program, wait_for
+from fault_servers import Redis, program
 from installations import QUICK, installed, rabbitmq
 from kombu import Connection, Queue
 from nightshift.jobs import enqueue_many
 from nightshift.jobs.models import JobState
 from probing import count_effects, put
 from proxies import proxy
-from servers import RABBITMQ_URL, postgres_database
+from servers import RABBITMQ_URL, free_port, postgres_database
 from two_queues import Post
 
 OPTIONS = {**QUICK, "resend_after": "PT2S"}
@@ -25,23 +25,8 @@ OPTIONS = {**QUICK, "resend_after": "PT2S"}
 OUTAGE = 25
 
 
-class OwnRedis:
+class OwnRedis(Redis):
     """A Redis of the test's own, and what may befall it."""
-
-    def __init__(self, folder):
-        self.port = free_port()
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self._command = [program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1"]
-        self._command += ["--save", "", "--dir", str(folder)]
-        self.start()
-
-    def start(self):
-        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
-        wait_for(self.port)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
 
     def ask(self, *command):
         with redis.Redis(port=self.port) as client:
@@ -52,7 +37,7 @@ class OwnRedis:
             case "stopped":
                 self.process.send_signal(signal.SIGSTOP)
             case "killed":
-                self.kill()
+                self.stop()
             case "replica":
                 # Of a server that is not there: it keeps what it has.
                 self.ask("REPLICAOF", "127.0.0.1", free_port())
@@ -77,7 +62,7 @@ def own_redis(folder):
     try:
         yield server
     finally:
-        server.kill()
+        server.stop()
 
 
 def put_many(installation, number):
@@ -263,3 +248,18 @@ def test_jobs_run_when_the_broker_is_back(tmp_path):
             installation.stop()
             broker.kill()
             broker.wait()
+
+
+def test_junk_among_the_unacknowledged_messages_stops_no_worker(tmp_path):
+    with (
+        own_redis(tmp_path) as server,
+        postgres_database() as url,
+        installed("probe_app", tmp_path, url, server.url, **OPTIONS) as installation,
+    ):
+        server.ask("HSET", "nightshift:unacked", "junk", "[" * 100_000)
+        server.ask("ZADD", "nightshift:unacked_index", "0", "junk")
+        worker = installation.worker()
+        job_id = put(installation.runtime, probe.Leave())
+        assert installation.ended(job_id).state == JobState.SUCCEEDED
+        assert worker.poll() is None
+        installation.until(lambda: "was dropped" in read_log(installation))

@@ -6,6 +6,7 @@ A job's effect is a row under the job's id, written in the job's own transaction
 import os
 import signal
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID
@@ -48,6 +49,12 @@ class Die(JobArgs, kind="probe.die", backoff=SOON, max_attempts=3):
 class Sleep(JobArgs, kind="probe.sleep", time_limit=timedelta(seconds=120), max_attempts=5):
     seconds: float
     marker: str = ""
+
+
+class Stubborn(JobArgs, kind="probe.stubborn", time_limit=timedelta(seconds=100)):
+    """Catch everything, also what ends the process, and go on."""
+
+    marker: str
 
 
 class Long(JobArgs, kind="probe.long", time_limit=timedelta(seconds=180)):
@@ -149,6 +156,13 @@ def sleep(args: Sleep, run: Run) -> None:
         run.finish(session)
 
 
+@job(Stubborn, own_transactions=True)
+def stay(args: Stubborn, run: Run) -> None:
+    Path(args.marker).write_text(str(os.getpid()))
+    with suppress(BaseException):
+        time.sleep(60)
+
+
 @job(Long, own_transactions=True)
 def sleep_long(args: Long, run: Run) -> None:
     Path(args.marker).write_text(str(os.getpid()))
@@ -211,7 +225,8 @@ def refresh(session: Session, args: Refresh, run: Run) -> Outcome:
 
 
 KINDS = (
-    Leave, Fail, Answer, Die, Sleep, Long, TooLong, Parent, Counted, Limited, Rated, Steps, Refresh
+    Leave, Fail, Answer, Die, Sleep, Stubborn, Long, TooLong, Parent, Counted, Limited, Rated,
+    Steps, Refresh,
 )  # fmt: skip
 
 probe = Component(name="probe", models=("probe_app",), kinds=KINDS, tasks=("probe_app",))

@@ -2,10 +2,10 @@
 
 The worker starts it (steps.py), so an installation has nothing more to deploy. It goes on until its
 worker has ended, and then releases the jobs that the worker has left: none, unless the worker was
-killed. When the worker's main process does not react any more, the keeper ends the
-heartbeat, so that other keepers release the jobs; in production it kills the worker. When the
-keeper is killed or hangs, the worker starts another; when both are gone (a lost machine), the other
-keepers release the jobs.
+killed. When the worker's main process does not react any more, the keeper ends the heartbeat, so
+that other keepers release the jobs; in production it kills the worker. When the keeper is killed or
+hangs, the worker starts another; when both are gone (a lost machine), the other keepers release the
+jobs.
 
 Three threads: the main one watches the worker, and waits for a server only once the worker is gone;
 one writes the heartbeat; one performs the duties. This process does not fork.
@@ -370,7 +370,7 @@ def _beat(keeper: Keeper, clock: Clock, hung: Event) -> None:
 
 def _perform(keeper: Keeper, clock: Clock, heartbeat: float) -> None:
     """Perform the duties that are due."""
-    clock.tick("the workers' words", keeper.record_words, every=0)
+    clock.tick("the worker's words", keeper.record_words, every=0)
     clock.tick("relay", keeper.send_due, every=keeper.pause)
     for duty in keeper.app.composition.duties:
         every = duty.every or keeper.runtime.settings.relay_interval

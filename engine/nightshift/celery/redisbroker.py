@@ -52,8 +52,8 @@ class Channel(kombu_redis.Channel):
         try:
             return super()._brpop_read(**options)
         except messages.UNPARSABLE as error:
-            # Redis has handed the item over, and kombu could not parse it. What is wrong with a
-            # message, the transport below finds.
+            # Redis has handed the item over, and kombu could not parse it. The transport below
+            # checks each message that it could.
             messages.report_dropped("a queue of Redis", error, "")
             raise Empty from error
 

@@ -210,7 +210,7 @@ def _refuse_pool(sender: Any, **_: Any) -> None:
 
 
 def _report_ready(sender: Any, **_: Any) -> None:
-    # The keeper starts before the pool and stops after it. Here both have started.
+    # Here the keeper and the pool have started.
     prefork = issubclass(sender.controller.pool_cls, TaskPool)
     logger.info("worker ready: %s%s", sender.hostname, "" if prefork else ", without prefork")
     touch_heartbeat_file()

@@ -258,9 +258,7 @@ def _perform_for_celery(task: LedgerTask, job_id: UUID) -> None:
     with job_context(task.name, str(job_id)):
         try:
             task.perform(job_id)
-        except BaseException as error:
-            if isinstance(error, SystemExit) and terminate_handler_fired():
-                raise  # the worker ends this process
+        except BaseException as error:  # noqa: BLE001 - `perform` has recorded it
             described = claims.describe(error)
             # `from None`: the cause would be pickled too.
             raise AttemptFailed(f"{described['type']}: {described['message']}") from None
@@ -304,7 +302,6 @@ def working_here(app: App) -> Iterator[None]:
     ended = threading.Event()
     name = f"here@{socket.gethostname()}"
     runtime, worker_id = app.runtime, app.worker_id
-
     judge = rescue.Judge(worker_id, runtime.settings.worker_silent_after)
 
     def record() -> None:

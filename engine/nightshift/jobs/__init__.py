@@ -9,11 +9,13 @@
 Each module makes these changes of state:
 
     enqueue.py   inserts a row: queued, or scheduled when it has a time of its own
-    relay.py     scheduled → queued, when due; decides which queued rows the broker is told of
+    relay.py     scheduled → queued, when due; decides which queued jobs are sent to the broker
     limits.py    changes no state: counts what may be sent of a kind with a limit
-    claims.py    queued → running; running → every other state. Each write checks the claim
+    claims.py    queued → running; running → every other state. Each write checks the claim. A claim
+                 whose run never started is undone: running → queued
     batches.py   waiting → succeeded | failed, when the last child has ended
-    rescue.py    running → scheduled | failed, when the worker is dead
+    rescue.py    running → scheduled | failed, when the worker is dead; queued → scheduled |
+                 discarded, when no worker knows the kind
     care.py      what a person may do: cancel, retry, hold, release
 """
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from nightshift.cli.jobs import jobs
+from nightshift.component import Duty
 from nightshift.jobs import enqueue
 from nightshift.jobs.jobs import PruneJobs
 from nightshift.jobs.models import Job, JobLog, JobState
@@ -239,3 +240,27 @@ def test_as_a_command_of_celery(put):
         assert (process.wait(10), process.stderr.read()) == (0, b"")
 
     assert [line["counts"][0]["kind"] for line in lines] == ["jobs.prune", "jobs.prune"]
+
+
+def test_work_off_performs_the_duties_and_runs_what_they_enqueue(run, job_app, monkeypatch):
+    made = []
+
+    def enqueue_once(runtime):
+        if not made:
+            with runtime.unit_of_work() as session:
+                made.append(enqueue(session, PruneJobs(), now=datetime.now(UTC)))
+
+    monkeypatch.setattr(job_app.composition, "duties", [Duty("once", enqueue_once)])
+
+    assert f"{run(jobs, 'work-off').stdout}".startswith(f"{made[0]}  jobs.prune  succeeded")
+
+
+def test_duty_that_fails_stops_no_job_and_is_named(run, job_app, put, state, monkeypatch):
+    def broken(_runtime):
+        raise RuntimeError("out of order")
+
+    monkeypatch.setattr(job_app.composition, "duties", [Duty("broken", broken)])
+    due = put()
+
+    assert "broken: out of order" in run(jobs, "work-off", code=1).stderr
+    assert state(due) == "succeeded"

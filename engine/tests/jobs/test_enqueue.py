@@ -37,6 +37,7 @@ from nightshift.database import Session, read_clock
 from nightshift.errors import InvalidInput
 from nightshift.jobs import JobArgs, care, enqueue, enqueue_many, relay
 from nightshift.jobs.args import DECLARED
+from nightshift.jobs.enqueue import build_declared_columns, enqueue_declared
 from nightshift.jobs.models import Job, JobState
 from nightshift.jobs.session import Carried, carry, get_carried
 from sqlalchemy import create_engine, select
@@ -520,3 +521,43 @@ def test_child_that_is_enqueued_beside_a_batch_is_not_part_of_it(session):
     parent, children = batch(session, 2)
     put(session)
     assert row(session, parent).children == len(children) == 2
+
+
+# --- the same rules for one and for many ---
+
+
+def enqueue_one_of_many(session, args, **how):
+    return enqueue_many(session, [args], **how)
+
+
+@pytest.mark.parametrize("call", [enqueue, enqueue_one_of_many])
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ({"priority": True}, InvalidInput),
+        ({"priority": 1.0}, InvalidInput),
+        ({"now": NOW.replace(tzinfo=None)}, ValueError),
+        ({"now": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))}, InvalidInput),
+    ],
+)
+def test_what_no_database_stores_is_refused_and_the_transaction_goes_on(session, call, how, error):
+    with pytest.raises(error):
+        call(session, Plain(), **{"now": NOW, **how})
+    assert count(session) == 0
+
+
+def test_debounce_during_a_backoff_has_a_bound_of_its_own(session):
+    job_id = put(session, Refresh(), debounce=timedelta(minutes=1))
+    assert row(session, job_id).push_until is not None
+    take(session, job_id)
+    assert row(session, job_id).push_until is None
+
+
+def test_follow_up_of_an_unknown_kind_is_left_to_a_relay_that_knows_it(session):
+    get_carried(session).kinds = KINDS
+    columns = {**build_declared_columns(Plain()), "kind": "test.newer"}
+    enqueue_declared(session, columns, now=NOW, parent_id=put(session))
+    enqueue_declared(session, build_declared_columns(Plain()), now=NOW, parent_id=put(session))
+    left = session.scalars(select(Job.id).where(Job.kind == "test.newer")).one()
+    assert left not in get_carried(session).enqueued
+    assert len(get_carried(session).enqueued) == 3

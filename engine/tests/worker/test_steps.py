@@ -10,7 +10,7 @@ import psutil
 import pytest
 from fault_processes import find_children, find_keepers, kill
 from installations import QUICK, any_installation
-from nightshift.jobs import enqueue_many
+from nightshift.jobs import care, enqueue_many
 from nightshift.jobs.models import Job, JobState
 from probing import put
 from sqlalchemy import update
@@ -193,3 +193,29 @@ def test_running_job_that_is_revoked_and_terminated_is_cancelled(working, tmp_pa
     assert working.ended(job_id).state == JobState.CANCELLED
     # The worker has a process for the next job.
     assert working.ended(put(working.runtime, probe.Leave())).state == JobState.SUCCEEDED
+
+
+def test_body_that_catches_its_end_does_not_keep_its_process(working, tmp_path):
+    """In such a process every later failure would be taken for the end of the process."""
+    marker = tmp_path / "marker"
+    job_id = put(working.runtime, probe.Stubborn(marker=str(marker)))
+    working.until(lambda: marker.exists() and marker.read_text())
+    working.app.control.revoke(str(job_id), terminate=True)
+    working.until(lambda: not is_running(int(marker.read_text())))
+    # What the body wrote may have been faster than the cancellation.
+    assert working.ended(job_id).state in (JobState.CANCELLED, JobState.SUCCEEDED)
+    failing = [put(working.runtime, probe.Fail(permanent=True)) for _ in range(6)]
+    jobs = [working.ended(one) for one in failing]
+    assert [(job.state, job.errors[-1]["type"]) for job in jobs] == [
+        (JobState.FAILED, "PermanentError")
+    ] * 6
+
+
+def test_job_that_was_revoked_may_be_retried(working):
+    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=2))
+    working.app.control.revoke(str(job_id))
+    assert working.ended(job_id).state == JobState.CANCELLED
+    with working.runtime.unit_of_work() as session:
+        kinds, now = working.runtime.kinds, working.runtime.now()
+        assert care.retry(session, [job_id], kinds=kinds, now=now) == [job_id]
+    working.until(lambda: working.job(job_id).state == JobState.SUCCEEDED)

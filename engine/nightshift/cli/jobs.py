@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext, suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -30,13 +31,17 @@ from nightshift.cli.output import (
     refusals,
 )
 from nightshift.component import Composition
-from nightshift.database import Session, read_clock, resolve
+from nightshift.database import Session, after, read_clock, resolve, seconds_between, utc_now
 from nightshift.errors import Conflict, first_line
 from nightshift.jobs import care, insight, relay
-from nightshift.jobs.models import Job, JobLog, JobState
+from nightshift.jobs.models import SCHEDULED, Job, JobLog, JobState
 from nightshift.runtime import Runtime
 
 WATCH_SECONDS = 1.0
+
+# `work-off` waits for so many jobs that a duty has just enqueued, when they are due so soon.
+SOON = timedelta(seconds=10)
+MOST_WAITED_FOR = 1_000
 
 # Two commands that change the same batches at once can deadlock. The database aborts one of them,
 # and its change is tried again.
@@ -191,8 +196,8 @@ def clear(runtime: Runtime, queue: str | None, kind: str | None) -> None:
 def work_off(app: App, queue: str | None) -> None:
     """Run due jobs in this process, without a worker or broker, until none is due.
 
-    The components' duties of a keeper are performed too: they may enqueue jobs. Time limits and the
-    limits of kinds do not hold here.
+    The components' duties of a keeper are performed too, and the jobs that they enqueue are waited
+    for. Time limits and the limits of kinds do not hold here.
     """
     # A supervisor's SIGTERM is as good as Ctrl-C: the job that runs is released.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -200,25 +205,39 @@ def work_off(app: App, queue: str | None) -> None:
     which = [] if queue is None else [Job.queue == queue]
     tried: list[UUID] = []
     with working_here(app):
-        failed = _perform_duties(app)
+        troubles = _perform_duties(app)
         while _run_due(app, which, tried):
-            failed = _perform_duties(app)
-    if failed:
-        end_with(f"a duty failed: {failed}")
+            troubles = _perform_duties(app)
     if tried:
         ids = ", ".join(map(str, tried))
-        end_with(f"{len(tried)} jobs are due but could not be started here: {ids}")
+        troubles.append(f"{len(tried)} jobs are due but could not be started here: {ids}")
+    if troubles:
+        end_with("\n".join(troubles))
 
 
-def _perform_duties(app: App) -> str:
-    """Perform the components' duties, as a keeper does; return what the last failure was."""
-    failed = ""
+def _perform_duties(app: App) -> list[str]:
+    """Perform the components' duties, as a keeper does, and return what failed.
+
+    Wait for the jobs that they have enqueued for SOON: a duty collects changes for some seconds.
+    """
+    troubles, before = [], _find_due_soon(app.runtime)
     for duty in app.composition.duties:
         try:
             duty.run(app.runtime)
         except Exception as error:  # noqa: BLE001 - the jobs are still to run
-            failed = f"{duty.name}: {first_line(error)}"
-    return failed
+            troubles.append(f"a duty failed: {duty.name}: {first_line(error)}")
+    enqueued = _find_due_soon(app.runtime)
+    time.sleep(max((enqueued[one] for one in enqueued.keys() - before.keys()), default=0))
+    return troubles
+
+
+def _find_due_soon(runtime: Runtime) -> dict[UUID, float]:
+    """Return the jobs that are scheduled for SOON, with the seconds until then."""
+    left = seconds_between(utc_now(), Job.run_at)
+    soon = select(Job.id, left).where(SCHEDULED, Job.run_at <= after(SOON))
+    with runtime.read_only() as session:
+        rows = session.execute(soon.order_by(Job.run_at).limit(MOST_WAITED_FOR))
+        return {job_id: max(0.0, seconds) for job_id, seconds in rows}
 
 
 def _run_due(app: App, which: list[ColumnElement[bool]], tried: list[UUID]) -> int:

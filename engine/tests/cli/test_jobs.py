@@ -248,7 +248,8 @@ def test_work_off_performs_the_duties_and_runs_what_they_enqueue(run, job_app, m
     def enqueue_once(runtime):
         if not made:
             with runtime.unit_of_work() as session:
-                made.append(enqueue(session, PruneJobs(), now=datetime.now(UTC)))
+                delay = timedelta(seconds=1)
+                made.append(enqueue(session, PruneJobs(), now=datetime.now(UTC), delay=delay))
 
     monkeypatch.setattr(job_app.composition, "duties", [Duty("once", enqueue_once)])
 

@@ -7,17 +7,24 @@ import os
 import time
 
 from celery import Celery
+from kombu import Queue
 from nightshift.celery.configuration import build_configuration
 from nightshift.component import Composition
 from nightshift.settings import Settings
 from sqlalchemy import NullPool, create_engine, text
 
 app = Celery("bare_app")
-app.conf.update(build_configuration(Settings(), Composition([])))
-app.conf.broker_transport_options = {
-    **app.conf.broker_transport_options,
-    "global_keyprefix": "bare:",
-}
+settings = Settings()
+app.conf.update(build_configuration(settings, Composition([])))
+# Beside the ledger's: on Redis by the prefix, on RabbitMQ by the queue.
+if settings.broker_url.startswith("redis"):
+    app.conf.broker_transport_options = {
+        **app.conf.broker_transport_options,
+        "global_keyprefix": "bare:",
+    }
+else:
+    app.conf.task_queues = [Queue("bare", queue_arguments={"x-queue-type": "quorum"})]
+    app.conf.task_default_queue = app.conf.task_default_routing_key = "bare"
 # As much safety as bare Celery has to offer.
 app.conf.task_reject_on_worker_lost = True
 

@@ -3,18 +3,26 @@
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
-from servers import free_port, wait_for
+from servers import free_port, reachable, wait_for
 
 
 def program(name: str) -> str:
     """Return the path of a server's program, also where Debian hides it."""
-    hidden = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
-    found = shutil.which(name) or (str(hidden[-1]) if hidden else None)
+    hidden = [
+        *sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}")),
+        # That of the search path runs the server as a user who may not write here.
+        *Path("/usr/lib/rabbitmq/lib").glob(f"*/sbin/{name}"),
+    ]
+    found = str(hidden[-1]) if hidden else shutil.which(name)
     if found is None:
         pytest.skip(f"{name.upper()} IS NOT INSTALLED: this run needs servers of its own")
     return found
@@ -53,6 +61,57 @@ class Redis:
 
         with redis.Redis(port=self.port) as client:
             client.flushall()
+
+
+class Rabbit:
+    """A RabbitMQ node of its own, which keeps its queues and messages in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}//"
+        self._command = [program("rabbitmq-server")]
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(folder),
+            "LANG": "C.UTF-8",
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"nightshift{uuid4().hex[:8]}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(folder / "rabbit"),
+            "RABBITMQ_LOG_BASE": str(folder / "rabbit-log"),
+            "RABBITMQ_PID_FILE": str(folder / "rabbit.pid"),
+            "RABBITMQ_CONF_ENV_FILE": str(folder / "none"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "none"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "none"),
+        }
+        self.start()
+
+    def start(self) -> None:
+        self.process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        wait_for(self.port)
+
+    def stop(self) -> None:
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        # What was waited for is the shell that started the node.
+        while reachable(f"tcp://127.0.0.1:{self.port}"):
+            time.sleep(0.05)
+
+    def flush(self) -> None:
+        from kombu import Connection
+
+        with Connection(self.url) as connection:
+            for queue in ("bare", "default"):
+                with suppress(connection.channel_errors):
+                    connection.default_channel.queue_purge(queue)
 
 
 class Postgres:

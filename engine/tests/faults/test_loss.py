@@ -11,7 +11,7 @@ from pathlib import Path
 import probe_app as probe
 import pytest
 from fault_processes import find_children, kill, kill_something
-from fault_servers import Postgres, Redis
+from fault_servers import Postgres, Rabbit, Redis
 from installations import QUICK, any_installation, installed
 from nightshift.jobs import enqueue_many
 from nightshift.jobs.models import Job
@@ -73,8 +73,9 @@ def count_states(installation):
         return [tuple(row) for row in session.execute(states.group_by(Job.state))]
 
 
-def test_nothing_is_lost_or_doubled(tmp_path):
-    postgres, broker = Postgres(), Redis(tmp_path)
+@pytest.mark.parametrize("server", [Redis, Rabbit])
+def test_nothing_is_lost_or_doubled(tmp_path, server):
+    postgres, broker = Postgres(), server(tmp_path)
     bare = Bare(tmp_path, postgres.url, broker.url)
     try:
         with installed("probe_app", tmp_path, postgres.url, broker.url, **SETTINGS) as installation:
@@ -91,8 +92,8 @@ def test_nothing_is_lost_or_doubled(tmp_path):
             happened = {
                 "child killed": 0,
                 "worker killed": 0,
-                "redis flushed": 0,
-                "redis restarted": 0,
+                "broker flushed": 0,
+                "broker restarted": 0,
                 "postgres restarted": 0,
             }
             began = time.monotonic()
@@ -100,9 +101,9 @@ def test_nothing_is_lost_or_doubled(tmp_path):
                 time.sleep(random.uniform(1, 4))
                 what = random.choices(list(happened), [8, 4, 1, 1, 1])[0]
                 happened[what] += 1
-                if what == "redis flushed":
+                if what == "broker flushed":
                     broker.flush()
-                elif what == "redis restarted":
+                elif what == "broker restarted":
                     broker.stop()
                     time.sleep(random.uniform(0, 2))
                     broker.start()

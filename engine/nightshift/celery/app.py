@@ -50,6 +50,8 @@ class App(Celery):
             **values,
         )
         self.conf.update(build_configuration(self.runtime.settings, composition))
+        # Celery's own ends the worker at a foreign message or a refused queue.
+        self.conf.worker_consumer = "nightshift.celery.consumer:Consumer"
         logs.install(self.runtime.settings)
         redisbroker.install()
         rabbitbroker.install()

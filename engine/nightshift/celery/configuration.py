@@ -18,8 +18,6 @@ CONNECT_TIMEOUT = 5
 
 
 EVERY_BROKER = {
-    # Celery's own consumer ends the worker at a foreign message or a refused queue.
-    "worker_consumer": "nightshift.celery.consumer:Consumer",
     # A broker that answers with an error (Redis that is full, or a read-only replica) is tried
     # again, like one that is away. The default ends the worker.
     "broker_channel_error_retry": True,

@@ -138,6 +138,7 @@ def test_nothing_is_lost_or_doubled(tmp_path, server):
             lost, doubled = JOBS - theirs, all_theirs - theirs
             print(f"{'bare celery':16}{JOBS:>8}{theirs:>8}{lost:>8}{doubled:>8}")
             assert (ours, all_ours) == (JOBS, JOBS)
+            assert theirs > 0, "bare Celery did not run: nothing is compared"
             assert count_states(installation) == [("succeeded", JOBS)]
     finally:
         broker.stop()

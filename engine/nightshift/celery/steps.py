@@ -112,8 +112,9 @@ class KeeperWatch(threading.Thread):
             "queues": sorted(app.amqp.queues.consume_from),
         }
         self._command = [sys.executable, "-m", "nightshift.celery.keeper", json.dumps(about)]
-        # A keeper that is silent for longer would let its worker look dead.
-        self._patience = app.runtime.settings.worker_silent_after.total_seconds() / 2
+        # What is left is for the next keeper to start, on a busy machine, before its worker looks
+        # dead.
+        self._patience = app.runtime.settings.worker_silent_after.total_seconds() / 3
         self._ended = threading.Event()
         self._turned = self._looked = time.monotonic()
         self._give_up = 0.0

@@ -108,6 +108,7 @@ def _mark_connection(session: Session, _: SessionTransaction, connection: Connec
 def guard(engine: Engine) -> None:
     """Let no lent session's transaction be ended past the session: on its connection, or by SQL."""
     event.listen(engine, "commit", _undo)
+    event.listen(engine, "rollback", _note_rollback)
     event.listen(engine, "before_cursor_execute", _refuse_statement)
 
 
@@ -117,6 +118,13 @@ def _undo(connection: Connection) -> None:
         # Not an exception, which would leave the connection in between: nothing is left to commit.
         carried.broken = True
         connection.connection.rollback()
+
+
+def _note_rollback(connection: Connection) -> None:
+    # Of an invalidated one its session knows.
+    carried = None if connection.invalidated else connection.info.get(_KEY)
+    if carried is not None and not carried.ending:
+        carried.broken = True
 
 
 def _refuse_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:

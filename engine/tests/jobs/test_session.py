@@ -96,6 +96,7 @@ MISUSES = [
     Session.reset,
     Session.invalidate,
     lambda session: session.connection().commit(),
+    lambda session: session.connection().rollback(),
     lambda session: session.execute(text("COMMIT")),
     lambda session: session.execute(text(" end")),
     lambda session: session.execute(text("Rollback")),

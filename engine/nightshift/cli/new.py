@@ -157,7 +157,7 @@ def new_model(app: App, name: str) -> None:
             alembic("revision", "--autogenerate", "-m", f"add {table.replace('_', ' ')}")
             lines += [f"wrote    {path}" for path in plan.find_new_migrations()]
             click.echo("\n".join(lines))
-    click.echo("next: add its columns, here and in the migration, then `make migrate`")
+    click.echo("next: `make migrate`; for more columns change the model, then `make migration`")
 
 
 class Plan:

@@ -4,7 +4,9 @@ COMPONENT = '''"""What the noun `{noun}` contributes."""
 
 from nightshift.component import Component
 
-{noun} = Component(name="{noun}")
+{noun} = Component(
+    name="{noun}",
+)
 '''
 
 ARGS_MODULE = '"""The arguments of the jobs of `{noun}`. A leaf: any module may import it."""\n'

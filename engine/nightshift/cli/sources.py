@@ -80,12 +80,10 @@ class Source:
     def add_item(self, value: ast.AST | None, item: str) -> None:
         """Add an item to a tuple or list, unless it is there. Raises Conflict for anything else."""
         if not isinstance(value, ast.Tuple | ast.List):
-            line = getattr(value, "lineno", 1)
             raise Conflict(
-                f"{self.name}, line {line}: there is no plain tuple or list to add {item} to;"
-                " make it one, or add the part by hand"
+                f"{self.name} has no plain tuple or list to which {item} can be added; make it one"
             )
-        wanted = ast.unparse(ast.parse(item))
+        wanted = ast.unparse(ast.parse(item, mode="eval"))
         if wanted in map(ast.unparse, value.elts):
             return
         if isinstance(value, ast.Tuple) and len(value.elts) == 1:

@@ -40,6 +40,10 @@ UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 # The instant of the generated tests.
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
+# Of a model's fields.
+TYPES = ("bool", "date", "datetime", "float", "int", "str")
+TAKEN_FIELDS = ("id", "created_at", "metadata", "registry")
+
 # Modules of a noun that a job's service cannot be.
 KEPT = ("jobs", "models")
 
@@ -125,10 +129,14 @@ def new_job(app: App, name: str, queue: str, every: str | None, cron: str | None
 
 @new.command("model")
 @click.argument("name", metavar="NOUN.MODEL")
+@click.argument("fields", nargs=-1, metavar="[FIELD:TYPE…]")
 @pass_app
 @_refusing
-def new_model(app: App, name: str) -> None:
-    """Write a table: its model, its migration, and where it is declared."""
+def new_model(app: App, name: str, fields: tuple[str, ...]) -> None:
+    """Write a table: its model, its migration, and where it is declared.
+
+    Types: bool, date, datetime, float, int and str. Each table also has an id and created_at.
+    """
     noun, cls = _split(name, "reports.Report", second=r"[A-Z][A-Za-z0-9]*")
     _require_usable(cls)
     table = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls).lower()
@@ -136,12 +144,15 @@ def new_model(app: App, name: str) -> None:
     if table in Base.metadata.tables or table.startswith(("sqlite_", "pg_")):
         raise Conflict(f"the table {table!r} exists already, or is the database's own")
     plan = Plan(app, noun)
+    columns = _read_fields(fields)
     names = {"noun": noun, "cls": cls, "table": table}
 
     models = plan.open(f"services/{noun}/models.py", new_files.MODELS_MODULE.format(**names))
+    if "date" in columns.values():
+        models.add_import("from datetime import date")
     models.define(
         cls,
-        new_files.MODEL.format(**names),
+        new_files.MODEL.format(**names) + "".join(map(_write_column, columns, columns.values())),
         "from datetime import datetime",
         "from nightshift.database import Base",
         "from nightshift.database import UtcDateTime",
@@ -157,7 +168,9 @@ def new_model(app: App, name: str) -> None:
             alembic("revision", "--autogenerate", "-m", f"add {table.replace('_', ' ')}")
             lines += [f"wrote    {path}" for path in plan.find_new_migrations()]
             click.echo("\n".join(lines))
-    click.echo("next: `make migrate`; for more columns change the model, then `make migration`")
+    click.echo(
+        "next: `make migrate`; to change the table, change its model and run `make migration`"
+    )
 
 
 class Plan:
@@ -349,6 +362,30 @@ def _split(name: str, example: str, *, second: str = r"[a-z][a-z0-9_]*") -> tupl
 def _require_usable(name: str) -> None:
     if keyword.iskeyword(name) or hasattr(builtins, name):
         raise InvalidInput(f"{name!r} is a word of Python; choose another name")
+
+
+def _read_fields(fields: tuple[str, ...]) -> dict[str, str]:
+    """Return the type of each field by its name."""
+    columns: dict[str, str] = {}
+    for field in fields:
+        name, _, type_name = field.partition(":")
+        if not re.fullmatch(rf"[a-z][a-z0-9_]{{0,{LONGEST_NAME - 1}}}", name):
+            raise InvalidInput(f"{field[:60]!a} is not a field like title:str")
+        if type_name not in TYPES:
+            raise InvalidInput(
+                f"{field[:60]!a} has no type that is known; write {name}: and one of"
+                f" {', '.join(TYPES)}"
+            )
+        if name in TAKEN_FIELDS or name in columns or name in TYPES:
+            raise Conflict(f"{field!r}: the name {name!r} is taken; choose another one")
+        _require_usable(name)
+        columns[name] = type_name
+    return columns
+
+
+def _write_column(name: str, type_name: str) -> str:
+    column = " = mapped_column(UtcDateTime)" if type_name == "datetime" else ""
+    return f"    {name}: Mapped[{type_name}]{column}\n"
 
 
 def _require_queue(composition: Composition, noun: str, queue: str) -> None:

@@ -246,6 +246,36 @@ def test_name_that_is_no_model_is_refused(refused, name):
     refused("model", "--", name)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        "",
+        "title",
+        ":str",
+        "title:",
+        "title:text",
+        "Title:str",
+        "id:int",
+        "metadata:str",
+        "date:date",
+        "class:str",
+        "print:str",
+        "a b:str",
+        "ä:str",
+        "\udcff:str",
+        "1:int",
+        f"{'a' * 31}:str",
+    ],
+    ids=ascii,
+)
+def test_field_that_is_none_is_refused(refused, field):
+    assert ascii(field.partition(":")[0])[1:-1] in refused("model", "--", "reports.Report", field)
+
+
+def test_field_that_is_named_twice_is_refused(refused):
+    refused("model", "reports.Report", "title:str", "title:int")
+
+
 def test_table_that_exists_is_refused(refused):
     assert "the table 'job' exists already" in refused("model", "reports.Job")
 

@@ -6,7 +6,7 @@ COMPOSE = docker compose
 EDITABLES = ./engine .
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test check format bench faults oracles messages up down logs lock clean
+.PHONY: help demo dev migrate migration shell test check format bench faults oracles messages up down logs lock clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,18 @@ demo: $(VENV)/.run ## load the example school, build its calendars and send two 
 dev: $(VENV)/.run ## run worker, beat, web server and Flower until Ctrl-C
 	@$(BIN)/python -m project.local
 
+migrate: $(VENV)/.run ## bring the database's tables up to date
+	@$(BIN)/alembic upgrade heads
+
+shell: $(VENV)/.run ## a Python prompt with a session, the runtime, the app and enqueue
+	@$(BIN)/python -m project.shell
+
 # --- for developers ---
+
+# The text is taken from the environment, where make puts it: no shell reads it as a command.
+migration: $(VENV)/.dev ## write a migration from the models: make migration m="what changes"
+	@test -n "$$m" || { echo 'say what changes: make migration m="reports have a title"' >&2; exit 2; }
+	@$(BIN)/alembic revision --autogenerate -m "$$m"
 
 # The engine's tests and the project's are two runs: the models of both tests are not in one database.
 test: $(VENV)/.dev ## run all tests but the long ones; servers are used where they are reachable

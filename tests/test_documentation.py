@@ -3,7 +3,10 @@
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
+
+from nightshift.jobs.jobs import PruneJobs
 
 ROOT = Path(__file__).parent.parent
 
@@ -13,7 +16,7 @@ def test_examples_of_the_page_on_testing_run(tmp_path):
     blocks = re.findall(r"```python\n# (\S+)\n(.*?)```", page, re.DOTALL)
     assert [name for name, _ in blocks] == [
         "tests/conftest.py",
-        "tests/test_calendars.py",
+        "tests/test_prune.py",
         "tests/test_worker.py",
     ]
     for name, code in blocks:
@@ -25,6 +28,21 @@ def test_examples_of_the_page_on_testing_run(tmp_path):
     command += ["--rootdir", tmp_path, "-c", tmp_path / "pytest.ini", tmp_path]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=90)
     assert (ran.returncode, "4 passed" in ran.stdout) == (0, True), ran.stdout + ran.stderr
+
+
+def test_entries_of_the_page_on_schedules_are_due_as_it_says():
+    page = (ROOT / "docs" / "scheduling.md").read_text(encoding="utf-8")
+    [block] = re.findall(r"```python\n(# project/reports/component.py\n.*?)```", page, re.DOTALL)
+    module = {"Weekly": PruneJobs}
+    exec(block.replace("from services.reports.jobs import Weekly\n", ""), module)
+    now = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+    slots = {
+        entry.name: f"{entry.after(now):%Y-%m-%d %H:%M}" for entry in module["make_schedule"](None)
+    }
+
+    rows = re.findall(r"^\| `([\w.]+)` \| (\d{4}-\S+ \S+) \|", page, re.MULTILINE)
+    assert slots == dict(rows)
 
 
 def test_each_fault_is_tried_by_a_test_that_is_there():

@@ -5,19 +5,18 @@ It migrates, runs a job, sends a mail and passes its own tests, on SQLite and on
 
 import os
 import subprocess
-import sys
 import sysconfig
 import tomllib
-import venv
 from contextlib import contextmanager
 from email import message_from_bytes
 from pathlib import Path
-from shutil import copy2, rmtree
+from shutil import rmtree
 
 import pytest
 from servers import postgres_database, redis_database
 
-ROOT = Path(__file__).parent.parent
+from tests.copies import copy_repository, make_environment
+
 PARTS = tomllib.loads((Path(__file__).parent / "school_parts.toml").read_text(encoding="utf-8"))
 
 # Enqueues a mail from a plain SQLAlchemy session, and waits until a worker has sent it.
@@ -55,17 +54,7 @@ sys.exit(f"the mail is still {state}")
 def project(tmp_path_factory):
     """Give a copy of this repository without the school, with an environment of its own."""
     copy = tmp_path_factory.mktemp("shop") / "shop"
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    for name in listed:
-        if (ROOT / name).is_file():
-            (copy / name).parent.mkdir(parents=True, exist_ok=True)
-            copy2(ROOT / name, copy / name, follow_symlinks=False)
+    copy_repository(copy)
     leave_out(copy)
     make_environment(copy)
     drop_unused_translations(copy)
@@ -83,19 +72,6 @@ def leave_out(copy):
             assert len(at) == 1, f"{name}: {line!r} stands there {len(at)} times"
             del kept[at[0]]
         (copy / name).write_text("".join(kept), encoding="utf-8")
-
-
-def make_environment(copy):
-    """Install the copy beside what this interpreter has, so that nothing is fetched."""
-    venv.create(copy / ".venv", with_pip=False, symlinks=True)
-    site = copy / f".venv/lib/python3.{sys.version_info.minor}/site-packages"
-    # Its packages, but not its .pth files: these lead to the repository that was copied.
-    (site / "outer.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
-    uv = Path(sysconfig.get_path("scripts")) / "uv"
-    install = [uv, "pip", "install", "--quiet", "--offline", "--no-deps", "--no-build-isolation"]
-    python = ["--python", copy / ".venv/bin/python"]
-    editables = ["--editable", copy / "engine", "--editable", copy]
-    subprocess.run([*install, *python, *editables], check=True)
 
 
 def drop_unused_translations(copy):

@@ -10,9 +10,12 @@ Public names, which change only with a release of deprecation:
     nightshift.celery.task  job, run_here, working_here
     nightshift.cli.output   pass_app, pass_runtime, refusals, end_with, change_each, print_rows,
                             print_json, as_json_option
-    nightshift.database     Base, Session, UtcDateTime, choice, insert_or, make_engine, utc_now
+    nightshift.cli.shell    open_shell
+    nightshift.database     Base, Session, UtcDateTime, choice, insert_or, make_borrowing_engine,
+                            make_engine, utc_now
     nightshift.errors       the errors that a service raises
-    nightshift.jobs         JobArgs, Backoff, Rate, enqueue, enqueue_many, Run, and the outcomes
+    nightshift.jobs         JobArgs, Backoff, Rate, enqueue, enqueue_many, Run, and the outcomes;
+                            JobStatus, read_status, cancel
     nightshift.jobs.schedule    Entry
     nightshift.jobs.models  Job, JobState, ENDED: to read the ledger
     nightshift.ledger       ledger, the engine's own component

@@ -41,6 +41,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -86,6 +87,7 @@ __all__ = [
     "choice",
     "committed_lazily",
     "insert_or",
+    "make_borrowing_engine",
     "make_engine",
     "partial_index",
     "plain",
@@ -366,6 +368,40 @@ def make_engine(
     event.listen(engine, "checkin", _note_checkin)
     event.listen(engine, "checkout", partial(_ping_after_idleness, engine.dialect))
     return engine
+
+
+def make_borrowing_engine(connect: Callable[[], Any]) -> Engine:
+    """Return an engine on the connections of another library, for example those of Django.
+
+    `connect` returns the connection to Postgres (psycopg's) on which that library has a transaction
+    open. Only the library ends the transaction: what a session on this engine commits, rolls back
+    or closes is neither.
+    """
+    return create_engine(
+        "postgresql+psycopg://",
+        creator=lambda: _Borrowed(connect()),
+        poolclass=NullPool,
+        use_native_hstore=False,  # SQLAlchemy would ask each connection for its type
+        hide_parameters=True,
+    )
+
+
+class _Borrowed:
+    """A connection whose transaction, and whose life, belong to another library."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def commit(self) -> None:
+        """Do nothing."""
+
+    rollback = close = commit
+
+    def add_notice_handler(self, _handler: Any) -> None:
+        """Do nothing: SQLAlchemy adds one for each use."""
 
 
 def _connect(silence: float, _dialect: Any, _record: Any, args: Any, options: Any) -> _Connection:

@@ -30,5 +30,6 @@ ledger = Component(
         "schedule": "nightshift.cli.schedule:schedule",
         "doctor": "nightshift.cli.doctor:doctor",
         "metrics": "nightshift.cli.metrics:metrics",
+        "new": "nightshift.cli.new:new",
     },
 )

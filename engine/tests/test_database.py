@@ -20,6 +20,7 @@ from nightshift.database import (
     choice,
     committed_lazily,
     insert_or,
+    make_borrowing_engine,
     make_engine,
     plain,
     reader,
@@ -445,3 +446,32 @@ def test_pooler_is_given_settings_for_each_transaction_and_nothing_to_keep():
             None,
         )
     engine.dispose()
+
+
+# --- a connection of another library ---
+
+
+@only_on_postgres
+def test_only_the_lender_ends_the_transaction_of_a_borrowed_connection(engine):
+    with engine.connect() as lender:
+        lent = lender.connection.driver_connection
+        with Session(make_borrowing_engine(lambda: lent)) as session:
+            job_id = put(session)
+            session.commit()
+        with engine.connect() as other:
+            assert other.scalar(select(Job.id).where(Job.id == job_id)) is None
+        assert not lent.closed
+        lent.rollback()
+        assert lender.scalar(select(Job.id).where(Job.id == job_id)) is None
+
+
+@only_on_postgres
+def test_rollback_and_close_leave_what_the_lender_wrote(engine):
+    with engine.connect() as lender:
+        lent = lender.connection.driver_connection
+        lender.execute(insert(PausedQueue).values(queue="lent", paused_at=NOW))
+        with Session(make_borrowing_engine(lambda: lent)) as session:
+            session.execute(select(1))
+            session.rollback()
+        assert lender.scalar(select(PausedQueue.queue)) == "lent"
+        lender.rollback()

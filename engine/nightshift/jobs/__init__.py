@@ -20,7 +20,9 @@ Each module makes these changes of state:
 """
 
 from nightshift.jobs.args import Backoff, JobArgs, Rate
+from nightshift.jobs.care import cancel
 from nightshift.jobs.enqueue import enqueue, enqueue_many
+from nightshift.jobs.insight import JobStatus, read_status
 from nightshift.jobs.run import Cancel, Discard, Outcome, Run, Snooze
 
 __all__ = [
@@ -28,10 +30,13 @@ __all__ = [
     "Cancel",
     "Discard",
     "JobArgs",
+    "JobStatus",
     "Outcome",
     "Rate",
     "Run",
     "Snooze",
+    "cancel",
     "enqueue",
     "enqueue_many",
+    "read_status",
 ]

@@ -1,7 +1,7 @@
 """What a person may read about jobs: one job, a list of jobs, or numbers. Nothing here writes."""
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -16,6 +16,23 @@ LATELY = timedelta(minutes=15)
 
 
 @dataclass(frozen=True, slots=True)
+class JobStatus:
+    """What may be shown to the person for whom a job runs: neither its arguments nor its errors.
+
+    `done` of `total`: the body's progress, or None where it reports none. `result`: what the body
+    returned.
+    """
+
+    id: UUID
+    kind: str
+    state: JobState
+    done: int | None
+    total: int | None
+    result: Any
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Details:
     """Everything that the ledger holds about one job.
 
@@ -27,6 +44,23 @@ class Details:
     parent: Job | None
     children: list[Job]
     children_by_state: dict[str, int]
+
+
+def read_status(session: Session, job_id: UUID) -> JobStatus:
+    """Return a job's state, progress and result, as the database has them now. Raises NotFound."""
+    columns = (
+        Job.id,
+        Job.kind,
+        Job.state,
+        Job.progress_done,
+        Job.progress_total,
+        Job.result,
+        Job.finished_at,
+    )
+    row = session.execute(select(*columns).where(Job.id == job_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no job {job_id}")
+    return JobStatus(*row)
 
 
 def find_jobs(

@@ -64,10 +64,21 @@ def run_migrations(
                 render_as_batch=True,
             )
             with context.begin_transaction():
-                context.run_migrations()
+                _run()
         finally:
             # This connection has the lock and other settings, so it must not return to the pool.
             connection.invalidate()
+
+
+def _run() -> None:
+    try:
+        context.run_migrations()
+    except CommandError as error:
+        if str(error) != "Target database is not up to date.":
+            raise
+        raise CommandError(
+            "the database does not have all migrations yet: first run `alembic upgrade heads`"
+        ) from error
 
 
 def _prepare(connection: Connection) -> None:

@@ -96,6 +96,23 @@ def test_show_sees_what_others_have_written(runtime):
         assert insight.read_details(session, job_id).job.state == JobState.SUCCEEDED
 
 
+# --- for the person for whom a job runs ---
+
+
+def test_status_has_progress_and_result_and_no_arguments(session):
+    job_id = put(session)
+    claims.write_notes(session, take(session, job_id), claims.Notes(1, 4, []))
+
+    status = insight.read_status(session, job_id)
+
+    assert status == insight.JobStatus(job_id, "test.plain", JobState.RUNNING, 1, 4, None, None)
+
+
+def test_status_of_no_job_is_refused(session):
+    with pytest.raises(NotFound, match="there is no job"):
+        insight.read_status(session, uuid4())
+
+
 # --- in numbers ---
 
 

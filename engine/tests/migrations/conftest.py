@@ -74,7 +74,7 @@ from alembic import op
 revision = {revision!r}
 down_revision = {down!r}
 branch_labels = {labels!r}
-depends_on = None
+depends_on = {depends!r}
 
 def upgrade():
 {body}
@@ -98,14 +98,22 @@ class Project:
         env = ENV.format(url=self.url, branches=branches, tables=tables)
         (self.folder / "migrations" / "env.py").write_text(env)
 
-    def write(self, branch: str, revision: str, body: str, *, down: str | None = None) -> None:
+    def write(
+        self,
+        branch: str,
+        revision: str,
+        body: str,
+        *,
+        down: str | None = None,
+        depends: str | None = None,
+    ) -> None:
         """Write a revision by hand; the first of a branch has its label."""
         labels = None if down else (branch,)
         folder = self.folder / "migrations" / ("versions" if branch == "project" else branch)
         folder.mkdir(exist_ok=True)
         body = textwrap.indent(textwrap.dedent(body), "    ")
         (folder / f"{revision}.py").write_text(
-            REVISION.format(revision=revision, down=down, labels=labels, body=body)
+            REVISION.format(revision=revision, down=down, labels=labels, depends=depends, body=body)
         )
 
     @property

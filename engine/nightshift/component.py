@@ -16,7 +16,7 @@ from nightshift.database import Base, Session
 from nightshift.jobs.args import DECLARED, JobArgs, Kinds
 from nightshift.jobs.schedule import Entry
 from nightshift.runtime import Provider, Publisher, Runtime
-from nightshift.settings import ComponentSettings, Settings
+from nightshift.settings import ComponentSettings, Settings, read_sections
 
 DEFAULT_QUEUE = "default"
 
@@ -203,9 +203,9 @@ class Composition:
 
         `runtime[Composition]` is this object; `given` adds others, by their types. `values` are
         settings that override the environment's; a test passes them, with `_env_file=None`. Raises
-        pydantic.ValidationError, which names the setting.
+        InvalidInput, which names each setting that is wrong.
         """
-        sections = {section: section(**values) for section in self.sections}
+        sections = read_sections(self.sections, **values)
         settings = sections[Settings]
         assert isinstance(settings, Settings)
         runtime = Runtime(

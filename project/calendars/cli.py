@@ -16,7 +16,6 @@ from nightshift.cli.output import (
     pass_runtime,
     print_json,
     print_rows,
-    refusals,
 )
 from nightshift.database import batched
 from nightshift.jobs import batches, enqueue, relay, rescue
@@ -179,7 +178,7 @@ def url(runtime: Runtime, kind: FeedKind, owner: str) -> None:
 
     OWNER: a user's email, a class's name, a department's name.
     """
-    with refusals(), runtime.read_only() as session:
+    with runtime.read_only() as session:
         token = serving.find_token(session, kind, owner)
     click.echo(_address(runtime, token))
 
@@ -193,7 +192,7 @@ def rotate(runtime: Runtime, kind: FeedKind, owner: str) -> None:
 
     Also for a feed that was revoked.
     """
-    with refusals(), runtime.unit_of_work() as session:
+    with runtime.unit_of_work() as session:
         token = serving.rotate(session, kind, owner)
     click.echo(_address(runtime, token))
 
@@ -204,7 +203,7 @@ def rotate(runtime: Runtime, kind: FeedKind, owner: str) -> None:
 @pass_runtime
 def revoke(runtime: Runtime, kind: FeedKind, owner: str) -> None:
     """Take a feed's address away; `rotate` gives it another."""
-    with refusals(), runtime.unit_of_work() as session:
+    with runtime.unit_of_work() as session:
         serving.revoke(session, kind, owner, now=runtime.now())
     click.echo(f"the feed of {kind} {owner} has no address any more")
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from email_validator import EmailNotValidError, validate_email
+from nightshift.cli.boundary import LIMIT, ROW_NUMBER
 from nightshift.cli.output import (
     as_json_option,
     change_each,
@@ -41,7 +42,7 @@ LISTED = (
 LINK = re.compile(r"(?<=://)(?P<host>[^\s/?#]+)(?P<rest>[/?]\S+)")
 SECRET = re.compile(r"(?<=[/=])[\w.-]*[\w-]{22,}")
 
-ids_argument = click.argument("ids", nargs=-1, required=True, type=int, metavar="ID…")
+ids_argument = click.argument("ids", nargs=-1, required=True, type=ROW_NUMBER, metavar="ID…")
 
 
 @click.group()
@@ -56,7 +57,7 @@ def mail() -> None:
     help="Only messages in this state.",
 )
 @click.option("--kind", help="Only messages of this kind.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@click.option("--limit", default=50, show_default=True, type=LIMIT)
 @as_json_option
 @pass_runtime
 def list_mails(
@@ -70,7 +71,7 @@ def list_mails(
 
 
 @mail.command()
-@click.argument("mail_id", type=int, metavar="ID")
+@click.argument("mail_id", type=ROW_NUMBER, metavar="ID")
 @as_json_option
 @pass_runtime
 def show(runtime: Runtime, mail_id: int, as_json: bool) -> None:
@@ -150,7 +151,7 @@ def test(runtime: Runtime, address: str) -> None:
     try:
         recipient = validate_email(address, check_deliverability=False)
     except EmailNotValidError as error:
-        end_with(str(error))
+        end_with(f"ADDRESS: {error}", code=2)
     content = EmailMessage(policy=SMTP)
     content["From"] = settings.mail_from
     content["To"] = f"{recipient.local_part}@{recipient.ascii_domain}"

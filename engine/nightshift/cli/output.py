@@ -3,8 +3,7 @@
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date, datetime
 from functools import wraps
 from typing import Any, NoReturn, TypeVar
@@ -14,10 +13,21 @@ import click
 from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.table import Table
-from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from nightshift.celery.app import App
-from nightshift.errors import ServiceError, first_line
+from nightshift.cli.boundary import end_with, exit_code, refusals, refuse_unusable_text
+from nightshift.errors import ServiceError
+
+__all__ = [
+    "as_json_option",
+    "change_each",
+    "end_with",
+    "pass_app",
+    "pass_runtime",
+    "print_json",
+    "print_rows",
+    "refusals",
+]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Id = TypeVar("Id")
@@ -32,17 +42,17 @@ as_json_option = click.option("--json", "as_json", is_flag=True, help="JSON inst
 
 
 def pass_app(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the project's app, which `celery -A` found, as its first argument."""
+    """Give a command the project's app, which `celery -A` found, as its first argument.
+
+    What a person can cause becomes a line on standard error: see boundary.py.
+    """
 
     @wraps(command)
     def call(*args: Any, **options: Any) -> Any:
-        try:
-            return command(click.get_current_context().obj.app, *args, **options)
-        except (OperationalError, ProgrammingError) as error:
-            end_with(
-                f"the database cannot be used: {first_line(error)}; `doctor` says what is wrong,"
-                " `alembic upgrade heads` makes the tables"
-            )
+        context = click.get_current_context()
+        refuse_unusable_text(context)
+        with refusals():
+            return command(context.obj.app, *args, **options)
 
     return call
 
@@ -57,34 +67,19 @@ def pass_runtime(command: Callable[..., Any]) -> Callable[..., Any]:
     return pass_app(call)
 
 
-def end_with(message: str) -> NoReturn:
-    """Write a message to standard error, and end with exit code 1."""
-    click.echo(message, err=True)
-    sys.exit(1)
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """When a service raises ServiceError, end with its message and exit code 1."""
-    try:
-        yield
-    except ServiceError as error:
-        end_with(str(error))
-
-
 def change_each(ids: Iterable[Id], change: Callable[[Id], str]) -> NoReturn:
     """Change the things one by one, and print what `change` returns for each.
 
-    Go on after one that is refused; the exit code is 1 then.
+    Go on after one that is refused; the exit code is 1 then, and 2 after one that cannot exist.
     """
-    refused = False
+    code = 0
     for one in ids:
         try:
             click.echo(change(one))
         except ServiceError as error:
             click.echo(str(error), err=True)
-            refused = True
-    sys.exit(int(refused))
+            code = max(code, exit_code(error))
+    sys.exit(code)
 
 
 def make_console() -> Console:

@@ -20,7 +20,8 @@ from nightshift.cli.output import (
     refusals,
     show,
 )
-from nightshift.errors import Conflict, PermanentError
+from nightshift.errors import Conflict, InvalidInput, PermanentError
+from sqlalchemy.exc import OperationalError
 
 ROWS = [
     {"name": "one [red]", "at": datetime(2026, 11, 21, 12, tzinfo=UTC), "more": None},
@@ -107,6 +108,31 @@ def test_refusal_of_a_service_is_a_message_and_no_traceback():
     ran = invoke(body)
 
     assert (ran.exit_code, ran.stdout, ran.stderr) == (1, "", "it is taken\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InvalidInput("starts: is empty"), 2, "starts: is empty"),
+        (
+            OperationalError("select", {}, Exception("no such table: job")),
+            2,
+            (
+                "the database cannot be used: (builtins.Exception) no such table: job: the tables"
+                " are missing or old; `alembic upgrade heads` makes them"
+            ),
+        ),
+        (FileNotFoundError(2, "No such file", "a.csv"), 2, "a.csv: No such file"),
+    ],
+)
+def test_wrong_input_or_a_database_that_is_away_has_exit_code_2(error, code, said):
+    def body():
+        with refusals():
+            raise error
+
+    ran = invoke(body)
+
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (code, "", f"{said}\n")
 
 
 def test_other_errors_are_not_hidden():

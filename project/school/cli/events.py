@@ -8,13 +8,13 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import click
+from nightshift.cli.boundary import DAY
 from nightshift.cli.output import (
     as_json_option,
     make_table,
     pass_runtime,
     print_json,
     print_table,
-    refusals,
 )
 from nightshift.database import Session, resolve
 from nightshift.runtime import Runtime
@@ -87,7 +87,7 @@ def event() -> None:
 @pass_runtime
 def add(runtime: Runtime, author: str | None, **values: Any) -> None:
     """Write a draft, and print its id."""
-    with refusals(), runtime.unit_of_work() as session:
+    with runtime.unit_of_work() as session:
         new = events.read_details(_given(runtime, values), zone=_zone(runtime))
         written = events.create(session, new, author=author, now=runtime.now())
     click.echo(f"{written.id} draft")
@@ -182,19 +182,15 @@ def restore(runtime: Runtime, event_id: str) -> None:
     type=click.Choice([standing.value for standing in events.Standing]),
     help="Only events in this state.",
 )
-@click.option(
-    "--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="Only events on this day or later."
-)
-@click.option(
-    "--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="Only events on this day or earlier."
-)
+@click.option("--from", "first", type=DAY, help="Only events on this day or later.")
+@click.option("--to", "last", type=DAY, help="Only events on this day or earlier.")
 @as_json_option
 @pass_runtime
 def list_events(
     runtime: Runtime,
     state: str | None,
-    first: datetime | None,
-    last: datetime | None,
+    first: date | None,
+    last: date | None,
     as_json: bool,
 ) -> None:
     """List events by their start, on the school's clock."""
@@ -203,8 +199,8 @@ def list_events(
             session,
             zone=_zone(runtime),
             standing=None if state is None else events.Standing(state),
-            first=first and first.date(),
-            last=last and last.date(),
+            first=first,
+            last=last,
         )
     if as_json:
         print_json(rows)
@@ -233,7 +229,7 @@ def _changing(runtime: Runtime, prefix: str) -> Iterator[tuple[Session, UUID, da
 
     End with exit code 1 when a service refuses.
     """
-    with refusals(), runtime.unit_of_work() as session:
+    with runtime.unit_of_work() as session:
         yield session, resolve(session, Event, prefix, digits=DIGITS), runtime.now()
 
 

@@ -168,7 +168,6 @@ def test_delete_of_a_draft_removes_it(run, add, listed):
                 "write it with an offset: 2027-03-28T02:30+01:00 or 2027-03-28T02:30+02:00"
             ),
         ),
-        (["submit", "ffffff"], "no event's id begins with ffffff"),
         (
             ["submit", "fffff"],
             (
@@ -178,10 +177,14 @@ def test_delete_of_a_draft_removes_it(run, add, listed):
         ),
     ],
 )
-def test_bad_input_ends_with_exit_code_1_and_what_is_wrong(run, listed, arguments, message):
+def test_bad_input_ends_with_exit_code_2_and_what_is_wrong(run, listed, arguments, message):
     before = listed()
-    assert run(*arguments, code=1).stderr == f"{message}\n"
+    assert run(*arguments, code=2).stderr == f"{message}\n"
     assert listed() == before
+
+
+def test_unknown_id_ends_with_exit_code_1(run):
+    assert run("submit", "ffffff", code=1).stderr == "no event's id begins with ffffff\n"
 
 
 def test_what_the_state_does_not_allow_ends_with_exit_code_1(run, add):

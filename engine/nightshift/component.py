@@ -41,7 +41,8 @@ class Probe:
     """One question about an installation, which `doctor`, `/ready` and the metrics ask.
 
     `run` gets a session for reading, and returns a status and what it found; when it raises, this
-    probe fails. `remedy`: what to do when it warns or fails. `ready`: the web server is not ready
+    probe fails. `remedy`: what to do when it warns or fails; `contained`: the same for an
+    installation in containers, where that differs. `ready`: the web server is not ready
     while it fails. `broker`: the scheme of the only broker that it is for. `ledger`: it reads the
     database, so it is skipped while the database is away.
     """
@@ -52,6 +53,7 @@ class Probe:
     ready: bool = False
     broker: str = ""
     ledger: bool = True
+    contained: str = ""
 
 
 @dataclass(frozen=True, slots=True)

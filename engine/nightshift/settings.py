@@ -5,7 +5,7 @@ of `ComponentSettings`; nightshift/component.py refuses two components that clai
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
@@ -151,6 +151,9 @@ class Settings(ComponentSettings):
     flower_basic_auth: SecretStr = Field(
         SecretStr("admin:" + PLACEHOLDER), description="NAME:PASSWORD of Flower's login"
     )
+    flower_port: int = Field(
+        5555, ge=1, le=HIGHEST_PORT, description="Flower's port on this machine"
+    )
     log_format: Literal["console", "json"] = Field(
         "console", description="console for people, json for machines"
     )
@@ -270,13 +273,13 @@ class Settings(ComponentSettings):
 
 
 def read_sections(
-    sections: Iterable[type[ComponentSettings]], **values: Any
+    sections: Sequence[type[ComponentSettings]], **values: Any
 ) -> dict[type[ComponentSettings], ComponentSettings]:
     """Read these settings; `values` override the environment's.
 
     Raises InvalidInput with a line for each setting, and for each line of `.env`, that is wrong.
     """
-    file = values.get("_env_file", Settings.model_config.get("env_file"))
+    file = values.get("_env_file", sections[0].model_config.get("env_file"))
     wrong = [] if file is None else list(_find_unreadable_lines(Path(file)))
     read: dict[type[ComponentSettings], ComponentSettings] = {}
     for section in () if wrong else sections:

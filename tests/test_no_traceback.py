@@ -10,6 +10,7 @@ nothing by it.
 
 import shutil
 import signal
+import sys
 from types import SimpleNamespace
 
 import click
@@ -20,6 +21,7 @@ from nightshift.celery.app import App
 from nightshift.component import load
 from nightshift.errors import InvalidInput
 
+import project
 from tests.conftest import COMPOSITION, ROOT
 
 HOSTILE = [
@@ -167,6 +169,9 @@ def test_command_without_a_database_says_that_it_is_away(name, make_app):
 def test_command_in_another_folder_names_the_projects(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BROKER_URL")
+    # As in a process of its own, which has not imported the app.
+    monkeypatch.delitem(sys.modules, "project.celery", raising=False)
+    monkeypatch.delattr(project, "celery", raising=False)
     words = ["-A", "project", *name.split(), *make_words(COMMANDS[name], None, "")]
 
     ran = CliRunner().invoke(celery, words)

@@ -48,8 +48,9 @@ GIVE_UP_AFTER = timedelta(seconds=60)
 COMPLETE, PARTIAL, FAILED = 0, 1, 2
 FEED_KINDS = click.Choice(FeedKind, case_sensitive=False)
 LISTED = (
-    "kind", "owner", "path", "events", "bytes", "etag", "built_at", "revoked_at", "error"
+    "kind", "owner", "events", "bytes", "built_at", "revoked_at", "path", "etag", "error"
 )  # fmt: skip
+GIVES_WAY = ("etag", "path", "bytes")
 
 kind_argument = click.argument("kind", type=FEED_KINDS)
 
@@ -163,10 +164,10 @@ def _run_next(app: App, run_id: UUID) -> bool:
 @click.option("--kind", type=FEED_KINDS, help="Only feeds of this kind.")
 @pass_runtime
 def list_feeds(runtime: Runtime, as_json: bool, kind: FeedKind | None) -> None:
-    """List the feeds: kind, owner, path, events, bytes, etag, built_at, revoked_at, error."""
+    """List the feeds: whose they are, what is in them, when they were built, and errors."""
     with runtime.read_only() as session:
         rows = feeds_service.list_feeds(session, runtime[FeedStore], kind=kind)
-    print_rows(rows, LISTED, as_json=as_json)
+    print_rows(rows, LISTED, as_json=as_json, gives_way=GIVES_WAY)
 
 
 @feeds.command()

@@ -36,6 +36,10 @@ LISTED = (
     "id", "kind", "state", "recipient", "subject", "attempt", "repeats", "due_at", "ended_at",
     "reply",
 )  # fmt: skip
+SHOWN = (
+    "id", "state", "when", "recipient", "subject", "kind", "attempt", "repeats", "reply"
+)  # fmt: skip
+GIVES_WAY = ("repeats", "attempt", "reply", "kind")
 
 # A link may be a secret: anyone who has it can do what it is for. In the path or the query, a part
 # as long as a random token is masked; the host is not, and neither is text outside of links.
@@ -63,11 +67,13 @@ def mail() -> None:
 def list_mails(
     runtime: Runtime, *, state: MailState | None, kind: str | None, limit: int, as_json: bool
 ) -> None:
-    """List messages, newest first, without their bodies."""
+    """List messages, newest first, without their bodies. When: they ended, or are due."""
     with runtime.read_only() as session:
         found = outbox.find_mails(session, state=state, kind=kind, limit=limit)
         rows = [_columns(row, LISTED) for row in found]
-    print_rows(rows, LISTED, as_json=as_json)
+    if not as_json:
+        rows = [row | {"when": row["ended_at"] or row["due_at"]} for row in rows]
+    print_rows(rows, SHOWN, as_json=as_json, gives_way=GIVES_WAY)
 
 
 @mail.command()

@@ -33,8 +33,8 @@ OVERDUE_AFTER = timedelta(minutes=5)
 
 
 def show_time(moment: datetime) -> str:
-    """Return an instant as a probe's detail shows it."""
-    return f"{moment:%Y-%m-%d %H:%M %Z}"
+    """Return an instant as a probe's detail shows it, in the local zone."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
 def check_database(_runtime: Runtime, session: Session) -> Answer:

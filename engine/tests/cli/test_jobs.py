@@ -226,7 +226,7 @@ def test_stats_as_table(run, put):
     out = run(jobs, "stats").stdout
 
     assert "jobs.prune" in out
-    assert "oldest_due_seconds" in out
+    assert "oldest due seconds" in out
 
 
 def test_as_a_command_of_celery(put):

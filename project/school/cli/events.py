@@ -27,8 +27,9 @@ from services.school.models import Event
 DIGITS = 6
 
 HEADERS = (
-    "id", "state", "starts", "ends", "title", "audience", "for", "author", "version of"
+    "id", "state", "starts", "ends", "title", "for", "audience", "author", "version of"
 )  # fmt: skip
+GIVES_WAY = ("version of", "author", "audience", "ends", "for")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -205,7 +206,7 @@ def list_events(
     if as_json:
         print_json(rows)
         return
-    print_table(make_table(HEADERS, map(_line, rows)))
+    print_table(make_table(HEADERS, map(_line, rows), gives_way=GIVES_WAY))
 
 
 def _line(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -216,8 +217,8 @@ def _line(row: dict[str, Any]) -> tuple[Any, ...]:
         _show(row["starts"]),
         _show(row["ends"]),
         row["title"],
-        row["audience"],
         ", ".join(named) or ("nobody" if row["addressed"] else "the whole school"),
+        row["audience"],
         row["author"],
         row["version_of"] and row["version_of"].hex[:8],
     )

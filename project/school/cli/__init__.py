@@ -33,5 +33,6 @@ def load(runtime: Runtime, folder: Path) -> None:
     zone = runtime[SchoolSettings].school_timezone
     with runtime.unit_of_work() as session:
         counts = loading.load(session, folder, zone=zone, now=runtime.now())
-    for kind, number in counts.items():
-        click.echo(f"{kind:<14}{number:>10,}")
+    for kind, (rows, written) in counts.items():
+        said = f"{written:,} new or changed" if written else "unchanged"
+        click.echo(f"{kind:<14}{rows:>10,}  {said}")

@@ -11,6 +11,7 @@ import click
 from nightshift.cli.boundary import DAY
 from nightshift.cli.output import (
     as_json_option,
+    make_pairs,
     make_table,
     pass_runtime,
     print_json,
@@ -89,7 +90,9 @@ def event() -> None:
 def add(runtime: Runtime, author: str | None, **values: Any) -> None:
     """Write a draft, and print its id."""
     with runtime.unit_of_work() as session:
-        new = events.read_details(_given(runtime, values), zone=_zone(runtime))
+        new = events.read_details(
+            _given(runtime, values), zone=_zone(runtime), session=session, author=author
+        )
         written = events.create(session, new, author=author, now=runtime.now())
     click.echo(f"{written.id} draft")
 
@@ -207,6 +210,37 @@ def list_events(
         print_json(rows)
         return
     print_table(make_table(HEADERS, map(_line, rows), gives_way=GIVES_WAY))
+
+
+@event.command()
+@id_argument
+@as_json_option
+@pass_runtime
+def show(runtime: Runtime, event_id: str, as_json: bool) -> None:
+    """Show all that an event says, and its versions."""
+    with runtime.read_only() as session:
+        found = resolve(session, Event, event_id, digits=DIGITS)
+        rows = events.list_versions(session, found, zone=_zone(runtime))
+    shown = next(row for row in rows if row["id"] == found)
+    others = [row for row in rows if row["id"] != found]
+    if as_json:
+        print_json(shown | {"versions": others})
+        return
+    pairs = [
+        (name, _show_value(value)) for name, value in shown.items() if value not in ("", [], None)
+    ]
+    print_table(make_pairs(pairs))
+    if others:
+        click.echo(
+            "\nIts versions:" if found == rows[0]["id"] else "\nThe event, and its other versions:"
+        )
+        print_table(make_table(HEADERS, map(_line, others), gives_way=GIVES_WAY))
+
+
+def _show_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return _show(value) if isinstance(value, date) else value
 
 
 def _line(row: dict[str, Any]) -> tuple[Any, ...]:

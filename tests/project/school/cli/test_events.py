@@ -184,6 +184,26 @@ def test_bad_input_ends_with_exit_code_2_and_what_is_wrong(run, listed, argument
     assert listed() == before
 
 
+def test_all_that_is_wrong_is_named_at_once(run):
+    said = run("add", "--class", "27GB", "--user", "x@y", *TIMES, code=2).stderr.splitlines()
+
+    assert [line.partition(":")[0] for line in said] == ["title", "classes", "users"]
+
+
+def test_show_has_the_event_and_its_versions(run, add):
+    event_id = add("--class", "27Ga")
+    for command in ("submit", "publish"):
+        run(command, event_id)
+    version = run("edit", event_id, "--location", "Bern").stdout.split()[0]
+
+    page = run("show", event_id[:8]).stdout
+    shown = json.loads(run("show", version, "--json").stdout)
+
+    assert "27Ga" in page
+    assert version[:8] in page
+    assert (shown["location"], [one["id"] for one in shown["versions"]]) == ("Bern", [event_id])
+
+
 def test_unknown_id_ends_with_exit_code_1(run):
     assert run("submit", "ffffff", code=1).stderr == "no event's id begins with ffffff\n"
 

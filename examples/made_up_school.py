@@ -17,6 +17,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import click
+from nightshift.celery.app import App
 from nightshift.cli.output import refusals
 from nightshift.component import Composition
 from nightshift.database import Base, Session
@@ -51,6 +52,9 @@ from services.school.models import (
 from services.translation import Locale
 
 __all__ = ["generate"]
+
+# What this makes in memory at once.
+SIZE = click.IntRange(1, 1_000_000)
 
 LESSONS_A_WEEK = 20
 JULY = 7
@@ -516,10 +520,10 @@ def _subscriptions(session: Session, school: _School, rng: Random) -> int:
 
 
 @click.command()
-@click.option("--users", default=500, show_default=True, type=click.IntRange(min=1))
-@click.option("--classes", default=20, show_default=True, type=click.IntRange(min=1))
-@click.option("--departments", default=4, show_default=True, type=click.IntRange(min=1))
-@click.option("--events", default=2000, show_default=True, type=click.IntRange(min=1))
+@click.option("--users", default=500, show_default=True, type=SIZE)
+@click.option("--classes", default=20, show_default=True, type=SIZE)
+@click.option("--departments", default=4, show_default=True, type=SIZE)
+@click.option("--events", default=2000, show_default=True, type=SIZE)
 @click.option(
     "--seed",
     default=1,
@@ -528,20 +532,21 @@ def _subscriptions(session: Session, school: _School, rng: Random) -> int:
 )
 def main(users: int, classes: int, departments: int, events: int, seed: int) -> None:
     """Fill an empty database with a made-up school around today."""
-    runtime = Composition(COMPONENTS).runtime()
-    zone, now = runtime[SchoolSettings].school_timezone, runtime.now()
-    with refusals(), runtime.unit_of_work() as session:
-        counts = generate(
-            session,
-            users=users,
-            classes=classes,
-            departments=departments,
-            events=events,
-            seed=seed,
-            zone=zone,
-            now=now,
-            today=now.astimezone(zone).date(),
-        )
+    with refusals():
+        runtime = App("project.celery", Composition(COMPONENTS)).runtime
+        zone, now = runtime[SchoolSettings].school_timezone, runtime.now()
+        with runtime.unit_of_work() as session:
+            counts = generate(
+                session,
+                users=users,
+                classes=classes,
+                departments=departments,
+                events=events,
+                seed=seed,
+                zone=zone,
+                now=now,
+                today=now.astimezone(zone).date(),
+            )
     for kind, number in counts.items():
         click.echo(f"{kind:<14}{number:>10,}")
 

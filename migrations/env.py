@@ -1,7 +1,9 @@
 """Alembic's entry: the database of the settings, and every component's tables."""
 
+from nightshift.cli.output import refusals
 from nightshift.migrations import run_migrations
 
 from project.celery import app
 
-run_migrations(app.runtime, app.composition.table_branches())
+with refusals():
+    run_migrations(app.runtime, app.composition.table_branches())

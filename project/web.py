@@ -1,8 +1,10 @@
 """The web server: `python -m project.web`. docs/serving.md says what it answers, and why."""
 
+from nightshift.cli.output import refusals
 from nightshift.web.server import serve
 
 from project.celery import app
 
 if __name__ == "__main__":
-    serve(app.runtime)
+    with refusals():
+        serve(app.runtime)

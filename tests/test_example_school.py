@@ -390,7 +390,7 @@ def test_event_is_told_as_the_file_says(
 def test_rows_are_those_that_the_readme_promises(session: Session, example_school: Path) -> None:
     loaded = load(session, example_school, zone=ZONE, now=NOW)
 
-    assert loaded == {
+    assert {name: counted.rows for name, counted in loaded.items()} == {
         "departments": 4,
         "classes": 6,
         "users": 23,

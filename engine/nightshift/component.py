@@ -16,7 +16,7 @@ from nightshift.database import Base, Session
 from nightshift.jobs.args import DECLARED, JobArgs, Kinds
 from nightshift.jobs.schedule import Entry
 from nightshift.runtime import Provider, Publisher, Runtime
-from nightshift.settings import ComponentSettings, Settings
+from nightshift.settings import ComponentSettings, Settings, read_sections
 
 DEFAULT_QUEUE = "default"
 
@@ -41,7 +41,8 @@ class Probe:
     """One question about an installation, which `doctor`, `/ready` and the metrics ask.
 
     `run` gets a session for reading, and returns a status and what it found; when it raises, this
-    probe fails. `remedy`: what to do when it warns or fails. `ready`: the web server is not ready
+    probe fails. `remedy`: what to do when it warns or fails; `contained`: the same for an
+    installation in containers, where that differs. `ready`: the web server is not ready
     while it fails. `broker`: the scheme of the only broker that it is for. `ledger`: it reads the
     database, so it is skipped while the database is away.
     """
@@ -52,6 +53,7 @@ class Probe:
     ready: bool = False
     broker: str = ""
     ledger: bool = True
+    contained: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,9 +205,9 @@ class Composition:
 
         `runtime[Composition]` is this object; `given` adds others, by their types. `values` are
         settings that override the environment's; a test passes them, with `_env_file=None`. Raises
-        pydantic.ValidationError, which names the setting.
+        InvalidInput, which names each setting that is wrong.
         """
-        sections = {section: section(**values) for section in self.sections}
+        sections = read_sections(self.sections, **values)
         settings = sections[Settings]
         assert isinstance(settings, Settings)
         runtime = Runtime(

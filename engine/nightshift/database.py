@@ -46,7 +46,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from nightshift.errors import Conflict, NotFound
+from nightshift.errors import Conflict, InvalidInput, NotFound, first_line
 
 # Seconds. Below every time limit of a job: a query ends before the worker kills the process that
 # waits for it.
@@ -86,6 +86,7 @@ __all__ = [
     "batched",
     "choice",
     "committed_lazily",
+    "explain",
     "insert_or",
     "make_borrowing_engine",
     "make_engine",
@@ -100,6 +101,11 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+# What SQLite and Postgres say of a table or column that a migration would make.
+MISSING_TABLES = (
+    "no such table", "no such column", "has no column", "UndefinedTable", "UndefinedColumn"
+)  # fmt: skip
 
 # Longer lists of ids are split, or not used: databases limit a statement's parameters.
 LONGEST_LIST = 5_000
@@ -233,15 +239,24 @@ def upsert(session: Session, model: type[Base], rows: Sequence[dict[str, Any]]) 
     session.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), rows)
 
 
+def explain(error: Exception) -> str:
+    """Return a database's error in one line, and what to do where tables are missing or old."""
+    line = first_line(error)
+    if any(sign in line for sign in MISSING_TABLES):
+        return f"{line}: the tables are missing or old; `alembic upgrade heads` makes them"
+    return line
+
+
 def resolve(session: Session, model: type[Base], prefix: str, *, digits: int = 1) -> UUID:
     """Return the id of the row whose id begins with `prefix`, which has at least `digits` digits.
 
-    Raises NotFound when there is none, Conflict when there are several.
+    Raises InvalidInput for what cannot be an id, NotFound when there is none, and Conflict when
+    there are several.
     """
     noun, beginning = model.__tablename__, prefix.lower().replace("-", "")
     hexadecimal = set(beginning) <= set("0123456789abcdef")
     if not digits <= len(beginning) <= 32 or not hexadecimal:  # noqa: PLR2004 - a UUID's length
-        raise NotFound(
+        raise InvalidInput(
             f"{prefix!r} is not the id of any {noun}: ids are hexadecimal; give all of it, or at"
             f" least {digits} of its first digits"
         )
@@ -341,7 +356,10 @@ def make_engine(
     options = {"hide_parameters": True, **options}
     if address.get_backend_name() == "sqlite":
         if address.database:
-            Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+            try:
+                Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InvalidInput(f"DATABASE_URL: {error.filename}: {error.strerror}") from error
         arguments: dict[str, Any] = {"timeout": SQLITE_BUSY_TIMEOUT, "check_same_thread": False}
         engine = create_engine(address, connect_args=arguments, **options)
         event.listen(engine, "connect", _open_sqlite)

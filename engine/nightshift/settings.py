@@ -4,18 +4,59 @@ Each field is one line of `.env.example`. A component declares its own settings 
 of `ComponentSettings`; nightshift/component.py refuses two components that claim one name.
 """
 
+import re
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import Literal, Self
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator, model_validator
+from dotenv.parser import parse_stream
+from pydantic import (
+    AfterValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from nightshift.errors import InvalidInput
 
 PLACEHOLDER = "change-me"
 
 # What the engine is made for and tested with.
 BROKERS = ("filesystem", "redis", "rediss", "amqp", "amqps")
+DATABASES = (("sqlite", "pysqlite"), ("postgresql", "psycopg"))
+LONGEST_DATABASE_NUMBER = 4
 
 Environment = Literal["development", "production"]
+
+# Long enough for any policy, and short enough that a date plus or minus it is a date.
+SHORTEST, LONGEST = timedelta(milliseconds=1), timedelta(days=36_500)
+
+
+def _require_a_usual_duration(value: timedelta) -> timedelta:
+    if not SHORTEST <= value <= LONGEST:
+        raise ValueError("must be a duration from PT0.001S to P36500D")
+    return value
+
+
+Duration = Annotated[timedelta, AfterValidator(_require_a_usual_duration)]
+Days = Annotated[int, Field(le=36_500)]
+Count = Annotated[int, Field(le=1_000_000)]
+
+# What no setting holds: control characters, and bytes that are not UTF-8.
+UNWANTED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+LONGEST_VALUE = 10_000
+HIGHEST_PORT = 65_535
+
+# A URL of files whose path is relative: sqlite:///var/…, filesystem://var/…, folder://var/…
+RELATIVE = re.compile(r"(sqlite:///(?!:memory:)|(filesystem|folder)://)[^/?]")
 
 
 class ComponentSettings(BaseSettings):
@@ -37,6 +78,16 @@ class ComponentSettings(BaseSettings):
         "development", description="production refuses placeholder secrets"
     )
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_unusable_text(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            if len(value) > LONGEST_VALUE:
+                raise ValueError(f"has {len(value)} characters; at most {LONGEST_VALUE} are read")
+            if UNWANTED.search(value):
+                raise ValueError("holds a control character, or is not UTF-8")
+        return value
+
     @model_validator(mode="after")
     def _refuse_placeholders_in_production(self) -> Self:
         if self.environment == "production":
@@ -53,6 +104,15 @@ class ComponentSettings(BaseSettings):
         return {
             name: value.get_secret_value() for name, value in self if isinstance(value, SecretStr)
         }
+
+    def relative_paths(self) -> list[str]:
+        """Return the names of the settings that name files relative to the working directory."""
+        return [
+            name.upper()
+            for name, value in self
+            if (isinstance(value, Path) and not value.is_absolute())
+            or (isinstance(value, str) and RELATIVE.match(value))
+        ]
 
 
 class Settings(ComponentSettings):
@@ -91,56 +151,52 @@ class Settings(ComponentSettings):
     flower_basic_auth: SecretStr = Field(
         SecretStr("admin:" + PLACEHOLDER), description="NAME:PASSWORD of Flower's login"
     )
+    flower_port: int = Field(
+        5555, ge=1, le=HIGHEST_PORT, description="Flower's port on this machine"
+    )
     log_format: Literal["console", "json"] = Field(
         "console", description="console for people, json for machines"
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="the lowest level that is logged"
     )
-    worker_concurrency: int | Literal["auto"] = Field(
+    worker_concurrency: Annotated[int, Field(ge=1, le=1_000)] | Literal["auto"] = Field(
         "auto", description="processes of a worker; auto follows the cgroup's CPU limit"
     )
-    heartbeat_interval: timedelta = Field(
-        timedelta(seconds=4), gt=timedelta(), description="how often a worker gives a sign of life"
+    heartbeat_interval: Duration = Field(
+        timedelta(seconds=4), description="how often a worker gives a sign of life"
     )
-    worker_silent_after: timedelta = Field(
+    worker_silent_after: Duration = Field(
         timedelta(seconds=24),
-        gt=timedelta(),
         description="a worker silent this long is dead, and its jobs run elsewhere",
     )
-    relay_interval: timedelta = Field(
+    relay_interval: Duration = Field(
         timedelta(seconds=1),
-        gt=timedelta(),
         description="how often due jobs are looked for; the latest that a due one is sent",
     )
-    relay_buffer: int = Field(
+    relay_buffer: Count = Field(
         100,
         ge=1,
         description="messages a queue that the broker holds at most; the rest waits in the ledger",
     )
-    resend_after: timedelta = Field(
+    resend_after: Duration = Field(
         timedelta(seconds=30),
-        gt=timedelta(),
         description="a message that the broker lost is sent again after this",
     )
-    unknown_kind_age: timedelta = Field(
+    unknown_kind_age: Duration = Field(
         timedelta(days=1),
-        gt=timedelta(),
         description="a job whose kind no worker has known for this long is discarded",
     )
-    visibility_timeout: timedelta = Field(
+    visibility_timeout: Duration = Field(
         timedelta(seconds=900),
-        gt=timedelta(),
         description="Redis gives an unacknowledged message to another worker after this",
     )
-    jobs_keep_succeeded: timedelta = Field(
+    jobs_keep_succeeded: Duration = Field(
         timedelta(days=7),
-        gt=timedelta(),
         description="how long jobs that succeeded stay in the ledger",
     )
-    jobs_keep_failed: timedelta = Field(
+    jobs_keep_failed: Duration = Field(
         timedelta(days=30),
-        gt=timedelta(),
         description="how long jobs that failed, or were discarded or cancelled, stay in the ledger",
     )
 
@@ -152,6 +208,45 @@ class Settings(ComponentSettings):
             known = ", ".join(f"{scheme}://" for scheme in BROKERS)
             raise ValueError(f"BROKER_URL must begin with one of: {known}")
         return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _require_an_address(cls, url: str) -> str:
+        scheme = url.partition("://")[0]
+        try:
+            parts = urlsplit(url)
+            number = parts.path.strip("/")
+            good = scheme == "filesystem" or (parts.port != 0 and parts.hostname is not None)
+        except ValueError:
+            good = False
+        if good and scheme.startswith("redis"):
+            good = number == "" or (number.isdecimal() and len(number) <= LONGEST_DATABASE_NUMBER)
+        if not good:
+            raise ValueError("is not an address such as redis://HOST:PORT/DB")
+        return url
+
+    @field_validator("database_url")
+    @classmethod
+    def _require_a_known_database(cls, url: str) -> str:
+        try:
+            address = make_url(url)
+            known = (address.get_backend_name(), address.get_dialect().driver) in DATABASES
+        except (ArgumentError, ValueError):
+            known = False
+        if not known:
+            raise ValueError("must be sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME")
+        if address.port is not None and not 0 < address.port <= HIGHEST_PORT:
+            raise ValueError(f"its port must be 1 to {HIGHEST_PORT}")
+        if address.query and address.get_backend_name() == "sqlite":
+            raise ValueError("takes no ?options with sqlite")
+        return url
+
+    @field_validator("web_bind")
+    @classmethod
+    def _require_a_port(cls, bind: str) -> str:
+        if int(bind.rpartition(":")[2]) > HIGHEST_PORT:
+            raise ValueError(f"its port must be 0 to {HIGHEST_PORT}")
+        return bind
 
     @model_validator(mode="after")
     def _require_time_for_heartbeats(self) -> Self:
@@ -175,3 +270,54 @@ class Settings(ComponentSettings):
         if not self.needs_password:
             del found["postgres_password"]
         return found
+
+
+def read_sections(
+    sections: Sequence[type[ComponentSettings]], **values: Any
+) -> dict[type[ComponentSettings], ComponentSettings]:
+    """Read these settings; `values` override the environment's.
+
+    Raises InvalidInput with a line for each setting, and for each line of `.env`, that is wrong.
+    """
+    file = values.get("_env_file", sections[0].model_config.get("env_file"))
+    wrong = [] if file is None else list(_find_unreadable_lines(Path(file)))
+    read: dict[type[ComponentSettings], ComponentSettings] = {}
+    for section in () if wrong else sections:
+        try:
+            read[section] = section(**values)
+        except ValidationError as error:
+            wrong += _describe(section, error)
+    if wrong:
+        raise InvalidInput("\n".join(dict.fromkeys(wrong)))
+    return read
+
+
+def _find_unreadable_lines(file: Path) -> Iterator[str]:
+    """Yield what is wrong in a file like `.env`, of which dotenv itself only skips the lines."""
+    if not file.is_file():
+        return
+    content = file.read_bytes()
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        yield f"{file}, line {line}: is not UTF-8; save the file as UTF-8"
+        return
+    for binding in parse_stream(StringIO(text)):
+        if binding.error or (binding.key is not None and binding.value is None):
+            yield f"{file}, line {binding.original.line}: is not a setting; write NAME=VALUE"
+
+
+def _describe(section: type[ComponentSettings], error: ValidationError) -> list[str]:
+    """Return a line for each setting that is wrong, which says what it should be."""
+    lines: dict[str, str] = {}
+    for one in error.errors(include_url=False, include_input=False):
+        reason = str(one["ctx"]["error"]) if one["type"] == "value_error" else one["msg"]
+        if not one["loc"]:  # of several settings, which the reason names
+            lines[reason] = reason
+            continue
+        name = str(one["loc"][0])
+        about = section.model_fields[name].description
+        reason = reason.removeprefix(f"{name.upper()} ").replace("Input should", "should")
+        lines.setdefault(name, f"{name.upper()}: {reason} ({about})")
+    return list(lines.values())

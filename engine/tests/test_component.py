@@ -12,7 +12,7 @@ from nightshift.jobs.schedule import Entry
 from nightshift.ledger import ledger
 from nightshift.runtime import Runtime
 from nightshift.settings import ComponentSettings, Settings
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 from starlette.routing import Route
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -276,7 +276,7 @@ def test_runtime_provides_what_the_components_provide():
 
 
 def test_runtime_names_the_setting_that_is_wrong():
-    with pytest.raises(ValidationError, match="relay_buffer"):
+    with pytest.raises(InvalidInput, match=r"^RELAY_BUFFER: "):
         Composition([ledger]).runtime(_env_file=None, relay_buffer=0)
 
 

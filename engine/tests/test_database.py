@@ -29,7 +29,7 @@ from nightshift.database import (
     upsert,
     utc_now,
 )
-from nightshift.errors import Conflict, NotFound
+from nightshift.errors import Conflict, InvalidInput, NotFound
 from nightshift.jobs import enqueue_many
 from nightshift.jobs.models import Job, JobState, PausedQueue
 from proxies import Proxy
@@ -199,7 +199,7 @@ def test_resolve_takes_a_unique_beginning(session):
     with pytest.raises(Conflict, match="several"):
         resolve(session, Job, digit)
     for unknown in ("", "xyz", "0" * 31, "1" * 40):
-        with pytest.raises(NotFound):
+        with pytest.raises(NotFound if unknown == "0" * 31 else InvalidInput):
             resolve(session, Job, unknown)
 
 
@@ -218,7 +218,7 @@ def test_resolve_finds_ids_at_both_ends_of_their_range(session):
 
 def test_resolve_asks_for_enough_digits(session):
     job_id = put(session)
-    with pytest.raises(NotFound, match="at least 8"):
+    with pytest.raises(InvalidInput, match="at least 8"):
         resolve(session, Job, job_id.hex[:7], digits=8)
     assert resolve(session, Job, job_id.hex[:8], digits=8) == job_id
 

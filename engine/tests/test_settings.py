@@ -1,9 +1,11 @@
 """The engine's settings, and what every component's settings have in common."""
 
+import re
 from datetime import timedelta
 
 import pytest
-from nightshift.settings import ComponentSettings, Settings
+from nightshift.errors import InvalidInput
+from nightshift.settings import ComponentSettings, Settings, read_sections
 from pydantic import SecretStr, ValidationError
 
 POSTGRES = "postgresql+psycopg://nightshift@db/nightshift"
@@ -178,3 +180,47 @@ def test_other_broker_is_refused_with_the_list(url):
     assert (
         "BROKER_URL must begin with one of: filesystem://, redis://, rediss://, amqp://, amqps://"
     ) in str(refused.value)
+
+
+def read_file(tmp_path, content):
+    (tmp_path / ".env").write_bytes(content)
+    return read_sections([Settings], _env_file=tmp_path / ".env")
+
+
+def test_file_is_read(tmp_path):
+    assert read_file(tmp_path, "RELAY_BUFFER=7 # ü\n".encode())[Settings].relay_buffer == 7
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"# one\nLOG_LEVEL=INFO\nRELAY_BUFFER\n", "line 3: is not a setting; write NAME=VALUE"),
+        (b"= 3\n", "line 1: is not a setting; write NAME=VALUE"),
+        (b"LOG_LEVEL=INFO\nPUBLIC_URL=\xff\n", "line 2: is not UTF-8; save the file as UTF-8"),
+        (b"PUBLIC_URL=http://\0\n", "PUBLIC_URL: holds a control character"),
+    ],
+)
+def test_line_of_the_file_that_is_wrong_is_named(tmp_path, content, message):
+    with pytest.raises(InvalidInput, match=re.escape(message)):
+        read_file(tmp_path, content)
+
+
+def test_every_setting_that_is_wrong_has_a_line_with_what_it_is(tmp_path):
+    with pytest.raises(InvalidInput) as refused:
+        read_sections([Settings], _env_file=None, relay_buffer="x", web_bind="h:99999")
+
+    assert str(refused.value).splitlines() == [
+        "WEB_BIND: its port must be 0 to 65535 (ADDRESS:PORT that the web server listens at)",
+        (
+            "RELAY_BUFFER: should be a valid integer, unable to parse string as an integer"
+            " (messages a queue that the broker holds at most; the rest waits in the ledger)"
+        ),
+    ]
+
+
+def test_settings_that_name_files_by_relative_paths():
+    relative = Settings(_env_file=None, broker_url="filesystem://var/broker")
+    absolute = {"database_url": "sqlite:////a/b.db", "broker_url": "filesystem:///a/broker"}
+
+    assert relative.relative_paths() == ["DATABASE_URL", "BROKER_URL"]
+    assert Settings(_env_file=None, **absolute).relative_paths() == []

@@ -16,7 +16,6 @@ from nightshift.cli.output import (
     pass_runtime,
     print_json,
     print_rows,
-    refusals,
 )
 from nightshift.database import batched
 from nightshift.jobs import batches, enqueue, relay, rescue
@@ -49,8 +48,9 @@ GIVE_UP_AFTER = timedelta(seconds=60)
 COMPLETE, PARTIAL, FAILED = 0, 1, 2
 FEED_KINDS = click.Choice(FeedKind, case_sensitive=False)
 LISTED = (
-    "kind", "owner", "path", "events", "bytes", "etag", "built_at", "revoked_at", "error"
+    "kind", "owner", "events", "bytes", "built_at", "revoked_at", "path", "etag", "error"
 )  # fmt: skip
+GIVES_WAY = ("etag", "path", "bytes")
 
 kind_argument = click.argument("kind", type=FEED_KINDS)
 
@@ -164,10 +164,10 @@ def _run_next(app: App, run_id: UUID) -> bool:
 @click.option("--kind", type=FEED_KINDS, help="Only feeds of this kind.")
 @pass_runtime
 def list_feeds(runtime: Runtime, as_json: bool, kind: FeedKind | None) -> None:
-    """List the feeds: kind, owner, path, events, bytes, etag, built_at, revoked_at, error."""
+    """List the feeds: whose they are, what is in them, when they were built, and errors."""
     with runtime.read_only() as session:
         rows = feeds_service.list_feeds(session, runtime[FeedStore], kind=kind)
-    print_rows(rows, LISTED, as_json=as_json)
+    print_rows(rows, LISTED, as_json=as_json, gives_way=GIVES_WAY)
 
 
 @feeds.command()
@@ -179,7 +179,7 @@ def url(runtime: Runtime, kind: FeedKind, owner: str) -> None:
 
     OWNER: a user's email, a class's name, a department's name.
     """
-    with refusals(), runtime.read_only() as session:
+    with runtime.read_only() as session:
         token = serving.find_token(session, kind, owner)
     click.echo(_address(runtime, token))
 
@@ -193,7 +193,7 @@ def rotate(runtime: Runtime, kind: FeedKind, owner: str) -> None:
 
     Also for a feed that was revoked.
     """
-    with refusals(), runtime.unit_of_work() as session:
+    with runtime.unit_of_work() as session:
         token = serving.rotate(session, kind, owner)
     click.echo(_address(runtime, token))
 
@@ -204,7 +204,7 @@ def rotate(runtime: Runtime, kind: FeedKind, owner: str) -> None:
 @pass_runtime
 def revoke(runtime: Runtime, kind: FeedKind, owner: str) -> None:
     """Take a feed's address away; `rotate` gives it another."""
-    with refusals(), runtime.unit_of_work() as session:
+    with runtime.unit_of_work() as session:
         serving.revoke(session, kind, owner, now=runtime.now())
     click.echo(f"the feed of {kind} {owner} has no address any more")
 

@@ -114,7 +114,12 @@ calendars = Component(
     schedule=make_schedule,
     provides={FeedStore: make_store, Rules: make_rules},
     probes=(
-        Probe("sync", check_sync, "start beat and a worker, or run `feeds sync`", ready=True),
+        Probe(
+            "sync",
+            check_sync,
+            "start beat and a worker, or run `celery -A project feeds sync --inline`",
+            ready=True,
+        ),
         Probe(
             "failed feeds",
             check_failed_feeds,

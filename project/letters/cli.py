@@ -1,9 +1,11 @@
 """`celery -A project letters …`: show what the school's mails look like."""
 
+import webbrowser
 from email.policy import SMTP
 from pathlib import Path
 
 import click
+from nightshift.cli.boundary import FilePath
 from nightshift.cli.output import pass_runtime
 from nightshift.runtime import Runtime
 
@@ -27,7 +29,7 @@ def letters() -> None:
 )
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FilePath(file_okay=False),
     default="var/preview",
     show_default=True,
 )
@@ -45,6 +47,6 @@ def preview(runtime: Runtime, kind: str, locale: str, out: Path, opening: bool) 
     eml, html = (out / f"{kind}.{locale}{suffix}" for suffix in (".eml", ".html"))
     eml.write_bytes(content.as_bytes(policy=SMTP))
     html.write_bytes(page.get_content().encode())
-    click.echo(f"{eml}\n{html}")
-    if opening:
-        click.launch(str(html))
+    click.echo(f"{click.format_filename(eml)}\n{click.format_filename(html)}")
+    if opening and not webbrowser.open(html.absolute().as_uri()):
+        click.echo("there is no browser here: open the page with one, or read the .eml", err=True)

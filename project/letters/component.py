@@ -1,6 +1,7 @@
 """What the letters contribute: the school's mails, and the pages that they link to."""
 
 from collections.abc import Sequence
+from email.headerregistry import Address
 
 from nightshift.component import Component
 from nightshift.jobs.schedule import Entry
@@ -23,9 +24,13 @@ from services.letters.rules import LetterRules
 
 def make_rules(runtime: Runtime) -> LetterRules:
     """Return the school's settings that letters are made by."""
-    school = runtime[SchoolSettings]
+    school, mail = runtime[SchoolSettings], runtime[MailSettings]
+    sender = mail.mail_from
+    if sender == MailSettings.model_fields["mail_from"].default:
+        # Nobody has named a sender, so it is the school.
+        sender = str(Address(school.school_name, addr_spec=mail.mail_sender))
     return LetterRules(
-        sender=runtime[MailSettings].mail_from,
+        sender=sender,
         school_name=school.school_name,
         public_url=runtime.settings.public_url.rstrip("/"),
         zone=school.school_timezone,

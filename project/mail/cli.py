@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from email_validator import EmailNotValidError, validate_email
+from nightshift.cli.boundary import LIMIT, ROW_NUMBER
 from nightshift.cli.output import (
     as_json_option,
     change_each,
@@ -35,13 +36,17 @@ LISTED = (
     "id", "kind", "state", "recipient", "subject", "attempt", "repeats", "due_at", "ended_at",
     "reply",
 )  # fmt: skip
+SHOWN = (
+    "id", "state", "when", "recipient", "subject", "kind", "attempt", "repeats", "reply"
+)  # fmt: skip
+GIVES_WAY = ("repeats", "attempt", "reply", "kind")
 
 # A link may be a secret: anyone who has it can do what it is for. In the path or the query, a part
 # as long as a random token is masked; the host is not, and neither is text outside of links.
 LINK = re.compile(r"(?<=://)(?P<host>[^\s/?#]+)(?P<rest>[/?]\S+)")
 SECRET = re.compile(r"(?<=[/=])[\w.-]*[\w-]{22,}")
 
-ids_argument = click.argument("ids", nargs=-1, required=True, type=int, metavar="ID…")
+ids_argument = click.argument("ids", nargs=-1, required=True, type=ROW_NUMBER, metavar="ID…")
 
 
 @click.group()
@@ -56,21 +61,23 @@ def mail() -> None:
     help="Only messages in this state.",
 )
 @click.option("--kind", help="Only messages of this kind.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@click.option("--limit", default=50, show_default=True, type=LIMIT)
 @as_json_option
 @pass_runtime
 def list_mails(
     runtime: Runtime, *, state: MailState | None, kind: str | None, limit: int, as_json: bool
 ) -> None:
-    """List messages, newest first, without their bodies."""
+    """List messages, newest first, without their bodies. When: they ended, or are due."""
     with runtime.read_only() as session:
         found = outbox.find_mails(session, state=state, kind=kind, limit=limit)
         rows = [_columns(row, LISTED) for row in found]
-    print_rows(rows, LISTED, as_json=as_json)
+    if not as_json:
+        rows = [row | {"when": row["ended_at"] or row["due_at"]} for row in rows]
+    print_rows(rows, SHOWN, as_json=as_json, gives_way=GIVES_WAY)
 
 
 @mail.command()
-@click.argument("mail_id", type=int, metavar="ID")
+@click.argument("mail_id", type=ROW_NUMBER, metavar="ID")
 @as_json_option
 @pass_runtime
 def show(runtime: Runtime, mail_id: int, as_json: bool) -> None:
@@ -150,7 +157,7 @@ def test(runtime: Runtime, address: str) -> None:
     try:
         recipient = validate_email(address, check_deliverability=False)
     except EmailNotValidError as error:
-        end_with(str(error))
+        end_with(f"ADDRESS: {error}", code=2)
     content = EmailMessage(policy=SMTP)
     content["From"] = settings.mail_from
     content["To"] = f"{recipient.local_part}@{recipient.ascii_domain}"

@@ -61,7 +61,7 @@ def check_mail(runtime: Runtime, session: Session) -> Answer:
     undecided, oldest = outbox.count_undecided(session), outbox.find_oldest_due(session)
     said = "none waits for a person"
     if undecided:
-        said = f"{undecided} may have been sent, and wait for `mail retry`"
+        said = f"{undecided} may have been sent, and wait for `celery -A project mail retry ID`"
     if oldest is not None and runtime.now() - oldest > OVERDUE_AFTER:
         return Status.WARN, f"one is due since {show_time(oldest)}; {said}"
     return Status.WARN if undecided else Status.OK, said

@@ -6,7 +6,7 @@ from typing import Self
 
 from email_validator import EmailNotValidError, validate_email
 from nightshift.errors import InvalidInput
-from nightshift.settings import ComponentSettings
+from nightshift.settings import ComponentSettings, Count, Duration
 from pydantic import Field, SecretStr, model_validator
 
 from services.mail.transport import open_transport
@@ -27,23 +27,21 @@ class MailSettings(ComponentSettings):
         "Nightshift <noreply@nightshift.example>",
         description="NAME <ADDRESS> that mail comes from",
     )
-    mail_concurrency: int = Field(
+    mail_concurrency: Count = Field(
         2, ge=1, description="connections to the mail server at a time, over all workers"
     )
-    mail_rate: int = Field(
+    mail_rate: Count = Field(
         0, ge=0, description="messages a minute, over all workers; 0 sets no limit"
     )
-    mail_retry_after: timedelta = Field(
+    mail_retry_after: Duration = Field(
         timedelta(minutes=1),
-        gt=timedelta(),
         description="wait before a message is tried again; doubled each time, up to an hour",
     )
-    mail_keep_sent: timedelta = Field(
-        timedelta(days=30), gt=timedelta(), description="how long sent mail stays in the outbox"
+    mail_keep_sent: Duration = Field(
+        timedelta(days=30), description="how long sent mail stays in the outbox"
     )
-    mail_keep_failed: timedelta = Field(
+    mail_keep_failed: Duration = Field(
         timedelta(days=90),
-        gt=timedelta(),
         description="how long mail that failed, or ended otherwise unsent, stays in the outbox",
     )
 

@@ -476,8 +476,8 @@ def list_feeds(
             "events": feed.event_count,
             "bytes": feed.size,
             "etag": feed.etag,
-            "built_at": None if feed.built_at is None else feed.built_at.isoformat(),
-            "revoked_at": None if feed.revoked_at is None else feed.revoked_at.isoformat(),
+            "built_at": feed.built_at,
+            "revoked_at": feed.revoked_at,
             "error": feed.error,
         }
         for feed, name in rows

@@ -339,8 +339,12 @@ def open_transport(url: str, *, password: str = "") -> Transport:
     scheme, _, rest = url.partition("://")
     if scheme == "folder" and rest:
         return FolderTransport(Path(rest))
-    parts = urlsplit(url)
-    if scheme not in ("smtp", "smtps") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        named = scheme in ("smtp", "smtps") and parts.hostname and parts.port != 0
+    except ValueError:  # no host, or no port
+        named = False
+    if not named:
         raise InvalidInput(
             "MAIL_URL must be folder://PATH, smtp://USER@HOST:PORT or smtps://USER@HOST:PORT"
         )
@@ -368,7 +372,7 @@ def open_transport(url: str, *, password: str = "") -> Transport:
         )
     port = parts.port or (587 if scheme == "smtp" else 465)
     return SmtpTransport(
-        parts.hostname, port, tls=tls, user=user, password=password, timeout=float(timeout)
+        str(parts.hostname), port, tls=tls, user=user, password=password, timeout=float(timeout)
     )
 
 

@@ -14,7 +14,7 @@ triggers note what was changed.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from difflib import get_close_matches
 from enum import StrEnum
@@ -25,13 +25,13 @@ from zoneinfo import ZoneInfo
 from nightshift.database import Session, insert_or, plain
 from nightshift.errors import Conflict, InvalidInput, NotFound
 from nightshift.jobs import enqueue
-from sqlalchemy import Select, and_, case, or_, select
+from sqlalchemy import Select, and_, case, func, or_, select
 
 from services.letters.jobs import SETTLED, NoticeEvent, NoticeReview
 from services.letters.models import EventNotice
 from services.school.loading import TARGETS, find_ids, read_links, relink
 from services.school.models import Event, EventState, User
-from services.school.rows import ROW_OF, SEPARATOR, EventDetails, EventRow
+from services.school.rows import ROW_OF, SEPARATOR, EventDetails, EventRow, split
 from services.school.sheets import clean, find_unwanted, validate
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "delete",
     "edit",
     "list_events",
+    "list_versions",
     "publish",
     "read_details",
     "refuse",
@@ -90,10 +91,17 @@ CONTENT = [
 ]
 
 
-def read_details(values: Mapping[str, Any], *, zone: ZoneInfo) -> EventDetails:
+def read_details(
+    values: Mapping[str, Any],
+    *,
+    zone: ZoneInfo,
+    session: Session | None = None,
+    author: str | None = None,
+) -> EventDetails:
     """Return what an event is to say, checked by the rules of events.csv.
 
-    A value is text, or of the type that EventDetails has. An empty one takes its default.
+    A value is text, or of the type that EventDetails has. An empty one takes its default. With a
+    session the names of classes, departments and people, and the author's, are looked up, too.
 
     Raises:
         InvalidInput: Something is wrong. The message names each field and how to correct it.
@@ -107,6 +115,15 @@ def read_details(values: Mapping[str, Any], *, zone: ZoneInfo) -> EventDetails:
         name: clean(value) if isinstance(value, str) else value for name, value in texts.items()
     }
     read, wrong = validate(EventDetails, {name: cell for name, cell in cells.items() if cell}, zone)
+    if session is not None:
+        spoilt = {column for column, _ in wrong}
+        named = {column: split(cells.get(column) or "") for column in LINKS.keys() - spoilt}
+        named["author"] = () if author is None else (author,)
+        wrong += [
+            (column, reason)
+            for column, names in sorted(named.items())
+            for reason in _find_unknown(session, column, names)
+        ]
     if read is None or wrong:
         raise InvalidInput("\n".join(f"{name}: {reason}" for name, reason in wrong))
     return read
@@ -143,7 +160,7 @@ def edit(
     """
     event = _take(session, event_id, "edit")
     said = _said(event, _names(session, select(Event.id).where(Event.id == event_id))[event_id])
-    new = read_details(said | dict(changes), zone=zone)
+    new = read_details(said | dict(changes), zone=zone, session=session, author=author)
     # Those whom it named may have been deleted since. Only a change of the names themselves may
     # make it an event for the whole school.
     addressed = event.addressed and not changes.keys() & LINKS.keys()
@@ -275,6 +292,22 @@ def list_events(
         chosen = chosen.where(
             or_(Event.starts_at < _instant(last + timedelta(days=1), zone), Event.starts_on <= last)
         )
+    return _list(session, chosen, zone)
+
+
+def list_versions(session: Session, event_id: UUID, *, zone: ZoneInfo) -> list[dict[str, Any]]:
+    """Return an event and all its versions, as `list_events` does; the event is the first.
+
+    `event_id` may be a version's. An event that does not exist has none.
+    """
+    versions = select(Event.version_of_id).where(Event.id == event_id).scalar_subquery()
+    original = func.coalesce(versions, event_id)
+    chosen = select(Event.id).where(or_(Event.id == original, Event.version_of_id == original))
+    found = _list(session, chosen, zone)
+    return sorted(found, key=lambda row: row["version_of"] is not None)
+
+
+def _list(session: Session, chosen: Select[UUID], zone: ZoneInfo) -> list[dict[str, Any]]:
     names = _names(session, chosen)
     rows = session.execute(
         select(Event, stands, User.email)
@@ -347,9 +380,20 @@ def _write(
 
 
 def _ids(session: Session, column: str, names: tuple[str, ...]) -> set[Any]:
-    """Return the ids that a link table holds for these names."""
+    """Return the ids that a link table holds for these names. Raises InvalidInput."""
+    for reason in _find_unknown(session, column, names):
+        raise InvalidInput(f"{column}: {reason}")
     if (file := EventRow.references.get(column)) is None:
         return set(names)
+    kind = ROW_OF[file]
+    keys = {kind.identify(name) for name in names}
+    return set(find_ids(session, TARGETS[file], keys).values())
+
+
+def _find_unknown(session: Session, column: str, names: tuple[str, ...]) -> Iterator[str]:
+    """Yield for each name that the database does not have what to do about it."""
+    if (file := EventRow.references.get(column)) is None:
+        return
     kind, target = ROW_OF[file], TARGETS[file]
     ids = find_ids(session, target, {kind.identify(name) for name in names})
     for name in names:
@@ -362,8 +406,7 @@ def _ids(session: Session, column: str, names: tuple[str, ...]) -> set[Any]:
             )
             near = ", ".join(get_close_matches(name, known))
             fix = f"did you mean {near}?" if near else "correct the name, or add it first"
-            raise InvalidInput(f"{column}: there is no {kind.noun} {name!r}; {fix}")
-    return set(ids.values())
+            yield f"there is no {kind.noun} {name!r}; {fix}"
 
 
 def _swap(session: Session, one: Event, two: Event) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
 from nightshift.database import Base, Session, insert_or
@@ -111,8 +111,15 @@ TARGETS = {
 }
 
 
-def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> dict[str, int]:
-    """Write the rows of a folder's CSV files, all or none, and return each file's number of rows.
+class Loaded(NamedTuple):
+    """How many rows a file has, and how many of them were new or changed."""
+
+    rows: int
+    written: int
+
+
+def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> dict[str, Loaded]:
+    """Write the rows of a folder's CSV files, all or none, and return what each file did.
 
     A row is found by its natural key. A row that is equal is not written, so calendars see no
     change. A column that the header leaves out, and a row that the files leave out, stays as it is.
@@ -134,21 +141,26 @@ def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> di
         raise InvalidRows(problems)
     _release_untis_ids(session, holders)
     ids: Ids = {}
+    written: dict[str, set[Any]] = {file: set() for file in sheets}
     # Also for files that are missing: the others' rows name rows of these tables.
     for file, target in TARGETS.items():
         if file in sheets:
-            _upsert(session, target, _values(sheets[file], ids, now))
+            keys = _upsert(session, target, _values(sheets[file], ids, now))
         ids[file] = (
             ids["users.csv"]
             if target.model is Subscription
             else find_ids(session, target, named[file])
         )
         if file in sheets:
-            _link(session, sheets[file], ids)
+            written[file] = {ids[file].get(key, key) for key in keys}
+            written[file] |= _link(session, sheets[file], ids)
             if target.model is Event:
                 _address(session, sheets[file], ids)
     session.expire_all()
-    return {file.removesuffix(".csv"): len(sheet.entries) for file, sheet in sheets.items()}
+    return {
+        file.removesuffix(".csv"): Loaded(len(sheet.entries), len(written[file]))
+        for file, sheet in sheets.items()
+    }
 
 
 def _references(kind: type[Row], cells: dict[str, str]) -> Iterator[tuple[str, type[Row], str]]:
@@ -290,9 +302,10 @@ def _values(sheet: Sheet, ids: Ids, now: datetime) -> list[dict[str, Any]]:
     return sorted(result, key=lambda values: values.get("version_of_id") is not None)
 
 
-def _upsert(session: Session, target: Target, rows: Sequence[dict[str, Any]]) -> None:
-    if not rows:
-        return
+def _upsert(session: Session, target: Target, rows: Sequence[dict[str, Any]]) -> set[RowKey]:
+    """Write the rows that are new or differ, and return their keys."""
+    if not (rows := _find_differing(session, target, rows)):
+        return set()
     table = target.table
     insert = insert_or(session, target.model)
     stated = [name for name in rows[0] if name not in (target.key, "created_at")]
@@ -304,6 +317,26 @@ def _upsert(session: Session, target: Target, rows: Sequence[dict[str, Any]]) ->
         )
     else:
         session.execute(insert.on_conflict_do_nothing(index_elements=[target.key]), rows)
+    return {row[target.key] for row in rows}
+
+
+def _find_differing(
+    session: Session, target: Target, rows: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the rows that the database does not have as they are.
+
+    Postgres takes an id for every row that is offered to it, also for one that it then has.
+    """
+    if not rows:
+        return []
+    stated = [name for name in rows[0] if name != "created_at"]
+    columns, key = [target.table.c[name] for name in stated], target.table.c[target.key]
+    there = {
+        tuple(row)
+        for chunk in _chunks(row[target.key] for row in rows)
+        for row in session.execute(select(*columns).where(key.in_(chunk)))
+    }
+    return [row for row in rows if tuple(row[name] for name in stated) not in there]
 
 
 def find_ids(session: Session, target: Target, keys: Collection[RowKey]) -> dict[RowKey, Any]:
@@ -313,8 +346,9 @@ def find_ids(session: Session, target: Target, keys: Collection[RowKey]) -> dict
     return {name: found for query in queries for name, found in session.execute(query)}
 
 
-def _link(session: Session, sheet: Sheet, ids: Ids) -> None:
-    """Write the link tables of a sheet's rows, as its list cells say."""
+def _link(session: Session, sheet: Sheet, ids: Ids) -> set[Any]:
+    """Write the link tables of a sheet's rows, as its list cells say; return changed rows' ids."""
+    changed: set[Any] = set()
     kind, target, fields = sheet.kind, TARGETS[sheet.kind.file], sheet.kind.columns()
     owners = [ids[kind.file][entry.key] for entry in sheet.entries]
     for column in sheet.columns:
@@ -326,7 +360,8 @@ def _link(session: Session, sheet: Sheet, ids: Ids) -> None:
             if file := kind.references.get(column):
                 names = [ids[file][ROW_OF[file].identify(name)] for name in names]
             wanted.update((owner_id, name) for name in names)
-        relink(session, link, owners, wanted)
+        changed |= relink(session, link, owners, wanted)
+    return changed
 
 
 def read_links(session: Session, link: Link, owners: Iterable[Any]) -> set[tuple[Any, Any]]:
@@ -338,8 +373,11 @@ def read_links(session: Session, link: Link, owners: Iterable[Any]) -> set[tuple
 
 def relink(
     session: Session, link: Link, owners: Iterable[Any], wanted: set[tuple[Any, Any]]
-) -> None:
-    """Replace the pairs that a link table has of these owners; write only what differs."""
+) -> set[Any]:
+    """Replace the pairs that a link table has of these owners; write only what differs.
+
+    Return the owners whose pairs have changed.
+    """
     owner, other = link.table.c[link.owner], link.table.c[link.other]
     present = read_links(session, link, owners)
     if missing := [{link.owner: one, link.other: two} for one, two in sorted(wanted - present)]:
@@ -349,6 +387,7 @@ def relink(
             delete(link.table).where(and_(owner == bindparam("one"), other == bindparam("two"))),
             surplus,
         )
+    return {one for one, _ in wanted ^ present}
 
 
 def _address(session: Session, sheet: Sheet, ids: Ids) -> None:

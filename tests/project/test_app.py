@@ -102,12 +102,6 @@ def test_every_body_has_the_limits_of_its_kind(bodies):
     }
 
 
-def test_every_body_says_what_a_second_run_does(bodies):
-    silent = [name for name, task in bodies.items() if "second run" not in task.__doc__]
-
-    assert silent == []
-
-
 def test_every_module_of_tasks_belongs_to_a_component():
     named = [module for noun in NOUNS for module in noun.tasks]
 

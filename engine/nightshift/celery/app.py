@@ -4,6 +4,8 @@
 celery.py. It holds what a process of this project needs: the components and the runtime.
 """
 
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +18,7 @@ from nightshift.celery.link import Link
 from nightshift.celery.patience import Connection
 from nightshift.celery.publisher import CALLER_PATIENCE, Publisher
 from nightshift.component import Composition
+from nightshift.errors import InvalidInput
 from nightshift.runtime import Runtime
 
 
@@ -23,12 +26,30 @@ class _Amqp(AMQP):
     Connection = Connection
 
 
+def _require_the_folder(name: str, runtime: Runtime) -> None:
+    """Raise InvalidInput where the settings' relative paths would lead to other, new files.
+
+    A project's folder is the one with `alembic.ini`. An installed project without it has none.
+    """
+    spec = None if name == "__main__" else find_spec(name)
+    if spec is None or spec.origin is None:
+        return
+    folder = Path(spec.origin).resolve().parents[name.count(".")]
+    if folder == Path.cwd() or not (folder / "alembic.ini").exists():
+        return
+    if names := [one for section in runtime.sections for one in section.relative_paths()]:
+        raise InvalidInput(
+            f"{Path.cwd()} is not the folder of this project, in which {', '.join(names)} name"
+            f" files: cd {folder}, or name them by absolute paths"
+        )
+
+
 class App(Celery):
     """A Celery app with a ledger.
 
     `name` is the module that holds the app; a worker's keeper imports it. `values` are settings
     that override the environment's. Raises ValueError when two components claim the same name, and
-    pydantic.ValidationError, which names the setting, when a setting is wrong.
+    InvalidInput when a setting is wrong, or names files of another folder than this one.
     """
 
     amqp_cls = _Amqp
@@ -49,6 +70,7 @@ class App(Celery):
             given={App: self},
             **values,
         )
+        _require_the_folder(name, self.runtime)
         self.conf.update(build_configuration(self.runtime.settings, composition))
         # Celery's own ends the worker at a foreign message or a refused queue.
         self.conf.worker_consumer = "nightshift.celery.consumer:Consumer"

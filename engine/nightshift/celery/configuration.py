@@ -7,6 +7,7 @@ from kombu import Queue
 
 from nightshift.celery.patience import LONGEST_CALL
 from nightshift.component import DEFAULT_QUEUE, Composition
+from nightshift.errors import InvalidInput
 from nightshift.settings import Settings
 
 # Seconds. A worker kills a task without a limit of its own after this; statements and sockets time
@@ -91,8 +92,11 @@ def _broker(settings: Settings, names: list[str]) -> dict[str, Any]:
     queues = [Queue(name, routing_key=name) for name in names]
     if scheme == "filesystem":
         folder = Path(path or "var/broker")
-        for name in ("messages", "control", "processed"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
+        try:
+            for name in ("messages", "control", "processed"):
+                (folder / name).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InvalidInput(f"BROKER_URL: {error.filename}: {error.strerror}") from error
         return {
             "task_queues": queues,
             # The host has no meaning, but kombu warns without one.

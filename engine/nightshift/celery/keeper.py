@@ -35,8 +35,7 @@ from nightshift.celery.app import App
 from nightshift.celery.link import Link, Word
 from nightshift.celery.logs import setup
 from nightshift.celery.publisher import Publisher
-from nightshift.database import Session
-from nightshift.errors import first_line
+from nightshift.database import Session, explain
 from nightshift.jobs import care, claims, relay, rescue
 
 logger = logging.getLogger("nightshift.keeper")
@@ -243,7 +242,7 @@ class Clock:
         try:
             duty()
         except Exception as error:  # noqa: BLE001 - the keeper outlives what it depends on
-            logger.warning("%s failed and is tried again: %s", name, first_line(error))
+            logger.warning("%s failed and is tried again: %s", name, explain(error))
         self._next[name] = time.monotonic() + every
 
 

@@ -4,6 +4,7 @@ Every line that is written while a job runs has the task's name and the job's id
 """
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,6 +30,10 @@ class _Short:
 
 
 class _Console(_Short, logging.Formatter):
+    # UTC, as in `--json`: lines of several machines are compared.
+    converter = staticmethod(time.gmtime)
+    default_time_format, default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         record.message = _cut(record.message)
         return super().formatMessage(record)

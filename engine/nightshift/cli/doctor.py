@@ -46,9 +46,13 @@ def doctor(runtime: Runtime, as_json: bool) -> None:
             }
         )
     else:
-        table = Table("check", "", "found", "what to do", box=None)
+        table = Table(box=None, pad_edge=False)
+        remedies = ["what to do"] if any(one.remedy for one in found) else []
+        for header in ("check", "", "found", *remedies):
+            table.add_column(header, overflow="fold")
         for one in found:
             status = f"[{STYLES[one.status]}]{one.status}[/]"
-            table.add_row(one.probe, status, escape(one.detail), escape(one.remedy))
+            cells = [one.probe, status, escape(one.detail), escape(one.remedy)]
+            table.add_row(*cells[: len(table.columns)])
         print_table(table)
     sys.exit(SEVERITY[worst])

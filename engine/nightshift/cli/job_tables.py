@@ -1,37 +1,38 @@
-"""Jobs as tables for a terminal. Times are in UTC, to the second."""
+"""Jobs as tables for a terminal."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
-from nightshift.cli.output import make_table, show
+from nightshift.cli.output import make_pairs, make_table, show, show_age
 
-HEADERS = (
-    "id", "kind", "queue", "state", "attempt", "progress", "run at", "started", "finished", "error"
-)  # fmt: skip
-LONGEST_ERROR = 60
+HEADERS = ("id", "kind", "state", "when", "took", "attempt", "progress", "queue", "error")
+GIVES_WAY = ("queue", "took", "attempt", "progress")
 
 
 def make_jobs_table(rows: list[dict[str, Any]]) -> Table:
-    """Return a table with a line for each job."""
-    return make_table(HEADERS, map(_build_cells, rows))
+    """Return a table with a line for each job. When: it ended, or began, or is due."""
+    now = datetime.now(UTC)
+    return make_table(HEADERS, (_build_cells(row, now) for row in rows), gives_way=GIVES_WAY)
 
 
-def _build_cells(row: dict[str, Any]) -> tuple[Any, ...]:
+def _build_cells(row: dict[str, Any], now: datetime) -> tuple[Any, ...]:
     error = (row["errors"] or [None])[-1]
+    began, ended = row["started_at"], row["finished_at"]
     return (
         str(row["id"])[:8],
         row["kind"],
-        row["queue"],
         row["state"],
+        show_age(ended or began or row["run_at"], now),
+        ended - began if began and ended else None,
         f"{row['attempt']}/{row['max_attempts']}",
         row["progress_total"] and f"{row['progress_done']}/{row['progress_total']}",
-        row["run_at"],
-        row["started_at"],
-        row["finished_at"],
-        error and f"{error['type']}: {error['message']}"[:LONGEST_ERROR],
+        row["queue"],
+        error and f"{error['type']}: {error['message']}",
     )
 
 
@@ -39,8 +40,7 @@ def make_job_page(job: dict[str, Any]) -> RenderableType:
     """Return everything about one job: its columns, errors, log, parent and children."""
     apart = ("log", "parent", "children_by_state", "children_newest", "errors", "parent_id")
     shown = ((name, job[name]) for name in job if job[name] is not None and name not in apart)
-    about = make_table((), shown, show_header=False, box=None)
-    parts: list[RenderableType] = [about]
+    parts: list[RenderableType] = [make_pairs(shown)]
     for error in job["errors"] or []:
         head = f"\n[bold]attempt {error['attempt']}[/], {show(error['at'])}"
         parts += [
@@ -71,12 +71,14 @@ def make_stats_tables(numbers: dict[str, Any]) -> RenderableType:
     )
     return Group(
         *(
-            make_table(
-                tuple(rows[0] if rows else ("none",)),
-                (tuple(row.values()) for row in rows),
-                title=title,
-                title_justify="left",
-            )
+            part
             for title, rows in parts
+            for part in (
+                Text(title, style="bold"),
+                make_table(
+                    tuple(name.replace("_", " ") for name in (rows[0] if rows else ("none",))),
+                    (tuple(row.values()) for row in rows),
+                ),
+            )
         )
     )

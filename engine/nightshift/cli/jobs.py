@@ -19,6 +19,7 @@ from sqlalchemy.exc import OperationalError
 from nightshift.celery.app import App
 from nightshift.celery.task import run_here, working_here
 from nightshift.cli import job_tables
+from nightshift.cli.boundary import LIMIT
 from nightshift.cli.output import (
     as_json_option,
     change_each,
@@ -28,7 +29,6 @@ from nightshift.cli.output import (
     pass_runtime,
     print_json,
     print_table,
-    refusals,
 )
 from nightshift.component import Composition
 from nightshift.database import Session, after, read_clock, resolve, seconds_between, utc_now
@@ -66,7 +66,7 @@ def jobs() -> None:
     type=click.Choice(JobState, case_sensitive=False),
     help="Only jobs in this state.",
 )
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(min=1))
+@click.option("--limit", default=50, show_default=True, type=LIMIT)
 @as_json_option
 @watch_option
 @pass_runtime
@@ -300,12 +300,6 @@ def _require_known(runtime: Runtime, *, kind: str | None = None, queue: str | No
             end_with(f"there is no {name} {value!r}; there are: {', '.join(known)}")
 
 
-def _write(runtime: Runtime, change: Callable[[Session], T]) -> T:
-    """Make a change in a transaction of its own. End with exit code 1 when it is refused."""
-    with refusals():
-        return _transact(runtime, change)
-
-
 def _repeat(runtime: Runtime, change: Callable[[Session], int]) -> int:
     """Make a change until it returns 0, each time in a transaction of its own; return the sum."""
     changed = 0
@@ -314,14 +308,15 @@ def _repeat(runtime: Runtime, change: Callable[[Session], int]) -> int:
     return changed
 
 
-def _transact(runtime: Runtime, change: Callable[[Session], T], *, tries: int = TRIES) -> T:
+def _write(runtime: Runtime, change: Callable[[Session], T], *, tries: int = TRIES) -> T:
+    """Make a change in a transaction of its own; again when the database aborts it."""
     try:
         with runtime.unit_of_work() as session:
             return change(session)
     except OperationalError as error:
         if tries == 1 or "deadlock" not in str(error):
             raise
-    return _transact(runtime, change, tries=tries - 1)
+    return _write(runtime, change, tries=tries - 1)
 
 
 def _change_each(
@@ -341,7 +336,7 @@ def _change_each(
         others = len(changed) - 1
         return f"{job_id} {done}" + (f", with {others} of its batch" if others else "")
 
-    change_each(ids, lambda prefix: _transact(runtime, partial(one, prefix=prefix)))
+    change_each(ids, lambda prefix: _write(runtime, partial(one, prefix=prefix)))
 
 
 def _present(
@@ -355,7 +350,7 @@ def _present(
     """Show what `read` returns, once or every second; as JSON then in one line each time."""
 
     def look() -> Any:
-        with refusals(), runtime.read_only() as session:
+        with runtime.read_only() as session:
             return read(session)
 
     if not watch:

@@ -10,5 +10,5 @@ from nightshift.runtime import Runtime
 @click.command()
 @pass_runtime
 def metrics(runtime: Runtime) -> None:
-    """Print the metrics in Prometheus's text format. Exit code 1: the database cannot be read."""
+    """Print the metrics in Prometheus's text format. Exit code 2: the database cannot be read."""
     click.echo(render_metrics(runtime), nl=False)

@@ -14,8 +14,9 @@ from nightshift.jobs.schedule import Entry, find_last_success, read_last_fires
 from nightshift.runtime import Runtime
 
 COLUMNS = (
-    "entry", "kind", "when", "zone", "missed", "last_run", "last_state", "next_run", "last_success"
+    "entry", "when", "next_run", "last_run", "last_state", "last_success", "zone", "kind", "missed"
 )  # fmt: skip
+GIVES_WAY = ("missed", "kind", "zone", "last_success")
 
 
 @click.command()
@@ -28,7 +29,7 @@ def schedule(runtime: Runtime, as_json: bool) -> None:
         fires = read_last_fires(session)
         entries = runtime[Composition].schedule(runtime)
         rows = [_build_row(session, entry, fires.get(entry.name), now) for entry in entries]
-    print_rows(rows, COLUMNS, as_json=as_json)
+    print_rows(rows, COLUMNS, as_json=as_json, gives_way=GIVES_WAY)
     if not as_json and any(row["counted_from"] is None for row in rows):
         missing = "beat has not registered some of these yet: start it (celery -A project beat)"
         click.echo(missing, err=True)

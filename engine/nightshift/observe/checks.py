@@ -17,6 +17,7 @@ from sqlalchemy import func, select, text
 from nightshift.component import Answer, Composition, Probe, Status
 from nightshift.database import Session, read_clock
 from nightshift.jobs import schedule, statistics
+from nightshift.observe.probes import is_contained
 from nightshift.runtime import Runtime
 from nightshift.settings import PLACEHOLDER
 
@@ -32,8 +33,8 @@ OVERDUE_AFTER = timedelta(minutes=5)
 
 
 def show_time(moment: datetime) -> str:
-    """Return an instant as a probe's detail shows it."""
-    return f"{moment:%Y-%m-%d %H:%M %Z}"
+    """Return an instant as a probe's detail shows it, in the local zone."""
+    return f"{moment.astimezone():%Y-%m-%d %H:%M}"
 
 
 def check_database(_runtime: Runtime, session: Session) -> Answer:
@@ -161,23 +162,23 @@ def check_pooler(runtime: Runtime, session: Session) -> Answer:
     return Status.OK if pooled == expected else Status.WARN, detail
 
 
-def check_first_process(_runtime: Runtime, _session: Session) -> Answer:
-    """Warn when PID 1 of this container is not an init."""
-    in_container = Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
-    if not in_container and "KUBERNETES_SERVICE_HOST" not in os.environ:
-        return Status.OK, "not in a container"
+def check_first_process(runtime: Runtime, _session: Session) -> Answer:
+    """Warn when PID 1 of a container in production is not an init."""
+    if not is_contained(runtime.settings):
+        return Status.OK, "not in a container of production"
     name = Path("/proc/1/comm").read_text(encoding="utf-8").strip()
     return Status.OK if name in INITS else Status.WARN, name
 
 
 def check_flower(runtime: Runtime, _session: Session) -> Answer:
-    """Fail when Flower would start without a login of its own; outside production only warn."""
+    """Fail when Flower would start in production without a login of its own."""
     login = os.environ.get("FLOWER_BASIC_AUTH", "")
     if login and PLACEHOLDER not in login:
         return Status.OK, "has a login"
-    production = runtime.settings.environment == "production"
     detail = "its login is the placeholder" if login else "the environment has no login for it"
-    return Status.FAIL if production else Status.WARN, detail
+    if runtime.settings.environment == "development":
+        return Status.OK, f"{detail}; production refuses that"
+    return Status.FAIL, detail
 
 
 PROBES = (
@@ -189,10 +190,25 @@ PROBES = (
         ready=True,
         ledger=False,
     ),
-    Probe("migrations", check_migrations, "alembic upgrade heads"),
+    Probe(
+        "migrations",
+        check_migrations,
+        "alembic upgrade heads",
+        contained="alembic upgrade heads; `make up` on the host does it, too",
+    ),
     Probe("clock", check_clock, "synchronise the clocks of all machines (NTP)"),
-    Probe("workers", check_workers, "celery -A project worker"),
-    Probe("beat", check_beat, "celery -A project beat"),
+    Probe(
+        "workers",
+        check_workers,
+        "`celery -A project worker`, or `make dev`",
+        contained="`make up`, on the host, starts its container",
+    ),
+    Probe(
+        "beat",
+        check_beat,
+        "`celery -A project beat`, or `make dev`",
+        contained="`make up`, on the host, starts its container",
+    ),
     Probe(
         "recurring jobs",
         check_recurring,
@@ -236,7 +252,7 @@ PROBES = (
     Probe(
         "failed in a day",
         partial(expect_none, Status.WARN, partial(statistics.count_failed, over=timedelta(days=1))),
-        "`celery -A project jobs` shows why, and retries",
+        "`celery -A project jobs list --state failed` shows why; `jobs retry ID` runs one again",
     ),
     Probe(
         "paused queues",

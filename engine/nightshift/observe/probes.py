@@ -3,6 +3,7 @@
 Nothing is written, and no secret is shown.
 """
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
@@ -43,6 +44,13 @@ def examine(runtime: Runtime) -> list[Finding]:
         engine.dispose()
 
 
+def is_contained(settings: Settings) -> bool:
+    """Return whether this is a container in production. A developer's may hold anything."""
+    signs = (Path("/.dockerenv"), Path("/run/.containerenv"))
+    there = any(sign.exists() for sign in signs) or "KUBERNETES_SERVICE_HOST" in os.environ
+    return there and settings.environment == "production"
+
+
 def run_probes(
     runtime: Runtime,
     probes: Iterable[Probe],
@@ -50,6 +58,7 @@ def run_probes(
 ) -> list[Finding]:
     """Run these probes. One that raises fails; the others still run."""
     found: list[Finding] = []
+    contained = is_contained(runtime.settings)
     for probe in probes:
         if probe.ledger and any(
             one.probe == "database" and one.status == Status.FAIL for one in found
@@ -57,7 +66,9 @@ def run_probes(
             status, detail = Status.SKIP, "the database cannot be read"
         else:
             status, detail = _run(probe, runtime, open_session)
-        remedy = probe.remedy if status in (Status.WARN, Status.FAIL) else ""
+        remedy = probe.contained if contained and probe.contained else probe.remedy
+        if status not in (Status.WARN, Status.FAIL):
+            remedy = ""
         found.append(Finding(probe.name, status, detail, remedy))
     return found
 

@@ -4,8 +4,10 @@ A path's parameter may be secret (a feed's token), so neither this server nor a 
 logs a path with parameters.
 """
 
+import errno
 import logging
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -27,10 +29,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nightshift.celery import logs
 from nightshift.component import Composition, Status
 from nightshift.database import POOL_SIZE
-from nightshift.errors import first_line
+from nightshift.errors import InvalidInput, first_line
 from nightshift.observe.metrics import render_metrics
 from nightshift.observe.probes import run_probes
 from nightshift.runtime import Runtime
+from nightshift.settings import Settings
 
 logger = logging.getLogger("nightshift.web")
 
@@ -168,13 +171,33 @@ def make_app(runtime: Runtime) -> Starlette:
     return app
 
 
+def require_free_port(setting: str, host: str, port: int) -> None:
+    """Raise InvalidInput, which names the setting, when this process cannot listen there."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+    except (OSError, UnicodeError) as error:
+        taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        why = "another program listens there; name another port" if taken else str(error)
+        raise InvalidInput(f"{setting}: {host}:{port}: {why}") from error
+
+
+def read_bind(settings: Settings) -> tuple[str, int]:
+    """Return the host and the port of WEB_BIND."""
+    host, _, port = settings.web_bind.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 def serve(runtime: Runtime) -> None:
-    """Serve at WEB_BIND until SIGTERM."""
-    host, _, port = runtime.settings.web_bind.rpartition(":")
+    """Serve at WEB_BIND until SIGTERM. Raises InvalidInput when that address cannot be used."""
+    host, port = read_bind(runtime.settings)
+    require_free_port("WEB_BIND", host, port)
     uvicorn.run(
         make_app(runtime),
-        host=host.strip("[]"),
-        port=int(port),
+        host=host,
+        port=port,
         ws="none",
         log_config=None,
         access_log=False,

@@ -4,10 +4,10 @@ import probe_app as probe
 import pytest
 from nightshift.celery.app import App
 from nightshift.component import Component, Composition
+from nightshift.errors import InvalidInput
 from nightshift.jobs.models import JobState
 from nightshift.testing import run_due
 from probing import count_effects, put
-from pydantic import ValidationError
 
 
 def test_job_of_one_app_writes_only_there(make_app):
@@ -47,7 +47,7 @@ def test_values_win_over_the_environment(make_app, monkeypatch):
 
 
 def test_setting_that_is_wrong_is_named(make_app):
-    with pytest.raises(ValidationError, match="relay_buffer"):
+    with pytest.raises(InvalidInput, match=r"^RELAY_BUFFER: "):
         make_app(relay_buffer=0)
 
 

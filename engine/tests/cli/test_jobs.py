@@ -106,7 +106,6 @@ def test_show_by_the_first_digits(job_app, run, read, put):
     ("words", "message"),
     [
         (["show", "ffff"], "no job's id begins with ffff"),
-        (["show", "xyz"], "'xyz' is not the id of any job"),
         (["cancel", "ffff"], "no job's id begins with ffff"),
         (["list", "--kind", "jobs.prnue"], "there is no kind 'jobs.prnue'"),
         (["pause", "psot"], "there is no queue 'psot'; there are: default, post"),
@@ -118,6 +117,10 @@ def test_show_by_the_first_digits(job_app, run, read, put):
 )
 def test_what_does_not_exist_is_named(run, words, message):
     assert message in run(jobs, *words, code=1).stderr
+
+
+def test_what_cannot_be_an_id_is_said(run):
+    assert "'xyz' is not the id of any job" in run(jobs, "show", "xyz", code=2).stderr
 
 
 def test_queue_that_only_the_ledger_knows_may_be_named(run, put, state):
@@ -223,7 +226,7 @@ def test_stats_as_table(run, put):
     out = run(jobs, "stats").stdout
 
     assert "jobs.prune" in out
-    assert "oldest_due_seconds" in out
+    assert "oldest due seconds" in out
 
 
 def test_as_a_command_of_celery(put):

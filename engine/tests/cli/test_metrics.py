@@ -17,7 +17,7 @@ def test_command_says_when_the_database_is_away(job_app, run):
     job_app.runtime.disconnect()
     Path(job_app.runtime.engine.url.database).unlink()
 
-    ran = run(metrics, code=1)
+    ran = run(metrics, code=2)
 
     assert ran.stdout == ""
     assert ran.stderr.startswith("the database cannot be used: ")

@@ -1,7 +1,9 @@
 """What every command's output has in common."""
 
 import json
-from datetime import UTC, date, datetime
+import re
+import time
+from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
 from uuid import UUID
 
@@ -19,13 +21,27 @@ from nightshift.cli.output import (
     print_rows,
     refusals,
     show,
+    show_age,
 )
-from nightshift.errors import Conflict, PermanentError
+from nightshift.errors import Conflict, InvalidInput, PermanentError
+from rich.console import Console
+from sqlalchemy.exc import OperationalError
 
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 ROWS = [
     {"name": "one [red]", "at": datetime(2026, 11, 21, 12, tzinfo=UTC), "more": None},
     {"name": "two", "at": None, "more": 1.5},
 ]
+
+
+@pytest.fixture
+def in_zurich(monkeypatch):
+    """Let the machine's zone be Zurich."""
+    monkeypatch.setenv("TZ", "Europe/Zurich")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 def invoke(body, *words, obj=None):
@@ -41,14 +57,61 @@ def invoke(body, *words, obj=None):
         ("text", "text"),
         ("The last was at 2026-11-21T12:00:01+00:00", "The last was at 2026-11-21T12:00:01+00:00"),
         ("no \udcff", "no ?"),
-        (datetime(2026, 11, 21, 12, 0, 1, 999, tzinfo=UTC), "2026-11-21T12:00:01Z"),
-        ("2026-11-21T12:00:01.5+00:00", "2026-11-21T12:00:01Z"),
+        (datetime(2026, 11, 21, 12, 0, 1, 999, tzinfo=UTC), "2026-11-21 13:00:01"),
+        ("2026-11-21T12:00:01.5+00:00", "2026-11-21 13:00:01"),
+        (timedelta(minutes=5), "5 min"),
         (date(2026, 11, 21), "2026-11-21"),
         (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
     ],
 )
-def test_value_in_a_cell(value, shown):
+def test_value_in_a_cell(value, shown, in_zurich):
     assert show(value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0 s ago"),
+        (0.04, "0.0 s ago"),
+        (89, "89 s ago"),
+        (120, "2 min ago"),
+        (7_200, "2 h ago"),
+        (172_800, "2 d ago"),
+        (-300, "in 5 min"),
+    ],
+)
+def test_age_is_in_the_largest_unit(seconds, shown):
+    assert show_age(NOW - timedelta(seconds=seconds), NOW) == shown
+
+
+COLUMNS = {"id": 8, "state": 9, "title": 60, "queue": 20, "empty": 0}
+
+
+def draw(width, monkeypatch, gives_way=("queue",)):
+    """Return the lines of a table with COLUMNS on a terminal of this width."""
+    monkeypatch.setattr(Console, "width", width)
+    values = ["x" * length for length in COLUMNS.values()]
+    table = make_table(list(COLUMNS), [values, values], gives_way=gives_way)
+    with (console := make_console()).capture() as captured:
+        console.print(table)
+    return [line.rstrip() for line in captured.get().splitlines()]
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 120, 200])
+def test_table_fits_the_terminal_and_a_row_is_a_line(width, monkeypatch):
+    lines = draw(width, monkeypatch)
+
+    assert (len(lines), max(map(len, lines)) <= width) == (3, True)
+
+
+def test_table_leaves_out_columns_in_their_order_and_those_without_a_value(monkeypatch):
+    headers = {width: draw(width, monkeypatch)[0].split() for width in (60, 120)}
+
+    assert headers == {60: ["id", "state", "title"], 120: ["id", "state", "title", "queue"]}
+
+
+def test_text_without_room_is_cut(monkeypatch):
+    assert draw(60, monkeypatch)[1].endswith("xx…")
 
 
 def test_table_shows_plain_values():
@@ -67,7 +130,7 @@ def test_json_holds_instants_dates_and_ids_as_text():
     )
 
     assert json.loads(ran.stdout) == [
-        "2026-11-21T12:00:00+00:00",
+        "2026-11-21T12:00:00Z",
         "2026-11-21",
         "00000000-0000-0000-0000-000000000001",
         "ü",
@@ -89,7 +152,7 @@ def test_rows_as_a_table_have_the_columns_that_are_asked_for():
     ran = invoke(lambda: print_rows(ROWS, ["name", "at"], as_json=False))
 
     assert "one [red]" in ran.stdout
-    assert "2026-11-21T12:00:00Z" in ran.stdout
+    assert re.search(r"(ago|in \d+ \w+)", ran.stdout)
     assert "1.500" not in ran.stdout
 
 
@@ -107,6 +170,31 @@ def test_refusal_of_a_service_is_a_message_and_no_traceback():
     ran = invoke(body)
 
     assert (ran.exit_code, ran.stdout, ran.stderr) == (1, "", "it is taken\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InvalidInput("starts: is empty"), 2, "starts: is empty"),
+        (
+            OperationalError("select", {}, Exception("no such table: job")),
+            2,
+            (
+                "the database cannot be used: (builtins.Exception) no such table: job: the tables"
+                " are missing or old; `alembic upgrade heads` makes them"
+            ),
+        ),
+        (FileNotFoundError(2, "No such file", "a.csv"), 2, "a.csv: No such file"),
+    ],
+)
+def test_wrong_input_or_a_database_that_is_away_has_exit_code_2(error, code, said):
+    def body():
+        with refusals():
+            raise error
+
+    ran = invoke(body)
+
+    assert (ran.exit_code, ran.stdout, ran.stderr) == (code, "", f"{said}\n")
 
 
 def test_other_errors_are_not_hidden():

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import click
-from nightshift.cli.output import pass_runtime, refusals
+from nightshift.cli.boundary import FilePath
+from nightshift.cli.output import pass_runtime
 from nightshift.runtime import Runtime
 
 from project.school.cli.events import event
@@ -22,7 +23,7 @@ school.add_command(user)
 
 
 @school.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=FilePath())
 @pass_runtime
 def load(runtime: Runtime, folder: Path) -> None:
     """Load the CSV files of FOLDER; docs/school-csv.md describes them.
@@ -30,7 +31,8 @@ def load(runtime: Runtime, folder: Path) -> None:
     A second load writes only what has changed.
     """
     zone = runtime[SchoolSettings].school_timezone
-    with refusals(), runtime.unit_of_work() as session:
+    with runtime.unit_of_work() as session:
         counts = loading.load(session, folder, zone=zone, now=runtime.now())
-    for kind, number in counts.items():
-        click.echo(f"{kind:<14}{number:>10,}")
+    for kind, (rows, written) in counts.items():
+        said = f"{written:,} new or changed" if written else "unchanged"
+        click.echo(f"{kind:<14}{rows:>10,}  {said}")

@@ -8,13 +8,14 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 import click
+from nightshift.cli.boundary import DAY
 from nightshift.cli.output import (
     as_json_option,
+    make_pairs,
     make_table,
     pass_runtime,
     print_json,
     print_table,
-    refusals,
 )
 from nightshift.database import Session, resolve
 from nightshift.runtime import Runtime
@@ -27,8 +28,9 @@ from services.school.models import Event
 DIGITS = 6
 
 HEADERS = (
-    "id", "state", "starts", "ends", "title", "audience", "for", "author", "version of"
+    "id", "state", "starts", "ends", "title", "for", "audience", "author", "version of"
 )  # fmt: skip
+GIVES_WAY = ("version of", "author", "audience", "ends", "for")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -87,8 +89,10 @@ def event() -> None:
 @pass_runtime
 def add(runtime: Runtime, author: str | None, **values: Any) -> None:
     """Write a draft, and print its id."""
-    with refusals(), runtime.unit_of_work() as session:
-        new = events.read_details(_given(runtime, values), zone=_zone(runtime))
+    with runtime.unit_of_work() as session:
+        new = events.read_details(
+            _given(runtime, values), zone=_zone(runtime), session=session, author=author
+        )
         written = events.create(session, new, author=author, now=runtime.now())
     click.echo(f"{written.id} draft")
 
@@ -182,19 +186,15 @@ def restore(runtime: Runtime, event_id: str) -> None:
     type=click.Choice([standing.value for standing in events.Standing]),
     help="Only events in this state.",
 )
-@click.option(
-    "--from", "first", type=click.DateTime(["%Y-%m-%d"]), help="Only events on this day or later."
-)
-@click.option(
-    "--to", "last", type=click.DateTime(["%Y-%m-%d"]), help="Only events on this day or earlier."
-)
+@click.option("--from", "first", type=DAY, help="Only events on this day or later.")
+@click.option("--to", "last", type=DAY, help="Only events on this day or earlier.")
 @as_json_option
 @pass_runtime
 def list_events(
     runtime: Runtime,
     state: str | None,
-    first: datetime | None,
-    last: datetime | None,
+    first: date | None,
+    last: date | None,
     as_json: bool,
 ) -> None:
     """List events by their start, on the school's clock."""
@@ -203,13 +203,44 @@ def list_events(
             session,
             zone=_zone(runtime),
             standing=None if state is None else events.Standing(state),
-            first=first and first.date(),
-            last=last and last.date(),
+            first=first,
+            last=last,
         )
     if as_json:
         print_json(rows)
         return
-    print_table(make_table(HEADERS, map(_line, rows)))
+    print_table(make_table(HEADERS, map(_line, rows), gives_way=GIVES_WAY))
+
+
+@event.command()
+@id_argument
+@as_json_option
+@pass_runtime
+def show(runtime: Runtime, event_id: str, as_json: bool) -> None:
+    """Show all that an event says, and its versions."""
+    with runtime.read_only() as session:
+        found = resolve(session, Event, event_id, digits=DIGITS)
+        rows = events.list_versions(session, found, zone=_zone(runtime))
+    shown = next(row for row in rows if row["id"] == found)
+    others = [row for row in rows if row["id"] != found]
+    if as_json:
+        print_json(shown | {"versions": others})
+        return
+    pairs = [
+        (name, _show_value(value)) for name, value in shown.items() if value not in ("", [], None)
+    ]
+    print_table(make_pairs(pairs))
+    if others:
+        click.echo(
+            "\nIts versions:" if found == rows[0]["id"] else "\nThe event, and its other versions:"
+        )
+        print_table(make_table(HEADERS, map(_line, others), gives_way=GIVES_WAY))
+
+
+def _show_value(value: Any) -> Any:
+    if isinstance(value, list):
+        return ", ".join(value)
+    return _show(value) if isinstance(value, date) else value
 
 
 def _line(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -220,8 +251,8 @@ def _line(row: dict[str, Any]) -> tuple[Any, ...]:
         _show(row["starts"]),
         _show(row["ends"]),
         row["title"],
-        row["audience"],
         ", ".join(named) or ("nobody" if row["addressed"] else "the whole school"),
+        row["audience"],
         row["author"],
         row["version_of"] and row["version_of"].hex[:8],
     )
@@ -233,7 +264,7 @@ def _changing(runtime: Runtime, prefix: str) -> Iterator[tuple[Session, UUID, da
 
     End with exit code 1 when a service refuses.
     """
-    with refusals(), runtime.unit_of_work() as session:
+    with runtime.unit_of_work() as session:
         yield session, resolve(session, Event, prefix, digits=DIGITS), runtime.now()
 
 

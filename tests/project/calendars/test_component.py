@@ -9,6 +9,7 @@ from health import findings, make_job, troubles
 from nightshift.component import Composition
 from nightshift.jobs import enqueue
 from nightshift.jobs.models import Job, JobState
+from nightshift.observe.checks import show_time
 from nightshift.observe.metrics import render_metrics
 from nightshift.testing import assert_enqueued, run_due
 from sqlalchemy import delete, update
@@ -50,7 +51,7 @@ def test_sync_is_late_after_two_intervals_and_an_hour(healthy, hours, status):
         session.execute(update(Job).values(finished_at=at))
 
     found = findings(healthy)["sync"]
-    assert (found.status, found.detail) == (status, f"last good run {at:%Y-%m-%d %H:%M} UTC")
+    assert (found.status, found.detail) == (status, f"last good run {show_time(at)}")
 
 
 def test_sync_that_never_ran_fails(healthy):

@@ -1,5 +1,6 @@
 """`celery -A project letters …`, on an installation of the test's own."""
 
+import webbrowser
 from email import message_from_bytes
 from email.policy import default
 from types import SimpleNamespace
@@ -28,3 +29,13 @@ def test_preview_writes_a_mail_and_its_page_and_sends_nothing(job_app, tmp_path,
     with job_app.runtime.read_only() as session:
         queued = [session.scalars(select(table)).all() for table in (Mail, Job)]
     assert queued == [[], []]
+
+
+def test_preview_without_a_browser_says_so_in_a_line(job_app, tmp_path, monkeypatch):
+    monkeypatch.setattr(webbrowser, "_tryorder", [])
+    context = SimpleNamespace(app=job_app)
+
+    ran = CliRunner().invoke(letters, ["preview", "welcome", "--out", str(tmp_path)], obj=context)
+
+    assert (ran.exit_code, ran.stderr.count("\n")) == (0, 1)
+    assert "no browser" in ran.stderr

@@ -24,6 +24,12 @@ def test_rules_are_those_of_the_settings():
     )
 
 
+def test_letters_come_from_the_school_until_a_sender_is_named():
+    rules = make_runtime(school_name="Kantonsschule, Seefeld")[LetterRules]
+
+    assert rules.sender == '"Kantonsschule, Seefeld" <noreply@nightshift.example>'
+
+
 def test_digest_is_sent_on_monday_by_the_clock_of_the_school(job_app):
     entries = {entry.name: entry for entry in job_app.composition.schedule(job_app.runtime)}
 

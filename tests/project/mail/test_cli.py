@@ -198,4 +198,4 @@ def test_test_fails_as_the_server_does(run_test):
             1,
             "refused    RCPT TO: 550 5.1.1 … nobody of that name",
         )
-        assert run_test(server, "nobody").exit_code == 1
+        assert run_test(server, "nobody").exit_code == 2

@@ -68,7 +68,10 @@ def test_message_that_waits_for_a_person_is_a_warning(healthy):
     add(healthy, make_mail(MailState.UNKNOWN, now, ended_at=now))
 
     assert troubles(healthy) == {"mail": "warn"}
-    assert findings(healthy)["mail"].detail == "1 may have been sent, and wait for `mail retry`"
+    assert (
+        findings(healthy)["mail"].detail
+        == "1 may have been sent, and wait for `celery -A project mail retry ID`"
+    )
 
 
 def test_message_that_has_been_due_for_long_is_a_warning(healthy):

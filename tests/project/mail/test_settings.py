@@ -31,9 +31,9 @@ def test_defaults_need_no_server():
         ({"mail_from": "Schule <jörg@school.example>"}, "MAIL_FROM must be NAME <ADDRESS>"),
         ({"mail_concurrency": 0}, "greater than or equal to 1"),
         ({"mail_rate": -1}, "greater than or equal to 0"),
-        ({"mail_retry_after": "PT0S"}, "greater than 0"),
-        ({"mail_keep_sent": "PT0S"}, "greater than 0"),
-        ({"mail_keep_failed": "PT0S"}, "greater than 0"),
+        ({"mail_retry_after": "PT0S"}, "from PT0.001S"),
+        ({"mail_keep_sent": "PT0S"}, "from PT0.001S"),
+        ({"mail_keep_failed": "PT0S"}, "from PT0.001S"),
     ],
 )
 def test_wrong_value_is_refused_with_what_is_wrong(values, message):

@@ -851,7 +851,7 @@ def test_listed_tells_everything_but_the_token(
         "events": 2,
         "bytes": len(data),
         "etag": hashlib.sha256(data).hexdigest()[:32],
-        "built_at": "2026-11-21T12:00:00+00:00",
+        "built_at": datetime(2026, 11, 21, 12, tzinfo=UTC),
         "revoked_at": None,
         "error": None,
     }

@@ -49,13 +49,13 @@ def test_load_gives_the_number_of_rows_of_each_file(session: Session, folder: Pa
     counts = bring(session, folder)
 
     assert counts == {
-        "departments": 2,
-        "classes": 3,
-        "users": 3,
-        "semesters": 1,
-        "lessons": 1,
-        "events": 3,
-        "subscriptions": 1,
+        "departments": (2, 2),
+        "classes": (3, 3),
+        "users": (3, 3),
+        "semesters": (1, 1),
+        "lessons": (1, 1),
+        "events": (3, 3),
+        "subscriptions": (1, 1),
     }
 
 
@@ -198,6 +198,24 @@ def test_changed_row_is_updated_in_place_and_the_only_one_written(
         assert written(session) - changes == 2  # the row, and its note in the change log
 
 
+def test_unchanged_load_takes_no_ids(session: Session, folder: Path) -> None:
+    for _ in range(2):
+        bring(session, folder)
+    last = session.scalars(select(func.max(User.id))).one()
+
+    new = User(
+        email="new@schule.example",
+        first_name="N",
+        last_name="N",
+        role=Role.TEACHER,
+        created_at=NOW,
+    )
+    session.add(new)
+    session.flush()
+
+    assert new.id == last + 1
+
+
 def test_links_that_a_row_no_longer_names_are_deleted_and_the_others_kept(
     session: Session, folder: Path
 ) -> None:
@@ -205,11 +223,12 @@ def test_links_that_a_row_no_longer_names_are_deleted_and_the_others_kept(
     before = contents(session)
     write(folder, {"lessons.csv": SCHOOL["lessons.csv"].replace("27Ga; 27GA", "27GA;28Wb")})
 
-    bring(session, folder)
+    counts = bring(session, folder)
 
     after = contents(session)
     assert set(session.scalars(select(SchoolClass.name).join(LessonClass))) == {"27GA", "28Wb"}
     assert {name for name in after if after[name] != before[name]} == {"lesson_class"}
+    assert counts["lessons"] == (1, 1)
     assert len(set(after["lesson_class"]) & set(before["lesson_class"])) == 1
 
 
@@ -228,7 +247,7 @@ def test_rows_and_columns_that_are_not_in_the_files_stay(
 
     counts = bring(session, later)
 
-    assert counts == {"users": 1}
+    assert counts == {"users": (1, 1)}
     assert session.scalar(select(func.count()).select_from(User)) == 3
     anna = session.scalars(select(User).where(User.email == "anna@schule.example")).one()
     assert (anna.first_name, anna.untis_id) == ("Änni", "S1")
@@ -415,9 +434,10 @@ def test_example_school_loads_and_loads_again(session: Session) -> None:
     counts = bring(session, EXAMPLE)
     before = contents(session)
 
-    assert bring(session, EXAMPLE, now=NOW + timedelta(days=400)) == counts
+    again = bring(session, EXAMPLE, now=NOW + timedelta(days=400))
     assert contents(session) == before
-    assert counts == {
+    assert {name: loaded.written for name, loaded in again.items()} == dict.fromkeys(counts, 0)
+    assert {name: loaded.rows for name, loaded in counts.items()} == {
         "departments": 4,
         "classes": 6,
         "users": 23,

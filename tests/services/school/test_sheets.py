@@ -34,7 +34,7 @@ def test_byte_order_mark_and_crlf_are_read(session: Session, tmp_path: Path) -> 
         {"departments.csv": '\ufeffname,description\r\nA,"one\r\ntwo"\r\n\r\n,\r\nB,x\r\n'},
     )
 
-    assert bring(session, folder) == {"departments": 2}
+    assert bring(session, folder) == {"departments": (2, 2)}
     assert pairs(session, Department.name, Department.description) == {
         ("A", "one\ntwo"),
         ("B", "x"),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
 from typing import IO
@@ -41,13 +41,11 @@ def running(
     What they write goes to `log`, or is `piped` to us, or else to where our own output goes.
     """
     processes: list[subprocess.Popen[bytes]] = []
+    sink: AbstractContextManager[IO[bytes] | int | None]
+    sink = nullcontext(subprocess.PIPE if piped else None) if log is None else log.open("ab")
     errors = None if log is None and not piped else subprocess.STDOUT
     try:
-        with (
-            nullcontext(subprocess.PIPE if piped else None)
-            if log is None
-            else log.open("ab") as output
-        ):
+        with sink as output:
             for command in commands:
                 # A session of its own: Ctrl-C reaches us only, and we stop them in order.
                 process = subprocess.Popen(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from threading import Thread
 from typing import IO
@@ -15,7 +15,8 @@ from typing import IO
 import click
 from celery.app.utils import find_app
 from nightshift.cli.output import refusals
-from nightshift.jobs import rescue
+from nightshift.component import Composition
+from nightshift.jobs import rescue, schedule
 from nightshift.runtime import Runtime
 from nightshift.settings import PLACEHOLDER
 from nightshift.web.server import read_bind, require_free_port
@@ -40,13 +41,11 @@ def running(
     What they write goes to `log`, or is `piped` to us, or else to where our own output goes.
     """
     processes: list[subprocess.Popen[bytes]] = []
+    sink: AbstractContextManager[IO[bytes] | int | None]
+    sink = nullcontext(subprocess.PIPE if piped else None) if log is None else log.open("ab")
     errors = None if log is None and not piped else subprocess.STDOUT
     try:
-        with (
-            nullcontext(subprocess.PIPE if piped else None)
-            if log is None
-            else log.open("ab") as output
-        ):
+        with sink as output:
             for command in commands:
                 # A session of its own: Ctrl-C reaches us only, and we stop them in order.
                 process = subprocess.Popen(
@@ -130,16 +129,17 @@ def _watch(runtime: Runtime, started: dict[str, subprocess.Popen[bytes]]) -> str
 
 
 def _are_ready(runtime: Runtime) -> bool:
-    """Return whether a worker is recorded, and the web server and Flower listen."""
-    settings = runtime.settings
+    """Return whether worker and beat have written to the database, and the others listen."""
+    settings, entries = runtime.settings, runtime[Composition].schedule(runtime)
     with runtime.read_only() as session:
+        fired = schedule.read_last_fires(session)
         living = rescue.find_living_workers(session, silent_after=settings.worker_silent_after)
     try:
         for address in (read_bind(settings), ("127.0.0.1", settings.flower_port)):
             socket.create_connection(address, timeout=1).close()
     except OSError:
         return False
-    return bool(living)
+    return bool(living) and all(entry.name in fired for entry in entries)
 
 
 def _copy_lines(name: str, lines: IO[bytes]) -> None:

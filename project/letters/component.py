@@ -27,7 +27,7 @@ def make_rules(runtime: Runtime) -> LetterRules:
     school, mail = runtime[SchoolSettings], runtime[MailSettings]
     sender = mail.mail_from
     if sender == MailSettings.model_fields["mail_from"].default:
-        # Nobody has named a sender, so it is the school.
+        # MAIL_FROM was not changed: the school is the sender.
         sender = str(Address(school.school_name, addr_spec=mail.mail_sender))
     return LetterRules(
         sender=sender,

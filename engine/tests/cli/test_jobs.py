@@ -245,6 +245,19 @@ def test_as_a_command_of_celery(put):
     assert [line["counts"][0]["kind"] for line in lines] == ["jobs.prune", "jobs.prune"]
 
 
+def test_reader_that_goes_away_ends_a_command_quietly(put):
+    for _ in range(20):
+        put(Post())
+    command = [sys.executable, "-m", "celery", "-A", "two_queues", "jobs", "list", "--json"]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_work_off_performs_the_duties_and_runs_what_they_enqueue(run, job_app, monkeypatch):
     made = []
 

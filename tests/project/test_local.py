@@ -1,0 +1,75 @@
+"""`make dev`, as a person sees it: real processes, on SQLite and files of the test's own."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from itertools import takewhile
+
+import pytest
+
+from tests.conftest import ROOT
+
+
+def find_free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture
+def environment(tmp_path):
+    return os.environ | {
+        "DATABASE_URL": f"sqlite:///{tmp_path}/dev.db",
+        "BROKER_URL": f"filesystem://{tmp_path}/broker",
+        "MAIL_URL": f"folder://{tmp_path}/mail",
+        "FEED_STORE": f"{tmp_path}/feeds",
+        "WEB_BIND": f"127.0.0.1:{find_free_port()}",
+        "FLOWER_PORT": str(find_free_port()),
+        "WORKER_CONCURRENCY": "1",
+    }
+
+
+def start(environment):
+    return subprocess.Popen(
+        [sys.executable, "-m", "project.local"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.worker
+def test_lines_have_names_addresses_come_last_and_doctor_is_content(environment):
+    process = start(environment)
+    try:
+        seen = list(takewhile(lambda line: "Ctrl-C stops" not in line, process.stdout))
+        doctor = [sys.executable, "-m", "celery", "-A", "project", "doctor"]
+        found = subprocess.run(doctor, cwd=ROOT, env=environment, capture_output=True, check=False)
+    finally:
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=40)
+
+    names = {line.partition("|")[0].strip() for line in seen}
+    assert names == {"worker", "beat", "web", "flower", "dev"}
+    assert environment["WEB_BIND"] in "".join(seen[-3:])
+    assert environment["FLOWER_PORT"] in "".join(seen[-3:])
+    assert found.returncode == 0, found.stdout.decode()
+    assert rest.splitlines()[-1] == "dev    | all processes are stopped"
+    assert (process.returncode, "Traceback" in "".join([*seen, rest, errors])) == (0, False)
+
+
+@pytest.mark.parametrize("setting", ["WEB_BIND", "FLOWER_PORT"])
+def test_port_that_is_taken_names_its_setting(environment, setting, tmp_path):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", int(environment[setting].rpartition(":")[2])))
+        other.listen()
+        process = start(environment)
+        out, errors = process.communicate(timeout=40)
+
+    assert (process.returncode, out, errors.count("\n")) == (2, "", 1)
+    assert errors.startswith(f"{setting}: 127.0.0.1:")
+    assert not (tmp_path / "dev.db").exists()

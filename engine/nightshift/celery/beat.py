@@ -51,12 +51,12 @@ class Scheduler(beat.Scheduler):
                 schedule.register_entries(
                     session, self._entries, now=now, remembered=self._remembered
                 )
-                fired = []
-                if not self._started:
-                    fired = schedule.enqueue_overdue(session, self._entries, now=now)
-                fired += schedule.enqueue_due(
+                fired = schedule.enqueue_due(
                     session, self._entries, now=now, remembered=self._remembered
                 )
+                if not self._started:
+                    # Afterwards: an entry whose slot was missed has its job now.
+                    fired += schedule.enqueue_overdue(session, self._entries, now=now)
                 slots = schedule.read_last_fires(session)
             self._started, self._remembered = True, slots
         except Exception as error:  # noqa: BLE001 - beat outlives everything that it depends on

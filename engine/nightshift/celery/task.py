@@ -131,6 +131,8 @@ class LedgerTask(Task):
             self._run(run, claim)
         except claims.LostClaim as lost:
             logger.warning("%s", lost)
+            # Where the claim is ours after all, the job would have no runner.
+            tell_keeper(self.app, Word.UNENDED, claim.claim_id)
             report("lost")
             return None
         except BaseException as error:

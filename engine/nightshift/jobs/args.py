@@ -27,6 +27,9 @@ MOST_DIGITS = 4_300
 SCALARS = (str, int, float, type(None))
 TOO_LONG = 10**MOST_DIGITS
 
+# What the ledger's columns hold.
+LONGEST_KIND, LONGEST_QUEUE, LAST_PRIORITY = 100, 50, 9
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -80,6 +83,26 @@ class Policy:
     unique_period: timedelta | None = None
     concurrency: int | None = None
     rate: Rate | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ValueError, which names the kind and the keyword, for a value that is absurd."""
+        none, rate = timedelta(), self.rate
+        valid = {
+            "kind": 0 < len(self.kind) <= LONGEST_KIND,
+            "queue": 0 < len(self.queue) <= LONGEST_QUEUE,
+            "priority": 0 <= self.priority <= LAST_PRIORITY,
+            "max_attempts": self.max_attempts >= 1,
+            "time_limit": self.time_limit > none,
+            "soft_time_limit": none < (self.soft_time_limit or self.time_limit) <= self.time_limit,
+            "unique_until": self.unique_until in ("done", "started"),
+            "unique_period": self.unique_period is None or self.unique_period > none,
+            "concurrency": self.concurrency is None or self.concurrency >= 1,
+            "rate": rate is None or (rate.count >= 1 and rate.per > none),
+        }
+        for name, is_valid in valid.items():
+            if not is_valid:
+                wrong = getattr(self, name)
+                raise ValueError(f"the kind {self.kind!r} cannot have {name}={wrong!r}")
 
     @property
     def limited(self) -> bool:

@@ -267,7 +267,10 @@ def snooze(session: Session, claim: Claim, delay: timedelta, notes: Notes) -> Jo
 
 def describe(error: BaseException) -> dict[str, str]:
     """Return type, message and traceback of an exception, cut to what the ledger stores."""
-    lines = "".join(traceback.format_exception(error))
+    try:
+        lines = "".join(traceback.format_exception(error))
+    except BaseException:  # noqa: BLE001 - a note or an attribute that cannot be read
+        lines = "".join(traceback.format_tb(error.__traceback__))
     try:
         message = str(error)
     except BaseException as second:  # noqa: BLE001 - the first exception is the one to describe

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, case, delete, exists, func, select, update
@@ -164,7 +165,8 @@ def postpone_unknown(
     now = read_clock(session)
     last = job.errors[-1] if job.errors else None
     entry = {"attempt": job.attempt, "at": now.isoformat(), "traceback": ""}
-    if last is None or last["type"] != UNKNOWN_KIND:
+    # One that is older than the last start belongs to an upgrade of that time.
+    if last is None or last["type"] != UNKNOWN_KIND or _is_older(last, job.started_at):
         reason = f"no task is called {job.kind!r}"
         last = {**entry, "type": UNKNOWN_KIND, "message": reason}
         job.errors = [*(job.errors or []), last]
@@ -179,6 +181,10 @@ def postpone_unknown(
     if parent_id is not None:
         batches.record_child_end(session, parent_id, failed=True)
     return JobState.DISCARDED
+
+
+def _is_older(note: dict[str, Any], started_at: datetime | None) -> bool:
+    return started_at is not None and datetime.fromisoformat(note["at"]) < started_at
 
 
 def _release(session: Session, which: ColumnElement[bool], reason: str) -> int:

@@ -159,10 +159,15 @@ class Run:
         `last` promises that the caller does nothing more in `session`: a finish without any effect
         is then one statement that commits by itself. Raises LostClaim when the job was cancelled or
         released to another worker, BrokenTransaction when the body has ended the session's
-        transaction, and PermanentError when it spawned and did not succeed.
+        transaction, and PermanentError when it spawned and did not succeed, or has finished before.
         """
         carried = get_carried(session)
         carried.require_unbroken()
+        if self.state is not None:
+            raise PermanentError(
+                "run.finish was called before: call it once, and only in a body with"
+                " own_transactions=True"
+            )
         if isinstance(outcome, Snooze | Discard | Cancel):
             carried.require_no_spawn()
         self.state = self._write_end(session, outcome, last=last)

@@ -16,6 +16,7 @@ from cronsim import CronSim, CronSimError
 from sqlalchemy import delete, exists, func, select, update
 
 from nightshift.database import Session, insert_or
+from nightshift.errors import InvalidInput
 from nightshift.jobs.args import JobArgs
 from nightshift.jobs.enqueue import enqueue
 from nightshift.jobs.models import ENDED, Job, JobState, ScheduleEntry
@@ -30,6 +31,9 @@ UNDECLARED_FOR = timedelta(days=7)
 # Slots of an entry that one transaction starts, and jobs that are compared to find the last one.
 MOST_SLOTS = 1_000
 LATEST_JOBS = 100
+
+# What the table's column holds.
+LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,16 @@ class Entry:
     overdue_at_start: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError for an invalid rule: beat, which reads all entries, would start none."""
+        """Raise ValueError for an invalid entry: beat, which reads them all, would start none."""
+        if not 0 < len(self.name) <= LONGEST_NAME:
+            raise ValueError(
+                f"the schedule's entry {self.name[:LONGEST_NAME]!r}: a name has 1 to {LONGEST_NAME}"
+                " characters"
+            )
+        try:
+            self.job.to_row()
+        except InvalidInput as error:
+            raise ValueError(f"the schedule's entry {self.name!r}: {error}") from error
         if isinstance(self.when, str):
             try:
                 CronSim(self.when, datetime.now(UTC))

@@ -20,8 +20,13 @@ from nightshift.jobs.args import Kinds
 
 _KEY = "nightshift"
 
-# Not the end of a savepoint: ROLLBACK TO.
-_ENDING = re.compile(r"\s*(commit|end|abort|rollback(?!\s+to))\b", re.IGNORECASE)
+# At the start, after comments, or as another statement of the same text; not the end of a
+# savepoint: ROLLBACK TO.
+_SKIPPED = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+_ENDING = re.compile(
+    rf"(^{_SKIPPED}end|(^|;){_SKIPPED}(commit|abort|rollback(?!\s+to)))\b",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 class BrokenTransaction(PermanentError):
@@ -128,7 +133,7 @@ def _note_rollback(connection: Connection) -> None:
 
 
 def _refuse_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-    if _ENDING.match(statement) and _KEY in connection.info:
+    if _ENDING.search(statement) and _KEY in connection.info:
         _refuse_end(connection.info[_KEY])
 
 

@@ -1,6 +1,6 @@
 """The scheduler behind `celery -A project beat`."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import probe_app as probe
 import pytest
@@ -53,6 +53,17 @@ def test_slot_that_has_come_is_started_once_by_two_beats(app):
     two.tick()
     one.tick()
     assert find_started(app) == [("probe.leave", {"number": 5, "milliseconds": 0})]
+
+
+def test_entry_that_is_overdue_and_has_missed_a_slot_is_started_once(make_app):
+    every = timedelta(hours=1)
+    entry = Entry("probe.hourly", probe.Leave(number=5), every, UTC, overdue_at_start=True)
+    app = make_app(Component(name="schedule", schedule=lambda _runtime: [entry]))
+    with app.runtime.unit_of_work() as session:
+        moved = ScheduleEntry(entry="probe.hourly", last_fire_at=LONG_AGO, seen_at=LONG_AGO)
+        session.add(moved)
+    Scheduler(app).tick()
+    assert len(find_started(app)) == 1
 
 
 def test_start_is_logged(app, caplog):

@@ -13,7 +13,7 @@ import pytest
 from job_rows import KINDS, NOW, Limited, Only, Plain, Rated, Refresh, Side
 from nightshift.errors import InvalidInput
 from nightshift.jobs import Backoff, JobArgs, Rate
-from nightshift.jobs.args import find_limited_policies, find_unstorable, require_declared
+from nightshift.jobs.args import Policy, find_limited_policies, find_unstorable, require_declared
 from pydantic import BaseModel, Field, ValidationError
 
 
@@ -336,3 +336,26 @@ def test_undeclared_kind_is_refused_with_what_to_do():
 def test_time_in_a_row_is_an_instant_again():
     at = datetime(2026, 7, 1, 8, tzinfo=UTC)
     assert Rich.from_row(Rich(owner=UUID(int=1), at=at).to_row()).at == at
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        {"kind": ""},
+        {"kind": "x" * 101},
+        {"queue": "x" * 51},
+        {"priority": 10},
+        {"max_attempts": 0},
+        {"time_limit": timedelta()},
+        {"soft_time_limit": timedelta(seconds=61)},
+        {"unique_until": "start"},
+        {"unique_period": timedelta()},
+        {"concurrency": 0},
+        {"rate": Rate(0, timedelta(seconds=1))},
+        {"rate": Rate(1, timedelta())},
+    ],
+    ids=str,
+)
+def test_absurd_policy_is_refused_with_its_keyword(policy):
+    with pytest.raises(ValueError, match=f"cannot have {next(iter(policy))}="):
+        Policy(**{"kind": "side.absurd", **policy})

@@ -395,6 +395,20 @@ def test_error_is_kept_with_its_type_text_and_traceback():
     assert "in raised" in kept["traceback"]
 
 
+class Spiteful(ValueError):
+    """An error whose notes cannot be read."""
+
+    @property
+    def __notes__(self):
+        raise RuntimeError("not for you")
+
+
+def test_error_whose_traceback_cannot_be_written_is_described_by_the_rest():
+    kept = claims.describe(raised(Spiteful("so it is")))
+    assert (kept["type"], kept["message"]) == ("Spiteful", "so it is")
+    assert "in raised" in kept["traceback"]
+
+
 def test_of_an_error_only_so_much_is_kept():
     kept = claims.describe(RuntimeError("no " * 1_000_000))
     assert (len(kept["message"]), kept["message"][:6], len(kept["traceback"])) == (

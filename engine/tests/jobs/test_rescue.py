@@ -359,6 +359,18 @@ def test_job_of_a_kind_that_stays_unknown_is_discarded(session):
     assert numbers(session, parent) == (JobState.FAILED, 0, 1)
 
 
+def test_job_that_ran_after_its_kind_was_unknown_waits_again(session):
+    job_id = put(session)
+    make_due(session, job_id)
+    postpone(session, job_id)
+    error = row(session, job_id).errors[0]
+    started = read_clock(session) - DAY
+    before = {**error, "at": (started - DAY).isoformat()}
+    change(session, job_id, errors=[before], started_at=started)
+    make_due(session, job_id)
+    assert postpone(session, job_id) == JobState.SCHEDULED
+
+
 def test_job_that_was_retried_after_a_discard_waits_again(session):
     job_id = put(session)
     old = {"type": "Discarded", "at": LONG_AGO.isoformat(), "message": "", "traceback": ""}

@@ -111,6 +111,13 @@ def test_finish_after_a_lost_claim_is_refused(session):
     assert (a_run.state, row(session, a_run.id).result) == (None, None)
 
 
+def test_second_finish_is_refused(session):
+    a_run = run(session, put(session))
+    a_run.finish(session)
+    with pytest.raises(PermanentError, match="was called before"):
+        a_run.finish(session)
+
+
 def test_spawned_children_start_at_the_finish(session):
     a_run = run(session, put(session))
     a_run.spawn(session, [Plain(number=1)], then=Then())

@@ -7,13 +7,17 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from job_rows import Tick, only_on_postgres
-from nightshift.jobs import enqueue, schedule
+from nightshift.jobs import JobArgs, enqueue, schedule
 from nightshift.jobs.models import Job, JobState, ScheduleEntry
 from nightshift.jobs.schedule import Entry
 from sqlalchemy import delete, func, select, update
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 ZONE = ZoneInfo("Europe/Zurich")
+
+
+class Measured(JobArgs, kind="test.measured"):
+    number: float
 
 
 def utc(*when):
@@ -114,6 +118,12 @@ def test_slot_of_this_very_second_is_due_and_not_next():
     assert (next(every.before(NOW)), every.after(NOW)) == (NOW, NOW + timedelta(hours=1))
     daily = entry("0 12 * * *", zone=UTC)
     assert (next(daily.before(NOW)), daily.after(NOW)) == (NOW, NOW + timedelta(days=1))
+
+
+@pytest.mark.parametrize(("name", "number"), [("x" * 101, 1), ("", 1), ("backup", float("nan"))])
+def test_entry_that_no_table_can_hold_is_refused_by_name(name, number):
+    with pytest.raises(ValueError, match=f"the schedule's entry '{name[:100]}'"):
+        Entry(name, Measured(number=number), timedelta(hours=1), UTC)
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,8 @@ MISUSES = [
     lambda session: session.connection().rollback(),
     lambda session: session.execute(text("COMMIT")),
     lambda session: session.execute(text(" end")),
+    lambda session: session.execute(text("/* all\ndone */ -- now\nCOMMIT")),
+    lambda session: session.execute(text("select 1; rollback")),
     lambda session: session.execute(text("Rollback")),
 ]
 

@@ -142,7 +142,7 @@ class KeeperWatch(threading.Thread):
 
     def _look(self) -> None:
         now = time.monotonic()
-        if now - self._looked > self._patience / 2:
+        if now - self._looked > max(self._patience / 2, 2 * SIGN_EVERY):
             # This process was stopped itself, perhaps with the whole machine: begin to count.
             self._turned, self._give_up = now, max(self._give_up, now + self._patience)
         self._looked = now

@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from nightshift.settings import Settings
 from rich.console import Console
+
+from project.settings import ProjectSettings
 
 CELERY = [sys.executable, "-m", "celery", "-A", "project"]
 
@@ -57,7 +58,7 @@ def dev() -> int:
     They run until Ctrl-C, or until one of them ends.
     """
     migrate()
-    settings = Settings()
+    settings = ProjectSettings()
     worker = [*CELERY, "worker", "--task-events"]
     # kwargs: a job's arguments travel by name.
     columns = "--tasks-columns=name,uuid,state,kwargs,received,started,runtime,worker"

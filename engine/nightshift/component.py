@@ -149,9 +149,13 @@ class Composition:
 
     @property
     def sections(self) -> list[type[ComponentSettings]]:
-        """The classes of settings, the engine's first."""
-        own = (one.settings for one in self.components if one.settings is not None)
-        return list(dict.fromkeys([Settings, *own]))
+        """The classes of settings, the engine's first.
+
+        That is `Settings`, or a subclass of it, with other defaults, that a component declares.
+        """
+        own = [one.settings for one in self.components if one.settings is not None]
+        engine = next((one for one in own if issubclass(one, Settings)), Settings)
+        return list(dict.fromkeys([engine, *own]))
 
     def schedule(self, runtime: Runtime) -> list[Entry]:
         """Return the recurring jobs.
@@ -205,9 +209,10 @@ class Composition:
         settings that override the environment's; a test passes them, with `_env_file=None`. Raises
         pydantic.ValidationError, which names the setting.
         """
-        sections = {section: section(**values) for section in self.sections}
-        settings = sections[Settings]
+        engine, *others = self.sections
+        settings = engine(**values)
         assert isinstance(settings, Settings)
+        sections = {section: section(**values) for section in others}
         runtime = Runtime(
             settings,
             kinds=self.kinds,

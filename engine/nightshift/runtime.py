@@ -114,6 +114,7 @@ class Runtime:
             settings.database_url,
             password=settings.postgres_password.get_secret_value(),
             pooler=settings.database_pooler != "none",
+            name=settings.project_name,
             **options,
         )
 

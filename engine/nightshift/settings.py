@@ -5,7 +5,7 @@ of `ComponentSettings`; nightshift/component.py refuses two components that clai
 """
 
 from datetime import timedelta
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -16,6 +16,20 @@ PLACEHOLDER = "change-me"
 BROKERS = ("filesystem", "redis", "rediss", "amqp", "amqps")
 
 Environment = Literal["development", "production"]
+
+# A project that has a name of its own gives these two fields other defaults: project/settings.py.
+ProjectName = Annotated[
+    str,
+    Field(
+        # What a host's name, a container's, a database's and a Prometheus metric's may be.
+        pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$",
+        max_length=30,
+        description="this installation's name: metrics and keys in Redis begin with it",
+    ),
+]
+DatabaseUrl = Annotated[
+    str, Field(description="sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME")
+]
 
 
 class ComponentSettings(BaseSettings):
@@ -58,10 +72,8 @@ class ComponentSettings(BaseSettings):
 class Settings(ComponentSettings):
     """The engine's own settings: database, broker, web server, logs, workers and ledger."""
 
-    database_url: str = Field(
-        "sqlite:///var/nightshift.db",
-        description="sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME",
-    )
+    project_name: ProjectName = "nightshift"
+    database_url: DatabaseUrl = "sqlite:///var/nightshift.db"
     postgres_password: SecretStr = Field(
         SecretStr(PLACEHOLDER),
         description="the database's password, where DATABASE_URL carries none",

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from fault_servers import free_port
+from servers import free_port
 from nightshift.component import Status
 from nightshift.jobs import enqueue
 from nightshift.jobs.models import Job

@@ -10,7 +10,7 @@ from email.policy import SMTP
 
 import pytest
 from aiosmtpd.smtp import AuthResult
-from fault_servers import free_port
+from servers import free_port
 from nightshift.errors import InvalidInput
 
 from services.mail.transport import (

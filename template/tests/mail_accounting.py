@@ -1,0 +1,1 @@
+../../tests/mail_accounting.py

@@ -146,7 +146,7 @@ def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) 
     made = tmp_path / ".env"
     assert made.stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / ".env.part").exists()
-    database = "postgresql+psycopg://nightshift@postgres:5432/nightshift"
+    database = "postgresql+psycopg://shop@postgres:5432/shop"
     # Every section is read: in production each refuses a placeholder.
     settings = COMPOSITION.runtime(_env_file=made, database_url=database).settings
     assert settings.environment == "production"

@@ -22,7 +22,7 @@ from sqlalchemy import select, update
 from services.calendars import serving
 from services.calendars.models import Feed, FeedKind
 from services.calendars.store import FeedStore
-from tests.conftest import ROOT
+from tests.conftest import ROOT, metric
 from tests.installing import install
 from tests.serving import EXAMPLE, load_example, serve, sync
 
@@ -324,7 +324,7 @@ def test_metrics_are_for_who_has_the_token(web):
         200,
         "text/plain; version=0.0.4; charset=utf-8",
     )
-    assert 'nightshift_feeds{kind="class"} 6.0\n' in got.text
+    assert f'{metric("feeds")}{{kind="class"}} 6.0\n' in got.text
 
 
 def test_many_wrong_tokens_have_one_answer_and_cost_no_memory(web):

@@ -331,9 +331,10 @@ def make_engine(
 ) -> Engine:
     """Return an engine for a database. It connects when it is first used.
 
-    `password` is used where the URL has none. Postgres shows the connections under `name`. With `pooler` the URL leads to PgBouncer in
-    transaction mode. A statement that has no answer after `silence` seconds raises
-    OperationalError. `options` are SQLAlchemy's. The folder of an SQLite file is created.
+    `password` is used where the URL has none. Postgres shows the connections under `name`. With
+    `pooler` the URL leads to PgBouncer in transaction mode. A statement that has no answer after
+    `silence` seconds raises OperationalError. `options` are SQLAlchemy's. The folder of an SQLite
+    file is created.
     """
     address = make_url(url)
     # hide_parameters: they hold tokens and addresses, and exceptions are logged and stored.

@@ -14,12 +14,12 @@ from nightshift.component import Composition
 from nightshift.runtime import Runtime
 from rich.console import Console
 from rich.table import Table
+from services.reminders import reminders
 
 from project.app import COMPONENTS
 from project.local import CELERY, migrate, running
 from services.mail import outbox
 from services.mail.models import MailState
-from services.reminders import reminders
 
 FOLDER = Path("var/demo")
 DEMO = {

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from servers import free_port
 from nightshift.component import Status
 from nightshift.jobs import enqueue
 from nightshift.jobs.models import Job
 from nightshift.observe.metrics import render_metrics
 from nightshift.observe.probes import examine
+from servers import free_port
 from sqlalchemy import func, select, text
 
 from project.mail.cli import mail as command

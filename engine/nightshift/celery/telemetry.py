@@ -43,7 +43,8 @@ def read_trace_headers() -> dict[str, str] | None:
 def run_span(claim: Claim, *, queue: str, service: str) -> Iterator[Callable[[str], None]]:
     """Open the span of one run, a child of the span in which the job was enqueued.
 
-    `service` is the process's name in traces, unless OTEL_SERVICE_NAME gives another. Yield a function, which the caller calls with the outcome.
+    `service` is the process's name in traces, unless OTEL_SERVICE_NAME gives another. Yield a
+    function, which the caller calls with the outcome.
     """
     if not AVAILABLE:
         yield lambda _outcome: None

@@ -2,7 +2,6 @@
 
 import sqlalchemy as sa
 from alembic import op
-
 from nightshift import database
 
 revision = "0001"

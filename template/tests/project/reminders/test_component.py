@@ -4,7 +4,6 @@ from datetime import timedelta
 
 import pytest
 from health import findings
-
 from services.reminders import reminders
 
 

@@ -14,12 +14,12 @@ from nightshift.component import Composition
 from nightshift.runtime import Runtime
 from rich.console import Console
 from rich.table import Table
-from services.reminders import reminders
 
 from project.app import COMPONENTS
 from project.local import CELERY, migrate, running
 from services.mail import outbox
 from services.mail.models import MailState
+from services.reminders import reminders
 
 FOLDER = Path("var/demo")
 DEMO = {
@@ -68,7 +68,7 @@ def _show(folder: Path) -> None:
         mail = BytesParser(policy=policy.default).parsebytes(file.read_bytes(), headersonly=True)
         table.add_row(mail["To"], mail["Subject"], f"{file.name[:8]}….eml")
     console = Console()
-    console.print(f"The mails that the worker sent are files in {folder}/, for any mail program:")
+    console.print(f"The worker sent these mails; they are files in {folder}/:")
     console.print(table)
     console.print("Next: `make dev`, and in another terminal, with .venv activated,")
     console.print('  celery -A project reminders add you@example.com "Order ink"')

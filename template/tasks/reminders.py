@@ -3,6 +3,7 @@
 from nightshift.celery.task import job
 from nightshift.database import Session
 from nightshift.jobs import Outcome, Run
+
 from services.reminders import reminders
 from services.reminders.jobs import PruneReminders, SendReminder
 from services.reminders.runtime import ReminderRules

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 import click
 from nightshift.cli.output import as_json_option, pass_runtime, print_rows, refusals
 from nightshift.runtime import Runtime
+
 from services.reminders import reminders as service
 
 LISTED = ("id", "address", "text", "due_at", "mailed_at")

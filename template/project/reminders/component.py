@@ -10,13 +10,13 @@ from nightshift.database import Session
 from nightshift.jobs.schedule import Entry
 from nightshift.observe.checks import OVERDUE_AFTER
 from nightshift.runtime import Runtime
-from services.reminders import reminders as service
-from services.reminders.jobs import PruneReminders, SendReminder
-from services.reminders.runtime import ReminderRules
 
 from project.mail.settings import MailSettings
 from project.reminders.settings import ReminderSettings
 from services.mail.compose import Frame
+from services.reminders import reminders as service
+from services.reminders.jobs import PruneReminders, SendReminder
+from services.reminders.runtime import ReminderRules
 
 
 def make_rules(runtime: Runtime) -> ReminderRules:

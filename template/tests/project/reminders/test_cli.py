@@ -6,8 +6,9 @@ from types import SimpleNamespace
 import pytest
 from click.testing import CliRunner
 from nightshift.jobs.models import Job
-from project.reminders.cli import reminders
 from sqlalchemy import select
+
+from project.reminders.cli import reminders
 
 
 @pytest.fixture

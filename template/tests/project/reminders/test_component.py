@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import pytest
 from health import findings
+
 from services.reminders import reminders
 
 

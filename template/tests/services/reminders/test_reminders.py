@@ -7,12 +7,12 @@ import pytest
 from nightshift.errors import InvalidInput
 from nightshift.jobs import Discard
 from nightshift.testing import assert_enqueued
-from services.reminders import reminders
-from services.reminders.jobs import SendReminder
-from services.reminders.models import Reminder
 
 from services.mail import outbox
 from services.mail.compose import Frame
+from services.reminders import reminders
+from services.reminders.jobs import SendReminder
+from services.reminders.models import Reminder
 from tests.conftest import NOW
 
 FRAME = Frame("Shop <noreply@shop.example>", "Shop", ZoneInfo("UTC"), reminders.TEMPLATES)

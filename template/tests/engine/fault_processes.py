@@ -1,1 +1,0 @@
-../../../engine/tests/fault_processes.py

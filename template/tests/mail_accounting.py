@@ -1,1 +1,0 @@
-../../tests/mail_accounting.py

@@ -1,1 +1,0 @@
-../../../tests/tasks/test_mail.py

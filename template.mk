@@ -6,8 +6,9 @@ DIR ?= ../$(NAME)
 export NAME DIR
 
 new: new-is-possible $(VENV)/.dev ## make a project of your own: make new NAME=shop [SCHOOL=yes] [DIR=../shop]
-	@$(BIN)/copier copy --quiet --defaults --vcs-ref "$$(git rev-parse HEAD)" \
-		--data "name=$$NAME" --data school=$(if $(filter yes true 1,$(SCHOOL)),true,false) "$(CURDIR)" "$$DIR"
+	@said=$$($(BIN)/copier copy --quiet --defaults --vcs-ref "$$(git rev-parse HEAD)" \
+		--data "name=$$NAME" --data school=$(if $(filter yes true 1,$(SCHOOL)),true,false) "$(CURDIR)" "$$DIR" 2>&1) || \
+		{ echo "$$said" | tail -n 1 >&2; exit 2; }
 	@cd "$$DIR" && git init --quiet && git add --all && \
 		{ git commit --quiet --message "Start from Nightshift" || echo "nothing is committed yet: do it before the first \`copier update\`"; }
 	@echo "$$NAME is made. Next: cd $$DIR && make demo"

@@ -34,7 +34,7 @@ OWN = (
 WRITTEN = {"README.md", "pyproject.toml"}
 ADDED = {".copier-answers.yml", "update.mk"}
 # Words that only the school has.
-SCHOOL = ("school", "calendars", "letters", "feeds")
+SCHOOL = ("school", "calendar", "feed")
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,8 @@ up: .env ## start everything in containers, and wait until all are healthy
 	@$(COMPOSE) up --detach --build --wait --wait-timeout 300 || { $(COMPOSE) ps --all; echo "not all are healthy: make logs shows why"; exit 1; }
 	@echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)"
 	@echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server"
-	@echo "Web server: http://$$($(COMPOSE) port web 8000); an address: $(COMPOSE) exec worker celery -A project feeds url class NAME"
+	@echo "Web server: http://$$($(COMPOSE) port web 8000)"
+	@echo "A calendar's address: $(COMPOSE) exec worker celery -A project feeds url class NAME"
 	@echo "Calendars: in the volume feeds, /app/var/feeds in the worker"
 	@echo "A first school: $(COMPOSE) exec worker python examples/made_up_school.py; then: $(COMPOSE) exec worker celery -A project feeds sync"
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from nightshift.cli.output import refusals
 from nightshift.component import Composition
 from nightshift.database import Session
 from nightshift.runtime import Runtime
@@ -133,6 +134,7 @@ def _say(line: str) -> None:
 
 if __name__ == "__main__":
     try:
-        sys.exit(demo())
+        with refusals():
+            sys.exit(demo())
     except subprocess.CalledProcessError as failed:
         sys.exit(failed.returncode)  # It has said why.

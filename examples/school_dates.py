@@ -37,7 +37,10 @@ def write_around(folder: Path, today: date) -> None:
 @click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
 def main(folder: Path) -> None:
     """Write the example school into FOLDER, with dates around today."""
-    write_around(folder, datetime.now(UTC).astimezone().date())
+    try:
+        write_around(folder, datetime.now(UTC).astimezone().date())
+    except OSError as error:
+        raise click.ClickException(f"{folder} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -48,6 +48,7 @@ LINES_NOT_RUN = {
     ". .venv/bin/activate": "the test's PATH has what it would add",
     "make demo": "tests/examples/test_demo.py",
     "make dev": "it runs until Ctrl-C",
+    "celery -A project beat": "it runs until Ctrl-C",
     "celery -A project jobs stats --watch": "it shows them until Ctrl-C",
     "make check": "CI runs it before this test",
     "make test": "this is one of its tests",

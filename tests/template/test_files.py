@@ -5,13 +5,14 @@ import subprocess
 import tomllib
 
 import pytest
-import yaml
+from ruamel.yaml import YAML
 
 from project.settings import NAME
 from tests.conftest import ROOT
 from tests.making import GIT, SCRIPTS, make_project
 
-COPIER = yaml.safe_load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+YAML_FILE = YAML(typ="safe")
+COPIER = YAML_FILE.load((ROOT / "copier.yml").read_text(encoding="utf-8"))
 
 # What a project does not have: the making of projects, the engine's tests, and long proofs.
 OWN = (
@@ -80,7 +81,7 @@ def test_files_of_the_same_project_are_equal(same):
 
 
 def test_every_line_of_the_school_stands_in_its_file():
-    for name, lines in yaml.safe_load(COPIER["school_lines"]["default"]).items():
+    for name, lines in YAML_FILE.load(COPIER["school_lines"]["default"]).items():
         stripped = [line.strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
         assert {line: stripped.count(line) for line in lines} == dict.fromkeys(lines, 1), name
 
@@ -141,7 +142,7 @@ def test_files_that_run_carry_no_other_name(shop):
 
 
 def test_answers_lead_back_to_the_template(shop):
-    answers = yaml.safe_load(shop.read(".copier-answers.yml"))
+    answers = YAML_FILE.load(shop.read(".copier-answers.yml"))
 
     assert answers.keys() == {"_commit", "_src_path", "name", "school"}
     assert (answers["_src_path"], answers["name"], answers["school"]) == (

@@ -20,6 +20,7 @@ from nightshift.jobs import rescue, schedule
 from nightshift.runtime import Runtime
 from nightshift.settings import PLACEHOLDER
 from nightshift.web.server import read_bind, require_free_port
+from sqlalchemy.exc import SQLAlchemyError
 
 CELERY = [sys.executable, "-m", "celery", "-A", "project"]
 
@@ -131,13 +132,13 @@ def _watch(runtime: Runtime, started: dict[str, subprocess.Popen[bytes]]) -> str
 def _are_ready(runtime: Runtime) -> bool:
     """Return whether worker and beat have written to the database, and the others listen."""
     settings, entries = runtime.settings, runtime[Composition].schedule(runtime)
-    with runtime.read_only() as session:
-        fired = schedule.read_last_fires(session)
-        living = rescue.find_living_workers(session, silent_after=settings.worker_silent_after)
     try:
+        with runtime.read_only() as session:
+            fired = schedule.read_last_fires(session)
+            living = rescue.find_living_workers(session, silent_after=settings.worker_silent_after)
         for address in (read_bind(settings), ("127.0.0.1", settings.flower_port)):
             socket.create_connection(address, timeout=1).close()
-    except OSError:
+    except (OSError, SQLAlchemyError):
         return False
     return bool(living) and all(entry.name in fired for entry in entries)
 

@@ -8,14 +8,9 @@ import sys
 from itertools import takewhile
 
 import pytest
+from servers import free_port
 
 from tests.conftest import ROOT
-
-
-def find_free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture
@@ -25,8 +20,8 @@ def environment(tmp_path):
         "BROKER_URL": f"filesystem://{tmp_path}/broker",
         "MAIL_URL": f"folder://{tmp_path}/mail",
         "FEED_STORE": f"{tmp_path}/feeds",
-        "WEB_BIND": f"127.0.0.1:{find_free_port()}",
-        "FLOWER_PORT": str(find_free_port()),
+        "WEB_BIND": f"127.0.0.1:{free_port()}",
+        "FLOWER_PORT": str(free_port()),
         "WORKER_CONCURRENCY": "1",
     }
 

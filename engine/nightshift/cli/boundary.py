@@ -18,9 +18,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nightshift.database import explain
 from nightshift.errors import InvalidInput, ServiceError
+from nightshift.jobs.args import UNSTORABLE
 
-# No text in a database or a file's name holds NUL. Half a character is a byte that was not UTF-8.
-UNWANTED = re.compile("[\x00\ud800-\udfff]")
 LONGEST_TEXT = 100_000
 
 # What a command accepts as a number of rows, and as a row's number: databases count to 2^63.
@@ -106,7 +105,7 @@ def _find_unusable(value: Any) -> str:
     text = str(value)
     if len(text) > LONGEST_TEXT:
         return f"it has {len(text)} characters; at most {LONGEST_TEXT} are read."
-    # The name of a file may be bytes that are not UTF-8.
-    if "\0" in text or (isinstance(value, str) and UNWANTED.search(text)):
+    # Half a character is a byte that was not UTF-8: the name of a file may hold it.
+    if "\0" in text or (isinstance(value, str) and UNSTORABLE.search(text)):
         return "it holds a NUL character, or bytes that are not UTF-8."
     return ""

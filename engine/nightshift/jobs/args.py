@@ -27,8 +27,9 @@ MOST_DIGITS = 4_300
 SCALARS = (str, int, float, type(None))
 TOO_LONG = 10**MOST_DIGITS
 
-# What the ledger's columns hold.
-LONGEST_KIND, LONGEST_QUEUE, LAST_PRIORITY = 100, 50, 9
+# The widths of the ledger's columns.
+LONGEST_KIND, LONGEST_QUEUE = 100, 50
+PRIORITIES = range(10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class Policy:
         valid = {
             "kind": 0 < len(self.kind) <= LONGEST_KIND,
             "queue": 0 < len(self.queue) <= LONGEST_QUEUE,
-            "priority": 0 <= self.priority <= LAST_PRIORITY,
+            "priority": self.priority in PRIORITIES,
             "max_attempts": self.max_attempts >= 1,
             "time_limit": self.time_limit > none,
             "soft_time_limit": none < (self.soft_time_limit or self.time_limit) <= self.time_limit,

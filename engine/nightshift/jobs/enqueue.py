@@ -14,14 +14,12 @@ from sqlalchemy import JSON, bindparam, case, column, func, insert, or_, select
 
 from nightshift.database import Session, after, insert_or, utc_now
 from nightshift.errors import InvalidInput
-from nightshift.jobs.args import JobArgs, require_declared
+from nightshift.jobs.args import PRIORITIES, JobArgs, require_declared
 from nightshift.jobs.models import NOT_STARTED, TABLE, Job, JobState
 from nightshift.jobs.session import get_carried
 
 # However often a debounced job is put off, it runs after this many times `debounce`.
 LONGEST_DEBOUNCE = 10
-
-PRIORITIES = range(10)
 
 # The first values of every job. Python's defaults are not enough: an INSERT of many rows needs the
 # same columns in each.

@@ -9,6 +9,10 @@ from sqlalchemy import JSON, ColumnElement, ForeignKey, Index, String, Text, fal
 from sqlalchemy.orm import Mapped, mapped_column
 
 from nightshift.database import Base, UtcDateTime, choice, partial_index
+from nightshift.jobs.args import LONGEST_KIND, LONGEST_QUEUE
+
+# The name of an entry of the schedule.
+LONGEST_ENTRY = 100
 
 
 class JobState(StrEnum):
@@ -70,8 +74,8 @@ class Job(Base):
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    kind: Mapped[str] = mapped_column(String(100))
-    queue: Mapped[str] = mapped_column(String(50))
+    kind: Mapped[str] = mapped_column(String(LONGEST_KIND))
+    queue: Mapped[str] = mapped_column(String(LONGEST_QUEUE))
     priority: Mapped[int]
     state: Mapped[JobState] = mapped_column(choice(JobState))
     args: Mapped[dict[str, Any]] = mapped_column(JSON)
@@ -136,7 +140,7 @@ class JobStart(Base):
 
     job_id: Mapped[UUID] = mapped_column(primary_key=True)
     at: Mapped[datetime] = mapped_column(UtcDateTime, primary_key=True)
-    kind: Mapped[str] = mapped_column(String(100))
+    kind: Mapped[str] = mapped_column(String(LONGEST_KIND))
 
 
 class Worker(Base):
@@ -164,7 +168,7 @@ class PausedQueue(Base):
 
     __tablename__ = "paused_queue"
 
-    queue: Mapped[str] = mapped_column(String(50), primary_key=True)
+    queue: Mapped[str] = mapped_column(String(LONGEST_QUEUE), primary_key=True)
     paused_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
@@ -177,6 +181,6 @@ class ScheduleEntry(Base):
 
     __tablename__ = "schedule"
 
-    entry: Mapped[str] = mapped_column(String(100), primary_key=True)
+    entry: Mapped[str] = mapped_column(String(LONGEST_ENTRY), primary_key=True)
     last_fire_at: Mapped[datetime] = mapped_column(UtcDateTime)
     seen_at: Mapped[datetime | None] = mapped_column(UtcDateTime)

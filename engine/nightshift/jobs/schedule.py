@@ -19,7 +19,7 @@ from nightshift.database import Session, insert_or
 from nightshift.errors import InvalidInput
 from nightshift.jobs.args import JobArgs
 from nightshift.jobs.enqueue import enqueue
-from nightshift.jobs.models import ENDED, Job, JobState, ScheduleEntry
+from nightshift.jobs.models import ENDED, LONGEST_ENTRY, Job, JobState, ScheduleEntry
 
 # Beat looks every second. A slot that it finds later than this was missed: beat was down.
 MISSED_AFTER = timedelta(minutes=1)
@@ -31,9 +31,6 @@ UNDECLARED_FOR = timedelta(days=7)
 # Slots of an entry that one transaction starts, and jobs that are compared to find the last one.
 MOST_SLOTS = 1_000
 LATEST_JOBS = 100
-
-# What the table's column holds.
-LONGEST_NAME = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +56,10 @@ class Entry:
 
     def __post_init__(self) -> None:
         """Raise ValueError for an invalid entry: beat, which reads them all, would start none."""
-        if not 0 < len(self.name) <= LONGEST_NAME:
+        if not 0 < len(self.name) <= LONGEST_ENTRY:
             raise ValueError(
-                f"the schedule's entry {self.name[:LONGEST_NAME]!r}: a name has 1 to {LONGEST_NAME}"
-                " characters"
+                f"the schedule's entry {self.name[:LONGEST_ENTRY]!r}: a name has 1 to"
+                f" {LONGEST_ENTRY} characters"
             )
         try:
             self.job.to_row()

@@ -16,7 +16,7 @@ from nightshift.celery.task import AttemptFailed, job, run_here, working_here
 from nightshift.component import Component, Composition
 from nightshift.database import Session
 from nightshift.errors import PermanentError, TransientError
-from nightshift.jobs import JobArgs, Run, care
+from nightshift.jobs import JobArgs, Run, care, claims
 from nightshift.jobs.models import Job, JobState, Worker
 from nightshift.jobs.session import BrokenTransaction
 from probing import count_effects, put
@@ -176,6 +176,8 @@ def misbehave(session: Session, args: Misbehave, _run: Run) -> None:
     probe.leave(session, _run)
     if args.what in EXITS:
         raise EXITS[args.what]("as asked")
+    if args.what == "lost":
+        raise claims.LostClaim("as asked")
     if args.what == "long":
         raise RuntimeError("x" * 100_000_000)
     getattr(session, args.what)()
@@ -200,6 +202,12 @@ def test_every_exception_of_a_body_is_recorded_and_tried_again(app, what):
     found = find_job(app, job_id)
     assert (found.state, found.attempt, found.errors[-1]["type"]) == (JobState.SCHEDULED, 1, what)
     assert "as asked" in found.errors[-1]["traceback"]
+
+
+def test_claim_that_a_body_calls_lost_is_released_by_the_keeper(app, keeper):
+    job_id = put(app.runtime, Misbehave(what="lost"))
+    assert app.tasks["test.misbehave"].perform(job_id) is None
+    assert keeper.hear() == [(Word.UNENDED, find_job(app, job_id).claim_id)]
 
 
 # --- claims without an answer ---

@@ -5,6 +5,7 @@ SQLite with transactions that declare at their start whether they write.
 """
 
 import math
+import re
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -13,10 +14,11 @@ from enum import StrEnum
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import psycopg
+from psycopg.pq import TransactionStatus
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -69,6 +71,14 @@ KEEPALIVES = {
 
 # A connection that was idle for more seconds is tested before it is used.
 PING_AFTER_IDLE = 1.0
+
+# What would outlive the transaction: after a job's `SET default_transaction_read_only`, all later
+# jobs on its connection failed.
+_KEPT_BY_SESSION = re.compile(
+    r"(^|;)\s*(set\s+(?!(local|transaction|constraints)\b)|listen\b|create\s+(\w+\s+)?temp)"
+    r"|\bpg_(try_)?advisory_lock|\bset_config\([^()]*\bfalse\s*\)",
+    re.IGNORECASE,
+)
 
 # Connections that a pool keeps open. A worker's process uses one or two at once, the web server one
 # for each thread.
@@ -314,7 +324,61 @@ def partial_index(name: str, *columns: str, where: str) -> Index:
     return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
 
 
-class _Connection(psycopg.Connection[Any]):
+class Lease(Protocol):
+    """How a transaction is lent: until `ending`, who ends it makes it `broken`."""
+
+    ending: bool
+    broken: bool
+
+
+class Lendable:
+    """What the drivers' connections have in common: a transaction that others may not end.
+
+    In the driver, because a body may reach it past SQLAlchemy. A commit that is refused rolls back,
+    so that nothing is left to commit.
+    """
+
+    lease: Lease | None = None
+    commits_each_statement = False
+
+    def commit(self) -> None:
+        """Commit, or roll back when the transaction belongs to another."""
+        if self._breaks():
+            super().rollback()  # type: ignore[misc]
+        else:
+            super().commit()  # type: ignore[misc]
+
+    def rollback(self) -> None:
+        """Roll back."""
+        self._breaks()
+        super().rollback()  # type: ignore[misc]
+
+    def was_ended(self) -> bool:
+        """Whether the transaction was ended in another way: by SQL that only the driver saw."""
+        return False
+
+    def _breaks(self) -> bool:
+        if self.lease is None or self.lease.ending:
+            return False
+        self.lease.broken = True
+        return True
+
+
+def lend(connection: Connection, lease: Lease) -> Lendable | None:
+    """Lend a connection, and return the driver's; None where the engine is not `make_engine`'s."""
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, Lendable):
+        return None
+    driver.lease = lease
+    return driver
+
+
+class _SqliteConnection(Lendable, sqlite3.Connection):
+    def was_ended(self) -> bool:
+        return not self.in_transaction
+
+
+class _Connection(Lendable, psycopg.Connection[Any]):
     """A connection that gives up a server that is silent.
 
     The server's own timeout does not end a wait for a server that is stopped, or for a proxy that
@@ -322,6 +386,10 @@ class _Connection(psycopg.Connection[Any]):
     """
 
     silence: float | None = SILENCE
+
+    @property
+    def commits_each_statement(self) -> bool:  # type: ignore[override]
+        return self.autocommit
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         limit = self.silence if timeout is None else timeout
@@ -335,6 +403,10 @@ class _Connection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(
                 f"the database gave no answer for {limit:g} s"
             ) from error
+        finally:
+            # Ended by SQL, whoever has sent it.
+            if self.pgconn.transaction_status == TransactionStatus.IDLE:
+                self._breaks()
 
 
 def make_engine(
@@ -361,6 +433,7 @@ def make_engine(
             except OSError as error:
                 raise InvalidInput(f"DATABASE_URL: {error.filename}: {error.strerror}") from error
         arguments: dict[str, Any] = {"timeout": SQLITE_BUSY_TIMEOUT, "check_same_thread": False}
+        arguments["factory"] = _SqliteConnection
         engine = create_engine(address, connect_args=arguments, **options)
         event.listen(engine, "connect", _open_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -383,6 +456,7 @@ def make_engine(
     event.listen(engine, "do_connect", partial(_connect, silence))
     if pooler:
         event.listen(engine, "begin", _set_for_transaction)
+    event.listen(engine, "before_cursor_execute", _note_kept)
     event.listen(engine, "checkin", _note_checkin)
     event.listen(engine, "checkout", partial(_ping_after_idleness, engine.dialect))
     return engine
@@ -435,7 +509,14 @@ def _set_for_transaction(connection: Connection) -> None:
     )
 
 
-def _note_checkin(_connection: Any, record: Any) -> None:
+def _note_kept(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+    if _KEPT_BY_SESSION.search(statement):
+        connection.info["kept"] = True
+
+
+def _note_checkin(connection: Any, record: Any) -> None:
+    if connection is not None and record.info.pop("kept", False):
+        record.invalidate()  # the next use opens another
     record.info["given_back"] = time.monotonic()
 
 

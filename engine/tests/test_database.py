@@ -448,6 +448,29 @@ def test_pooler_is_given_settings_for_each_transaction_and_nothing_to_keep():
     engine.dispose()
 
 
+@pytest.mark.usefixtures("_postgres")
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "set default_transaction_read_only = on",
+        "select 1; SET SESSION search_path = nowhere",
+        "select set_config('search_path', 'nowhere', false)",
+        "create temp table mine (id int)",
+        "listen channel",
+        "select pg_advisory_lock(77)",
+    ],
+)
+def test_connection_that_a_statement_has_changed_for_good_is_not_used_again(statement):
+    engine = make_engine(POSTGRES_URL)
+    backends = []
+    for change in (statement, "set local statement_timeout = 1000", "select 1"):
+        with engine.begin() as connection:
+            backends.append(connection.execute(text("select pg_backend_pid()")).scalar_one())
+            connection.execute(text(change))
+    engine.dispose()
+    assert backends[0] != backends[1] == backends[2]
+
+
 # --- a connection of another library ---
 
 

@@ -19,8 +19,7 @@ import signal
 import socket
 import sys
 import time
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from threading import Event, Thread
@@ -32,7 +31,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from nightshift.celery import filebroker
 from nightshift.celery.app import App
-from nightshift.celery.link import Link, Word
+from nightshift.celery.link import Link, Unrecorded, Word
 from nightshift.celery.logs import setup
 from nightshift.celery.publisher import Publisher
 from nightshift.database import Session, explain
@@ -60,10 +59,6 @@ HUNG_AFTER = 15.0
 # another.
 STUCK_AFTER = 300.0
 
-# What the worker's processes have said and the ledger does not know yet, while the database is
-# away.
-MOST_WORDS = 10_000
-
 
 class Keeper:
     """The duties of one keeper.
@@ -71,13 +66,16 @@ class Keeper:
     Each is called at its own interval. One that raises does not stop the others.
     """
 
-    def __init__(self, app: App, worker_id: UUID, name: str, queues: list[str], pid: int) -> None:
+    def __init__(
+        self, app: App, worker_id: UUID, name: str, queues: list[str], *, pid: int, link: Link
+    ) -> None:
         self.app = app
         self.runtime = app.runtime
         self.worker_id = worker_id
         self.name = name
         self.queues = ",".join(queues)
         self.worker_pid = pid
+        self.link = link
         self.publisher = Publisher(app, BROKER_PATIENCE, pause=BROKER_PATIENCE)
         self.pause = BUSY_INTERVAL
         self.judge = rescue.Judge(worker_id, app.runtime.settings.worker_silent_after)
@@ -88,7 +86,7 @@ class Keeper:
             sqlite_begin="IMMEDIATE"
         )
         # What the worker's processes have said; the duty `record_words` takes it.
-        self.words: deque[tuple[Word, UUID]] = deque(maxlen=MOST_WORDS)
+        self.words = Unrecorded()
         # Claims whose answer a living child waits for.
         self._unsure: set[UUID] = set()
 
@@ -101,16 +99,18 @@ class Keeper:
 
     def record_words(self) -> None:
         """Write into the ledger what the worker's processes have said."""
-        while self.words:
-            word, about = self.words.popleft()
+        for word, about in self.words:
             try:
                 with self.runtime.unit_of_work() as session:
                     self._record(session, word, about)
             except SQLAlchemyError:
-                self.words.appendleft((word, about))  # the database is away: try again
-                raise
+                raise  # the database is away: the word stays, for another try
             except Exception:
                 logger.exception("%s %s cannot be recorded", word, about)
+            self.words.drop(word, about)
+            # The next keeper has to know who waits, if this one is killed.
+            if word is not Word.UNSURE:
+                self.link.say(word, about)
 
     def _record(self, session: Session, word: Word, about: UUID) -> None:
         match word:
@@ -177,7 +177,9 @@ class Keeper:
                 # These died while they waited for the answer to their claim.
                 claims.undo_claims(session, dead & self._unsure)
                 _report(rescue.release_claims(session, dead - self._unsure), "killed children")
-            self._unsure -= dead
+            for claim_id in dead & self._unsure:
+                self._unsure.discard(claim_id)
+                self.link.say(Word.UNSURE, claim_id)
 
     def release_silent(self) -> None:
         """Release the jobs of silent workers, and jobs that run beyond their time limit."""
@@ -318,7 +320,9 @@ def main() -> None:
     app = find_app(about["app"])
     settings = app.runtime.settings
     setup(settings.log_format, settings.log_level)
-    keeper = Keeper(app, UUID(about["worker"]), about["name"], about["queues"], watch.pid)
+    worker_id = UUID(about["worker"])
+    name, queues = about["name"], about["queues"]
+    keeper = Keeper(app, worker_id, name, queues, pid=watch.pid, link=watch.link)
     _keep(keeper, watch)
 
 
@@ -333,7 +337,7 @@ def _keep(keeper: Keeper, watch: Watch) -> None:
     heart.start()
     duties.start()
     while not watch.gone:
-        keeper.words.extend(watch.wait(LONGEST_WAIT))
+        _note_words(keeper, watch.wait(LONGEST_WAIT))
         if watch.hangs != hung.is_set():
             _report_hang(keeper, watch, hung)
         if not (heart.stuck or duties.stuck):
@@ -341,8 +345,13 @@ def _keep(keeper: Keeper, watch: Watch) -> None:
     # Neither may write after the worker's end is recorded.
     heart.end(patience=BROKER_PATIENCE)
     duties.end(patience=BROKER_PATIENCE)
-    keeper.words.extend(watch.wait(0))
+    _note_words(keeper, watch.wait(0))
     clock.tick("release of the worker", keeper.release_worker, every=0)
+
+
+def _note_words(keeper: Keeper, words: Iterable[tuple[Word, UUID]]) -> None:
+    for word, about in words:
+        keeper.words.add(word, about)
 
 
 def _report_hang(keeper: Keeper, watch: Watch, hung: Event) -> None:

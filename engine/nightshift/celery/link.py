@@ -1,16 +1,23 @@
-"""The link between a worker's processes and its keeper: short lines over one socket pair.
+"""What a worker's processes and its keeper say to each other: short lines over socket pairs.
 
 The worker says that it lives, and what its processes cannot write into the ledger themselves: the
 main process forks, so it must not connect to the database, and a child may have lost it. The keeper
-answers with a sign of life of its own.
+answers with a sign of life of its own, and repeats each word once the ledger knows it. What the
+processes say goes through the worker's main process, which says it again to a keeper that takes the
+place of another: words do not die with the keeper that heard them.
 """
 
 import socket
+from collections.abc import Iterator
 from contextlib import suppress
 from enum import StrEnum
 from uuid import UUID
 
 LONGEST_READ = 65_536
+
+# What the worker's processes have said and the ledger does not know yet, while the database is
+# away.
+MOST_WORDS = 10_000
 
 
 class Word(StrEnum):
@@ -56,7 +63,36 @@ class Link:
         return heard
 
 
-def open_pair() -> tuple[Link, socket.socket]:
-    """Return the worker's link, and the socket that becomes the keeper's standard input."""
+class Unrecorded:
+    """The words that the ledger does not know yet: about each job or claim, the newest.
+
+    Beyond MOST_WORDS the oldest are dropped. Their jobs end at their time limits.
+    """
+
+    def __init__(self) -> None:
+        self._words: dict[UUID, Word] = {}
+
+    def add(self, word: Word, about: UUID) -> None:
+        """Keep a word."""
+        self._words.pop(about, None)  # to the end: the words stay in the order they were said
+        self._words[about] = word
+        if len(self._words) > MOST_WORDS:
+            del self._words[next(iter(self._words))]
+
+    def drop(self, word: Word, about: UUID) -> None:
+        """Forget a word that is recorded, unless another has been said since."""
+        if self._words.get(about) is word:
+            del self._words[about]
+
+    def __iter__(self) -> Iterator[tuple[Word, UUID]]:
+        # A copy, made at once: another thread may add meanwhile.
+        return iter([(word, about) for about, word in list(self._words.items())])
+
+    def __bool__(self) -> bool:
+        return bool(self._words)
+
+
+def open_pair() -> tuple[Link, Link]:
+    """Return two links that hear each other."""
     ours, theirs = socket.socketpair()
-    return Link(ours), theirs
+    return Link(ours), Link(theirs)

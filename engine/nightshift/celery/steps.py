@@ -8,6 +8,7 @@ import gc
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from celery.worker import state
 from sqlalchemy.exc import SQLAlchemyError
 
 from nightshift.celery import messages
-from nightshift.celery.link import Word, open_pair
+from nightshift.celery.link import Unrecorded, Word, open_pair
 from nightshift.errors import first_line
 from nightshift.jobs import rescue
 
@@ -36,6 +37,9 @@ SIGN_EVERY = 1.0
 
 # Seconds that the main process's event loop may be busy, or wait for a broker, with one thing.
 LONGEST_TURN = 15.0
+
+# Seconds after which what the keeper has not recorded is said again, perhaps to its successor.
+REPEAT_EVERY = 5.0
 
 # Seconds that a keeper may take to start, before its first sign of life.
 KEEPER_START = 60.0
@@ -91,7 +95,7 @@ def _record_worker(parent: Any) -> None:
 
 
 class KeeperWatch(threading.Thread):
-    """Gives the keeper signs of life, and replaces a keeper that gives none.
+    """Gives the keeper signs of life and the processes' words, and replaces one that is silent.
 
     A thread, so that this goes on while the main thread waits for the last jobs of a worker that
     stops. A fork cannot hurt it: it holds no lock that a child needs, and it starts the keeper by
@@ -102,8 +106,10 @@ class KeeperWatch(threading.Thread):
         super().__init__(daemon=True, name="keeper-watch")
         app = worker.app
         self._worker = worker
+        self._processes, self._their_end = open_pair()
+        app.keeper = self._their_end
         self._link, self._keepers_end = open_pair()
-        app.keeper = self._link
+        self._unrecorded = Unrecorded()
         about = {
             "app": app.main,
             "worker": str(app.worker_id),
@@ -117,7 +123,7 @@ class KeeperWatch(threading.Thread):
         self._patience = app.runtime.settings.worker_silent_after.total_seconds() / 3
         self._ended = threading.Event()
         self._turned = self._looked = time.monotonic()
-        self._give_up = 0.0
+        self._give_up = self._repeat = 0.0
         self.process = self._start_keeper()
 
     def note_turn(self) -> None:
@@ -130,15 +136,28 @@ class KeeperWatch(threading.Thread):
         self.join()
         self.process.kill()
         self.process.wait()
-        self._link.socket.close()
-        self._keepers_end.close()
+        for link in (self._processes, self._their_end, self._link, self._keepers_end):
+            link.socket.close()
 
     def run(self) -> None:
-        while not self._ended.wait(SIGN_EVERY):
+        while not self._ended.is_set():
+            select.select([self._processes.socket], [], [], SIGN_EVERY)
             try:
+                self._pass_words()
                 self._look()
             except Exception:
                 logger.exception("the keeper cannot be looked after")
+
+    def _pass_words(self) -> None:
+        """Say to the keeper what the processes have said, until it has recorded that."""
+        for word, about in self._processes.hear():
+            if about is not None:
+                self._unrecorded.add(word, about)
+                self._link.say(word, about)
+        if self._repeat < time.monotonic():
+            self._repeat = time.monotonic() + REPEAT_EVERY
+            for word, about in self._unrecorded:
+                self._link.say(word, about)
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -148,8 +167,10 @@ class KeeperWatch(threading.Thread):
         self._looked = now
         if now - self._turned < LONGEST_TURN or not self._loops():
             self._link.say(Word.ALIVE)
-        if self._link.hear():
+        for word, about in self._link.hear():
             self._give_up = now + self._patience
+            if about is not None:
+                self._unrecorded.drop(word, about)
         if self.process.poll() is not None:
             logger.warning(
                 "the keeper ended with exit code %s and is started again", self.process.returncode
@@ -178,7 +199,7 @@ class KeeperWatch(threading.Thread):
         # Descriptors are closed at exec. With `close_fds` Python would fork, and wait for a pipe
         # that a child of the pool may have inherited.
         return subprocess.Popen(
-            self._command, stdin=self._keepers_end.fileno(), env=environment, close_fds=False
+            self._command, stdin=self._keepers_end.socket.fileno(), env=environment, close_fds=False
         )
 
 

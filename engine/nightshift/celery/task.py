@@ -133,6 +133,8 @@ class LedgerTask(Task):
             logger.warning("%s", lost)
             # Where the claim is ours after all, the job would have no runner.
             tell_keeper(self.app, Word.UNENDED, claim.claim_id)
+            with suppress(SQLAlchemyError), runtime.single_statement() as connection:
+                claims.note_return(connection, claim)
             report("lost")
             return None
         except BaseException as error:

@@ -5,9 +5,11 @@ import json
 import math
 import random
 import re
+import sys
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, ClassVar, Literal
 
@@ -24,12 +26,20 @@ DECLARED: set[type["JobArgs"]] = set()
 UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 # Python neither writes nor reads a number of more digits as text.
 MOST_DIGITS = 4_300
-SCALARS = (str, int, float, type(None))
 TOO_LONG = 10**MOST_DIGITS
+
+# What pydantic raises for a value that it cannot write.
+NOT_JSON = (ValueError, OverflowError, RecursionError)
+
+# Any day: of times of day with a zone, the instants on one day are compared.
+DAY = datetime(2000, 1, 1, tzinfo=UTC)
 
 # The widths of the ledger's columns.
 LONGEST_KIND, LONGEST_QUEUE = 100, 50
 PRIORITIES = range(10)
+
+# Starts are kept for as long as any rate may count them.
+LONGEST_RATE = timedelta(days=366)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +108,7 @@ class Policy:
             "unique_until": self.unique_until in ("done", "started"),
             "unique_period": self.unique_period is None or self.unique_period > none,
             "concurrency": self.concurrency is None or self.concurrency >= 1,
-            "rate": rate is None or (rate.count >= 1 and rate.per > none),
+            "rate": rate is None or (rate.count >= 1 and none < rate.per <= LONGEST_RATE),
         }
         for name, is_valid in valid.items():
             if not is_valid:
@@ -123,7 +133,8 @@ class JobArgs(BaseModel):
 
     # A misspelt argument is an error where it is given. A row that newer code wrote is read without
     # the fields that this code does not know (`from_row`).
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # A NaN stays one, so that `to_row` finds it; pydantic would write null.
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     policy: ClassVar[Policy]
 
@@ -135,6 +146,12 @@ class JobArgs(BaseModel):
     @classmethod
     def __pydantic_init_subclass__(cls, **policy: Any) -> None:
         cls.policy = Policy(**policy)
+        left_out = [name for name, field in cls.model_fields.items() if field.exclude]
+        if left_out:
+            raise TypeError(
+                f"{cls.__name__}: the ledger would lose a field with exclude=True:"
+                f" {', '.join(left_out)}"
+            )
         unknown = set(cls.policy.unique_by or ()) - set(cls.model_fields)
         if unknown:
             raise TypeError(
@@ -147,18 +164,34 @@ class JobArgs(BaseModel):
 
         Raises pydantic.ValidationError when they are no longer valid.
         """
-        return cls.model_validate(args, extra="ignore")
+        return cls.model_validate(args, extra="ignore", by_alias=False, by_name=True)
 
     def to_row(self) -> dict[str, Any]:
         """Return the arguments as JSON values.
 
         Raises InvalidInput, which names the field, for a value that a database cannot store.
         """
-        # Before pydantic writes them: a NaN in an untyped field would become null.
-        wrong = find_unstorable(self, typed=True)
+        row = self._dump()
+        wrong = find_unstorable(row)
         if wrong is not None:
             raise InvalidInput(f"{type(self).__name__} cannot be enqueued: {wrong}")
-        return self.model_dump(mode="json")
+        return row
+
+    def _dump(self, **which: Any) -> dict[str, Any]:
+        # By the fields' own names, as `from_row` reads them, whatever aliases callers use.
+        try:
+            return self.model_dump(mode="json", by_alias=False, **which)
+        except NOT_JSON as error:
+            name = next(filter(self._lacks_json, type(self).model_fields), "all fields together")
+            reason = f"{type(self).__name__} cannot be enqueued: {name}: {error}"
+            raise InvalidInput(reason) from error
+
+    def _lacks_json(self, name: str) -> bool:
+        try:
+            self.model_dump(mode="json", include={name})
+        except NOT_JSON:
+            return True
+        return False
 
     def unique_key(self, now: datetime) -> str | None:
         """Return the key that two jobs share when they are the same, or None for a kind without.
@@ -167,8 +200,10 @@ class JobArgs(BaseModel):
         """
         if self.policy.unique_by is None:
             return None
-        row = self.model_dump(mode="json", include=set(self.policy.unique_by))
-        parts = [_normalise(getattr(self, name), row[name]) for name in self.policy.unique_by]
+        row = self._dump(include=set(self.policy.unique_by))
+        parts: list[Any] = [
+            _normalise(getattr(self, name), row[name]) for name in self.policy.unique_by
+        ]
         if self.policy.unique_period is not None:
             parts.append(int(now.timestamp() // self.policy.unique_period.total_seconds()))
         digest = hashlib.blake2b(
@@ -189,68 +224,61 @@ def _normalise(value: Any, written: Any) -> Any:
             return {name: _normalise(getattr(value, name, 0), one) for name, one in written.items()}
         case dict() if len(value) == len(written):
             return {
-                _normalise(key, name): _normalise(value[key], written[name])
+                str(_normalise(key, name)): _normalise(value[key], written[name])
                 for key, name in zip(value, written, strict=True)
             }
         case list() if isinstance(value, Collection) and len(value) == len(written):
             items = [_normalise(*pair) for pair in zip(value, written, strict=True)]
             return sorted(items, key=json.dumps) if isinstance(value, set | frozenset) else items
-        case str():
-            return _normalise_text(value, written)
-        case float():
-            return written + 0.0  # so that -0.0 is 0.0
+    return _normalise_scalar(value, written)
+
+
+def _normalise_scalar(value: Any, written: Any) -> Any:
+    match value:
+        case float() | Decimal():
+            return _normalise_number(value)
+        case time() if value.utcoffset() is not None:
+            return (datetime.combine(DAY.date(), value) - DAY).total_seconds()
+        case datetime() if value.tzinfo is not None:
+            with suppress(OverflowError):  # the first and the last day there are
+                return to_jsonable_python(value.astimezone(UTC))
     return written
 
 
-def _normalise_text(value: Any, written: str) -> Any:
-    if isinstance(value, datetime) and value.tzinfo is not None:
-        return to_jsonable_python(value.astimezone(UTC))
-    if not isinstance(value, Decimal) or not value.is_finite():
-        return written
-    text = f"{value:f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
-    return "0" if text == "-0" else text
+def _normalise_number(value: float | Decimal) -> Any:
+    """Return an int where the number is one, else a float where it is one, else a text."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < TOO_LONG and value == int(value):
+        return int(value)
+    if isinstance(value, float) or (abs(value) < sys.float_info.max and float(value) == value):
+        return float(value)
+    sign, digits, _ = value.as_tuple()
+    return f"{sign} {''.join(map(str, digits)).rstrip('0')} {value.adjusted()}"
 
 
-def find_unstorable(value: Any, *, typed: bool = False) -> str | None:
-    """Return where a value holds what JSON or a database cannot store, and why; or None.
-
-    With `typed`, pydantic writes the value, so that every type has a JSON form.
-    """
+def find_unstorable(value: Any) -> str | None:
+    """Return where a value holds what JSON or a database cannot store, and why; or None."""
     try:
-        return _search_unstorable(value, "", typed)
+        return _search_unstorable(value, "")
     except RecursionError:
         return "it is nested too deeply"
 
 
-def _search_unstorable(value: Any, path: str, typed: bool) -> str | None:
-    inside = _find_inside(value, typed)
-    if inside is None:
-        reason = _explain_unstorable(value, typed)
+def _search_unstorable(value: Any, path: str) -> str | None:
+    if isinstance(value, Mapping):
+        keys = [(f".{key!a}", key) for key in value]
+        inside = keys + [(f".{key}", inner) for key, inner in value.items()]
+    elif isinstance(value, list | tuple):
+        inside = [(f"[{number}]", inner) for number, inner in enumerate(value)]
+    else:
+        reason = _explain_unstorable(value)
         return reason and f"{path}: {reason}".lstrip(".: ")
-    found = (_search_unstorable(inner, path + where, typed) for where, inner in inside)
+    found = (_search_unstorable(inner, path + where) for where, inner in inside)
     return next(filter(None, found), None)
 
 
-def _find_inside(value: Any, typed: bool) -> list[tuple[str, Any]] | None:
-    """Return the values inside a value with their places, or None where it cannot have any."""
-    if isinstance(value, SCALARS):  # first: nearly every value is one
-        return None
-    if typed and isinstance(value, BaseModel):
-        value = dict(value)
-    elif typed and is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
-        keys = [(f".{key!a}", key) for key in value]
-        return keys + [(f".{key}", inner) for key, inner in value.items()]
-    if typed and isinstance(value, set | frozenset):
-        value = list(value)
-    if isinstance(value, list | tuple):
-        return [(f"[{number}]", inner) for number, inner in enumerate(value)]
-    return None
-
-
-def _explain_unstorable(value: Any, typed: bool) -> str | None:
+def _explain_unstorable(value: Any) -> str | None:
     if isinstance(value, str):
         bad = UNSTORABLE.search(value)
         return bad and f"a database cannot store the character {bad[0]!a}"
@@ -258,7 +286,7 @@ def _explain_unstorable(value: Any, typed: bool) -> str | None:
         return None if math.isfinite(value) else f"JSON has no {value}"
     if isinstance(value, int):
         return None if abs(value) < TOO_LONG else f"a number may have {MOST_DIGITS} digits at most"
-    return None if typed or value is None else f"JSON has no {type(value).__name__}"
+    return None if value is None else f"JSON has no {type(value).__name__}"
 
 
 def require_declared(kind: type[JobArgs], declared: Kinds | None) -> None:

@@ -8,18 +8,19 @@ Bulk work skips rows that another transaction has locked; the next call takes th
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
 from pydantic import ValidationError
-from sqlalchemy import Row, and_, case, delete, exists, or_, select, update
+from sqlalchemy import Row, and_, case, delete, exists, or_, select, tuple_, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from nightshift.database import Base, Session, batched, insert_or, utc_now
 from nightshift.errors import Conflict, InvalidInput
 from nightshift.jobs import batches
-from nightshift.jobs.args import Kinds
+from nightshift.jobs.args import LONGEST_RATE, Kinds
 from nightshift.jobs.models import (
     ENDED,
     NOT_STARTED,
@@ -33,13 +34,15 @@ from nightshift.jobs.models import (
     JobState,
     PausedQueue,
 )
-from nightshift.jobs.run import UnitOfWork
+from nightshift.jobs.run import UnitOfWork, repeat
 
 # Rows a statement and a transaction: transactions stay short, and databases limit parameters.
 BATCH = 1_000
 
+RETRIED = (Job.id, Job.kind, Job.args, Job.state, Job.claim_id, Job.started_at, Job.time_limit)
+
 Locked = Row[UUID, UUID | None, datetime | None]
-Ended = Row[UUID, str, dict[str, Any]] | Row[UUID, str, dict[str, Any], datetime | None]
+Ended = Row[Any]  # with id, kind and args
 # Until where the failed jobs of a kind have been looked at: the end and the id of a job.
 Failed = tuple[datetime | None, UUID]
 
@@ -47,8 +50,8 @@ Failed = tuple[datetime | None, UUID]
 def cancel(session: Session, ids: Iterable[UUID]) -> list[UUID]:
     """Cancel jobs that have not ended, and all their open children; return the ids of all these.
 
-    A running body gets LostClaim from its next `progress` or from its finish. The follow-up of a
-    cancelled batch never runs.
+    A running body gets LostClaim from its next `progress` or from its finish; until then it goes on
+    beside a limit that no longer counts it. The follow-up of a cancelled batch never runs.
     """
     roots = list(ids)
     while True:
@@ -125,11 +128,8 @@ def _lock_open(session: Session, ids: Iterable[UUID]) -> Iterator[Locked]:
 def _end(session: Session, rows: Sequence[Locked]) -> list[UUID]:
     """Cancel locked rows and count each in its parent, unless it was counted before a retry."""
     ids = [row.id for row in rows]
-    cancelled = {
-        **batches.build_ended_columns(JobState.CANCELLED),
-        "claim_id": None,
-        "follow_up": None,
-    }
+    # With its claim, for `retry`: a running body goes on for a while.
+    cancelled = {**batches.build_ended_columns(JobState.CANCELLED), "follow_up": None}
     for some in batched(ids, BATCH):
         _change(session, Job.id.in_(some), Job.state.not_in(ENDED), **cancelled)
     uncounted = Counter(
@@ -144,7 +144,8 @@ def retry(session: Session, ids: Iterable[UUID], *, kinds: Kinds, now: datetime)
     """Schedule jobs that have ended, with all their attempts, and return their ids.
 
     Errors and log lines stay. A child's parent has counted the child's first end: it does not wait
-    for the retry, and its state does not change.
+    for the retry, and its state does not change. A job that was cancelled while it ran waits until
+    that run has come back, at most until its time limit has passed.
 
     Raises:
         Conflict: another open job has the unique key; the message names it.
@@ -153,10 +154,10 @@ def retry(session: Session, ids: Iterable[UUID], *, kinds: Kinds, now: datetime)
     """
     done = []
     for some in batched(list(ids), BATCH):
-        ended = select(Job.id, Job.kind, Job.args).where(Job.id.in_(some), Job.state.in_(ENDED))
+        ended = select(*RETRIED).where(Job.id.in_(some), Job.state.in_(ENDED))
         rows = session.execute(ended.order_by(Job.id).with_for_update()).all()
         for row in _sort_by_key(rows, kinds, now):
-            holder = _schedule_again(session, row, kinds=kinds, now=now)
+            holder = _schedule_again(session, row, kinds=kinds, now=now, **_wait_for_run(row))
             if holder is not None:
                 raise Conflict(
                     f"job {row.id} cannot run again:"
@@ -204,18 +205,32 @@ def retry_failed(
     return number, (rows[-1].finished_at, rows[-1].id) if len(rows) == limit else None
 
 
-def _schedule_again(session: Session, row: Ended, *, kinds: Kinds, now: datetime) -> UUID | None:
+def _wait_for_run(row: Row[Any]) -> dict[str, Any]:
+    """Return what to write when a job was cancelled and its run may still go on."""
+    if row.state != JobState.CANCELLED or row.claim_id is None:
+        return {}
+    over = row.started_at + timedelta(seconds=row.time_limit)
+    # With the claim, the run finds the row when it comes back.
+    return {
+        "run_at": case((utc_now() < over, over), else_=utc_now()),
+        "claim_id": row.claim_id,
+    }
+
+
+def _schedule_again(
+    session: Session, row: Ended, *, kinds: Kinds, now: datetime, **wait: Any
+) -> UUID | None:
     """Schedule an ended row, or return the id of the open job that has its unique key."""
     key = _make_key(row, kinds, now)
     try:
         with session.begin_nested():
             ended = (Job.id == row.id, Job.state.in_(ENDED))
             again = _restart(limited=kinds[row.kind].policy.limited)
-            _change(session, *ended, **again, unique_key=key)
+            _change(session, *ended, **{**again, **wait, "unique_key": key})
     except IntegrityError:
         holder: UUID | None = session.execute(select(Job.id).where(Job.unique_key == key)).scalar()
         # Where there is none now, it ended between the two statements: try again.
-        return holder or _schedule_again(session, row, kinds=kinds, now=now)
+        return holder or _schedule_again(session, row, kinds=kinds, now=now, **wait)
     return None
 
 
@@ -340,8 +355,6 @@ def prune(
     lines = select(JobLog.id).where(JobLog.job_id.in_(ids)).limit(limit)
     if _delete(session, JobLog, JobLog.id.in_(lines)) == limit:
         return 0, True
-    # Starts have no foreign key: a claim writes them without a look at the job's row.
-    _delete(session, JobStart, JobStart.job_id.in_(ids))
     return _delete(session, Job, Job.id.in_(ids)), bool(ids)
 
 
@@ -358,6 +371,15 @@ def _find_last_good(session: Session, kind: str) -> UUID | None:
     return session.execute(good.order_by(Job.started_at.desc()).limit(1)).scalar()
 
 
+def prune_starts(session: Session, *, now: datetime, limit: int = BATCH) -> int:
+    """Delete up to `limit` starts that no rate counts any more, and return how many.
+
+    A rate may be longer than its jobs are kept. Most starts go earlier, when the relay counts.
+    """
+    old = select(JobStart.job_id, JobStart.at).where(JobStart.at < now - LONGEST_RATE).limit(limit)
+    return _delete(session, JobStart, tuple_(JobStart.job_id, JobStart.at).in_(old))
+
+
 def prune_all(
     unit_of_work: UnitOfWork, *, succeeded: timedelta, failed: timedelta, now: datetime
 ) -> int:
@@ -371,6 +393,7 @@ def prune_all(
         with unit_of_work() as session:
             number, more = prune(session, keep, now=now)
         pruned += number
+    repeat(unit_of_work, partial(prune_starts, now=now))
     return pruned
 
 

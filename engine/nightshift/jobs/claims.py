@@ -150,6 +150,7 @@ _END = (
     .where(*_HELD)
     .values(
         **batches.build_ended_columns(bindparam("end_state", type_=TABLE.c.state.type)),
+        claim_id=null(),
         result=bindparam("outcome", type_=TABLE.c.result.type),
         progress_done=func.coalesce(bindparam("done", type_=Integer), TABLE.c.progress_done),
         progress_total=func.coalesce(bindparam("total", type_=Integer), TABLE.c.progress_total),
@@ -202,6 +203,20 @@ def undo_claims(session: Session, claim_ids: Collection[UUID]) -> int:
     return session.execute(undone).rowcount  # type: ignore[attr-defined,no-any-return]
 
 
+def note_return(connection: Connection, claim: Claim) -> None:
+    """Record that a run without a valid claim has ended: no retry need wait for it."""
+    retried = case((TABLE.c.state == JobState.SCHEDULED, utc_now()), else_=TABLE.c.run_at)
+    connection.execute(
+        update(TABLE)
+        .where(
+            TABLE.c.id == claim.job_id,
+            TABLE.c.claim_id == claim.claim_id,
+            TABLE.c.state != JobState.RUNNING,
+        )
+        .values(claim_id=None, run_at=retried)
+    )
+
+
 def require_valid(session: Session, claim: Claim) -> None:
     """Raise LostClaim when the claim is no longer valid."""
     held = select(Job.id).where(
@@ -221,7 +236,7 @@ def succeed(
     waiting = batches.build_waiting_columns(session, claim.job_id)
     if waiting is None:
         return mark_ended(session, claim, JobState.SUCCEEDED, notes, result=result, last=last)
-    write_notes(session, claim, notes, {**waiting, "result": result})
+    write_notes(session, claim, notes, {**waiting, "claim_id": None, "result": result})
     if waiting["children_open"] == 0:
         batches.advance_parent(session, claim.job_id)
     return JobState.WAITING
@@ -306,7 +321,10 @@ def record_failure(
         write_notes(session, claim, notes, {**again, "errors": [*errors, entry]})
         return JobState.SCHEDULED
     write_notes(
-        session, claim, notes, {**batches.build_ended_columns(at_last), "errors": [*errors, entry]}
+        session,
+        claim,
+        notes,
+        {**batches.build_ended_columns(at_last), "claim_id": None, "errors": [*errors, entry]},
     )
     if claim.parent_id is not None and not claim.counted:
         batches.record_child_end(session, claim.parent_id, failed=True)

@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import Connection, delete, func, insert, select, true, tuple_, union, update
 
 from nightshift.database import Session, ago
-from nightshift.jobs.args import Policy
+from nightshift.jobs.args import Policy, Rate
 from nightshift.jobs.models import LIMITED, RUNNING, SENT, UNSENT, Job, JobStart
 
 # On Postgres, the session that holds this lock is the only one that admits jobs of limited kinds;
@@ -58,21 +58,28 @@ def count_admissible(session: Session, policy: Policy, *, sent: int, running: in
     if policy.concurrency is not None:
         room = min(room, policy.concurrency - sent - running)
     if policy.rate is not None:
-        room = min(room, policy.rate.count - sent - count_starts(session, policy, policy.rate.per))
+        room = min(room, policy.rate.count - sent - count_starts(session, policy, policy.rate))
         _delete_old_starts(session, policy, policy.rate.per)
     return room
 
 
-def count_starts(session: Session, policy: Policy, span: timedelta) -> int:
-    """Return how often jobs of a kind started within a span, retries included."""
+def count_starts(session: Session, policy: Policy, rate: Rate) -> int:
+    """Return how often jobs of a kind started within a rate's span, retries included.
+
+    Counted up to what the rate admits: more make no difference.
+    """
+    since = ago(rate.per)
     # A worker of the release before records a start only in the job's row.
     recorded = select(JobStart.job_id, JobStart.at).where(
-        JobStart.kind == policy.kind, JobStart.at > ago(span)
+        JobStart.kind == policy.kind, JobStart.at > since
     )
-    newest = select(Job.id, Job.started_at).where(
-        Job.kind == policy.kind, Job.started_at > ago(span)
+    newest = select(Job.id, Job.started_at).where(Job.kind == policy.kind, Job.started_at > since)
+    # The newest of each: among these are as many as both have together, up to the limit.
+    some = (
+        recorded.order_by(JobStart.at.desc()).limit(rate.count).subquery(),
+        newest.order_by(Job.started_at.desc()).limit(rate.count).subquery(),
     )
-    starts = union(recorded, newest).subquery()
+    starts = union(*(select(*part.c) for part in some)).limit(rate.count).subquery()
     return session.execute(select(func.count()).select_from(starts)).scalar_one()
 
 

@@ -40,10 +40,11 @@ class Job(Base):
     """One job. nightshift/jobs/__init__.py has a drawing of its states.
 
     `unique_key`: set while no second job with that key may exist, null afterwards. `claim_id`: the
-    run that may write. `sent_at`: when the relay last sent a message for this queued row.
-    `push_until`: the latest `run_at` that debouncing may set. `counted_at`: when the parent counted
-    this child as ended. `limited`: only a relay that knows the kind's limit may send this row; the
-    release before the column writes it as false.
+    run that may write; of a job that was cancelled, the run that has not come back yet. `sent_at`:
+    when the relay last sent a message for this queued row. `push_until`: the latest `run_at` that
+    debouncing may set. `counted_at`: when the parent counted this child as ended. `limited`: only a
+    relay that knows the kind's limit may send this row; the release before the column writes it as
+    false.
     """
 
     __tablename__ = "job"

@@ -146,7 +146,8 @@ class Run:
 
         This job then waits until all children have ended, and after them `then`. It succeeds when
         all of these succeeded. `then` also runs when children failed; without children it runs at
-        once. Another call adds children, and its `then` replaces an earlier one.
+        once. Another call adds children, and its `then` replaces an earlier one. A unique child
+        that is open already is left out, and not waited for: it belongs to who enqueued it.
 
         Raises PermanentError in a session that no Runtime opened. A transaction that spawned and
         in which the job does not succeed is refused when it ends.
@@ -178,8 +179,8 @@ class Run:
             case Snooze(delay):
                 try:
                     return claims.snooze(session, self._claim, delay, self._notes)
-                except OverflowError as error:
-                    raise PermanentError(f"no job can be put off by {delay}") from error
+                except (OverflowError, TypeError) as error:
+                    raise PermanentError(f"no job can be put off by {delay!r}") from error
             case Discard(reason):
                 return self._end_early(session, JobState.DISCARDED, reason)
             case Cancel(reason):

@@ -24,6 +24,9 @@ from nightshift.jobs.models import ENDED, LONGEST_ENTRY, Job, JobState, Schedule
 # Beat looks every second. A slot that it finds later than this was missed: beat was down.
 MISSED_AFTER = timedelta(minutes=1)
 
+# A clock that is corrected by less starts no slot again.
+FAR_AHEAD = timedelta(hours=1)
+
 # How often beats record that they declare an entry, and when one that none declares is removed.
 SEEN_EVERY = timedelta(hours=1)
 UNDECLARED_FOR = timedelta(days=7)
@@ -126,8 +129,10 @@ def register_entries(
 
     Other beats, also of other releases, declare entries of their own: they stay. A new entry counts
     from `now`. `remembered` has the newest slots that this beat has seen: an entry that is missing
-    or older, because the table was emptied or restored, gets its slot back.
+    or older, because the table was emptied or restored, gets its slot back. One whose slot is far
+    ahead, because the database's clock was, counts from `now` too.
     """
+    remembered = _forget_future(remembered, now)
     rows = {row.entry: row for row in session.execute(select(ScheduleEntry.__table__))}
     for entry in entries:
         row, known = rows.get(entry.name), remembered.get(entry.name)
@@ -138,6 +143,8 @@ def register_entries(
         elif known is not None and row.last_fire_at < known:
             last = _find_last_start(session, entry, since=known)
             _move(session, entry, row.last_fire_at, last)
+        elif row.last_fire_at > max(now + FAR_AHEAD, entry.after(now)):
+            _move(session, entry, row.last_fire_at, now)
     declared = {entry.name for entry in entries}
     # The release before does not declare its entries here: such an entry counts from now.
     unseen = [
@@ -153,6 +160,10 @@ def register_entries(
             ScheduleEntry.entry.not_in(declared), ScheduleEntry.seen_at < now - UNDECLARED_FOR
         )
     )
+
+
+def _forget_future(remembered: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
+    return {name: slot for name, slot in remembered.items() if slot <= now}
 
 
 def _find_last_start(session: Session, entry: Entry, *, since: datetime) -> datetime:
@@ -206,7 +217,7 @@ def enqueue_due(
     `remembered`: the table was restored since `register_entries`. At most MOST_SLOTS of an entry
     are enqueued; the next call goes on.
     """
-    last_fires = read_last_fires(session)
+    last_fires, remembered = read_last_fires(session), _forget_future(remembered, now)
     fired = []
     # In one order for all beats: two that wait for each other's rows would be a deadlock.
     for entry in sorted(entries, key=attrgetter("name")):

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import SessionTransaction
 
-from nightshift.database import Session
+from nightshift.database import Lendable, Session, lend
 from nightshift.errors import PermanentError
 from nightshift.jobs.args import Kinds
 
@@ -55,7 +55,7 @@ class Carried:
     session's owner declares; None for a session that no Runtime has opened. `guarded`: the
     session's owner calls `require_no_spawn` before it commits. `when_undone`: what
     the owner calls when the transaction is rolled back. `ending`: the owner ends its transaction
-    now. `broken`: other code has ended it.
+    now. `broken`: other code has ended it. `lent`: the driver's connection, in a lent session.
     """
 
     enqueued: list[UUID] = field(default_factory=list)
@@ -67,6 +67,7 @@ class Carried:
     when_undone: list[Callable[[], None]] = field(default_factory=list)
     ending: bool = False
     broken: bool = False
+    lent: Lendable | None = None
 
     def require_no_spawn(self) -> None:
         """Raise PermanentError when a job spawned in this transaction and does not wait in it.
@@ -81,8 +82,12 @@ class Carried:
 
     def require_unbroken(self) -> None:
         """Raise BrokenTransaction when other code than its owner has ended the transaction."""
-        if self.broken:
+        if self.is_broken():
             raise BrokenTransaction
+
+    def is_broken(self) -> bool:
+        """Whether other code than its owner has ended the transaction."""
+        return self.broken or (self.lent is not None and self.lent.was_ended())
 
 
 class LentSession(Session):
@@ -105,36 +110,23 @@ def _note_end(session: Session, transaction: SessionTransaction) -> None:
 
 
 @event.listens_for(LentSession, "after_begin")
-def _mark_connection(session: Session, _: SessionTransaction, connection: Connection) -> None:
+def _lend_connection(session: Session, _: SessionTransaction, connection: Connection) -> None:
     # Not taken back: after the session, `ending` is true.
-    connection.info[_KEY] = get_carried(session)
+    carried = connection.info[_KEY] = get_carried(session)
+    carried.lent = lend(connection, carried)
+    if carried.lent is not None and carried.lent.commits_each_statement:
+        _refuse_end(carried)
 
 
 def guard(engine: Engine) -> None:
-    """Let no lent session's transaction be ended past the session: on its connection, or by SQL."""
-    event.listen(engine, "commit", _undo)
-    event.listen(engine, "rollback", _note_rollback)
+    """Let no lent session's transaction be ended by SQL, and nothing be written after its end."""
     event.listen(engine, "before_cursor_execute", _refuse_statement)
 
 
-def _undo(connection: Connection) -> None:
-    carried = connection.info.get(_KEY)
-    if carried is not None and not carried.ending:
-        # Not an exception, which would leave the connection in between: nothing is left to commit.
-        carried.broken = True
-        connection.connection.rollback()
-
-
-def _note_rollback(connection: Connection) -> None:
-    # Of an invalidated one its session knows.
-    carried = None if connection.invalidated else connection.info.get(_KEY)
-    if carried is not None and not carried.ending:
-        carried.broken = True
-
-
 def _refuse_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-    if _ENDING.search(statement) and _KEY in connection.info:
-        _refuse_end(connection.info[_KEY])
+    carried = connection.info.get(_KEY)
+    if carried is not None and (carried.is_broken() or _ENDING.search(statement)):
+        _refuse_end(carried)
 
 
 def _refuse_end(carried: Carried) -> None:

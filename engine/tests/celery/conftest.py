@@ -9,6 +9,7 @@ import pytest
 from installations import create_tables
 from nightshift.celery.app import App
 from nightshift.celery.keeper import Keeper
+from nightshift.celery.link import Link, open_pair
 from nightshift.component import Component, Composition
 
 
@@ -37,12 +38,27 @@ def make_app(tmp_path: Path) -> Iterator[Callable[..., App]]:
 
 
 @pytest.fixture
-def make_keeper() -> Iterator[Callable[[App], Keeper]]:
+def links() -> Iterator[tuple[Link, Link]]:
+    """Yield the link of a worker that is not there, and its keeper's."""
+    ends = open_pair()
+    yield ends
+    for end in ends:
+        end.socket.close()
+
+
+@pytest.fixture
+def worker_end(links: tuple[Link, Link]) -> Link:
+    """Return what a worker that is not there would hear of its keeper."""
+    return links[0]
+
+
+@pytest.fixture
+def make_keeper(links: tuple[Link, Link]) -> Iterator[Callable[[App], Keeper]]:
     """Yield what makes a keeper of an app, for a worker that is not there."""
     made: list[Keeper] = []
 
     def make(app: App) -> Keeper:
-        keeper = Keeper(app, uuid4(), "nobody@test", ["default"], pid=1)
+        keeper = Keeper(app, uuid4(), "nobody@test", ["default"], pid=1, link=links[1])
         made.append(keeper)
         return keeper
 

@@ -11,7 +11,7 @@ import probe_app as probe
 import pytest
 from job_rows import beat
 from nightshift.celery.keeper import Clock, Loop, Watch, _perform
-from nightshift.celery.link import Link, Word, open_pair
+from nightshift.celery.link import Word, open_pair
 from nightshift.component import Component, Duty
 from nightshift.jobs.models import Job, JobState, Worker
 from probing import put
@@ -220,7 +220,9 @@ def test_what_a_killed_worker_has_said_is_recorded_before_its_jobs_are_released(
 ):
     keeper = make_keeper(job_app)
     unsure, unstarted, revoked = (make_running(job_app, keeper.worker_id) for _ in range(3))
-    keeper.words += [(Word.UNSURE, unsure), (Word.UNSTARTED, unstarted), (Word.REVOKED, revoked)]
+    keeper.words.add(Word.UNSURE, unsure)
+    keeper.words.add(Word.UNSTARTED, unstarted)
+    keeper.words.add(Word.REVOKED, revoked)
     keeper.release_worker()
     jobs = [find_job(job_app, job_id) for job_id in (unsure, unstarted, revoked)]
     assert [(job.state, job.attempt) for job in jobs] == [
@@ -263,7 +265,7 @@ def test_keeper_that_was_silent_itself_judges_no_other_at_once(make_app, make_ke
 def test_job_of_a_revoked_task_is_cancelled(job_app, make_keeper):
     keeper = make_keeper(job_app)
     job_id = put(job_app.runtime, probe.Leave())
-    keeper.words.append((Word.REVOKED, job_id))
+    keeper.words.add(Word.REVOKED, job_id)
     keeper.record_words()
     assert find_job(job_app, job_id).state == JobState.CANCELLED
 
@@ -273,7 +275,7 @@ def test_job_of_an_unknown_kind_is_put_off(job_app, make_keeper):
     job_id = put(job_app.runtime, probe.Leave())
     with job_app.runtime.unit_of_work() as session:
         session.execute(update(Job).where(Job.id == job_id).values(kind="probe.newer"))
-    keeper.words.append((Word.UNKNOWN, job_id))
+    keeper.words.add(Word.UNKNOWN, job_id)
     keeper.record_words()
     job = find_job(job_app, job_id)
     assert (job.state, job.attempt) == (JobState.SCHEDULED, 0)
@@ -282,7 +284,7 @@ def test_job_of_an_unknown_kind_is_put_off(job_app, make_keeper):
 def test_claim_whose_run_never_starts_is_undone(job_app, make_keeper):
     keeper = make_keeper(job_app)
     job_id = make_running(job_app, keeper.worker_id, pid=os.getpid())
-    keeper.words.append((Word.UNSTARTED, job_id))  # its claim has the same id
+    keeper.words.add(Word.UNSTARTED, job_id)  # its claim has the same id
     keeper.record_words()
     job = find_job(job_app, job_id)
     assert (job.state, job.attempt, job.sent_at) == (JobState.QUEUED, 0, None)
@@ -292,8 +294,9 @@ def test_child_that_dies_before_it_knows_its_claim_is_charged_nothing(job_app, m
     keeper = make_keeper(job_app)
     keeper.worker_pid = os.getpid()
     unsure, sure = (make_running(job_app, keeper.worker_id, pid=2**22) for _ in range(2))
-    keeper.words += [(Word.UNSURE, unsure), (Word.UNSURE, sure), (Word.SURE, sure)]
-    keeper.record_words()
+    for word, about in ((Word.UNSURE, unsure), (Word.UNSURE, sure), (Word.SURE, sure)):
+        keeper.words.add(word, about)
+        keeper.record_words()
     keeper.release_dead_children()
     jobs = [find_job(job_app, job_id) for job_id in (unsure, sure)]
     assert [(job.state, job.attempt) for job in jobs] == [
@@ -305,7 +308,7 @@ def test_child_that_dies_before_it_knows_its_claim_is_charged_nothing(job_app, m
 def test_job_whose_end_cannot_be_written_runs_again(job_app, make_keeper):
     keeper = make_keeper(job_app)
     job_id = make_running(job_app, keeper.worker_id, pid=os.getpid())
-    keeper.words.append((Word.UNENDED, job_id))
+    keeper.words.add(Word.UNENDED, job_id)
     keeper.record_words()
     job = find_job(job_app, job_id)
     assert (job.state, job.errors[-1]["message"]) == (
@@ -314,18 +317,33 @@ def test_job_whose_end_cannot_be_written_runs_again(job_app, make_keeper):
     )
 
 
-def test_words_wait_for_a_database_that_is_away(job_app, make_keeper):
+def test_words_wait_for_a_database_that_is_away(job_app, make_keeper, worker_end):
     keeper = make_keeper(job_app)
     job_id = put(job_app.runtime, probe.Leave())
-    keeper.words.append((Word.REVOKED, job_id))
+    keeper.words.add(Word.REVOKED, job_id)
     with job_app.runtime.unit_of_work() as session:
         session.execute(text("alter table job rename to away"))
     with pytest.raises(OperationalError):
         keeper.record_words()
+    assert worker_end.hear() == []
     with job_app.runtime.unit_of_work() as session:
         session.execute(text("alter table away rename to job"))
     keeper.record_words()
     assert find_job(job_app, job_id).state == JobState.CANCELLED
+    assert worker_end.hear() == [(Word.REVOKED, job_id)]
+
+
+def test_keeper_says_what_is_recorded_and_that_a_child_waits_no_more(
+    job_app, make_keeper, worker_end
+):
+    keeper = make_keeper(job_app)
+    keeper.worker_pid = os.getpid()
+    unsure = make_running(job_app, keeper.worker_id, pid=2**22)
+    keeper.words.add(Word.UNSURE, unsure)
+    keeper.record_words()
+    assert worker_end.hear() == []  # its successor has to know it
+    keeper.release_dead_children()
+    assert worker_end.hear() == [(Word.UNSURE, unsure)]
 
 
 def test_hang_is_recorded_until_the_next_heartbeat(job_app, make_keeper):
@@ -345,9 +363,9 @@ def test_hang_is_recorded_until_the_next_heartbeat(job_app, make_keeper):
 @pytest.fixture
 def watch():
     ours, theirs = open_pair()
-    yield Watch(Link(theirs), os.getppid()), ours
+    yield Watch(theirs, os.getppid()), ours
     ours.socket.close()
-    theirs.close()
+    theirs.socket.close()
 
 
 def test_watch_hears_what_is_for_the_ledger(watch):

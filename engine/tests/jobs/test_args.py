@@ -4,8 +4,9 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, time, timedelta, timezone
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -122,16 +123,45 @@ def test_value_that_holds_itself_cannot_be_stored():
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    name: str
+    name: Any
 
 
-def test_typed_value_is_searched_too():
-    assert find_unstorable([Place("\0")], typed=True).startswith("[0].name: ")
-    args = Rich(owner=UUID(int=7), at=NOW, note="a\0")
-    assert find_unstorable(args, typed=True) == (
-        r"note: a database cannot store the character '\x00'"
-    )
-    assert find_unstorable(Various(tags={"\0"}), typed=True).startswith("tags[0]: ")
+class Untyped(JobArgs, kind="test.untyped", unique_by=("value",)):
+    value: Any = None
+    raw: bytes = b""
+
+
+@pytest.mark.parametrize(
+    ("args", "where"),
+    [
+        (Untyped(value=[Place("\0")]), r"value\[0\].name: a database cannot store .*x00"),
+        (Untyped(value={"a": Place(float("nan"))}), "value.a.name: JSON has no nan"),
+        (Untyped(raw=b"\0"), r"raw: a database cannot store .*x00"),
+        (Untyped(raw=b"\xff"), "raw: .*utf-8"),
+        (Untyped(value=object()), "value: .*object"),
+        (Untyped(value={"\0"}), r"value\[0\]: a database cannot store .*x00"),
+    ],
+)
+def test_arguments_that_cannot_be_stored_are_refused(args, where):
+    with pytest.raises(InvalidInput, match=f"^{type(args).__name__} cannot be enqueued: .*{where}"):
+        args.to_row()
+
+
+def test_field_that_the_row_would_lack_is_refused_in_its_class():
+    with pytest.raises(TypeError, match="would lose a field with exclude=True: secret"):
+
+        class Secretive(JobArgs, kind="test.secretive"):
+            secret: int = Field(exclude=True)
+
+
+def test_row_has_the_fields_own_names_whatever_aliases_callers_use():
+    class Aliased(JobArgs, kind="test.aliased", unique_by=("number",), serialize_by_alias=True):
+        number: int = Field(alias="Nummer")
+
+    args = Aliased(Nummer=7)
+    assert args.to_row() == {"number": 7}
+    assert Aliased.from_row(args.to_row()) == args
+    assert args.unique_key(NOW) != Aliased(Nummer=8).unique_key(NOW)
 
 
 # --- unique keys ---
@@ -218,6 +248,29 @@ def test_values_that_are_equal_give_one_key(one, other):
     assert one == other
     assert one.unique_key(NOW) == other.unique_key(NOW)
     assert one.unique_key(NOW) != Various(price=Decimal(7)).unique_key(NOW)
+
+
+FIRST_DAY = datetime(1, 1, 1, tzinfo=EAST)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (1, 1.0),
+        (10**16, 1e16),
+        (Decimal("1.0"), 1),
+        (Decimal("0.5"), 0.5),
+        (Decimal("10E-6000"), Decimal("1E-5999")),
+        ({1: "a"}, {1.0: "a"}),
+        ([{Decimal(1), 2}], [{2.0, 1}]),
+        (time(10, tzinfo=UTC), time(15, 30, tzinfo=EAST)),
+        (FIRST_DAY, FIRST_DAY.replace()),  # its UTC is before the year 1
+    ],
+)
+def test_untyped_values_that_are_equal_give_one_key(one, other):
+    assert one == other
+    assert Untyped(value=one).unique_key(NOW) == Untyped(value=other).unique_key(NOW)
+    assert Untyped(value=one).unique_key(NOW) != Untyped(value=7).unique_key(NOW)
 
 
 @pytest.mark.parametrize(

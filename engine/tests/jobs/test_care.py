@@ -34,7 +34,8 @@ from nightshift.database import read_clock
 from nightshift.errors import Conflict, InvalidInput
 from nightshift.jobs import care, claims, enqueue_many, relay
 from nightshift.jobs.models import Job, JobLog, JobStart, JobState, PausedQueue
-from sqlalchemy import func, insert, select, update
+from nightshift.jobs.run import Cancel, Run
+from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
 KEEP = care.build_retention(succeeded=timedelta(days=7), failed=timedelta(days=30))
@@ -191,6 +192,40 @@ def test_retry_runs_the_stored_row_again_with_all_its_attempts(session, ends):
     assert timedelta() <= read_clock(session) - job.run_at < timedelta(minutes=1)
     assert (job.result, job.finished_at, job.claim_id, job.sent_at) == (None, None, None, None)
     assert take(session, job_id).attempt == 1
+
+
+def test_retry_waits_for_a_run_that_was_cancelled_and_goes_on(session):
+    job_id = put(session)
+    claim = take(session, job_id)
+    care.cancel(session, [job_id])
+    care.retry(session, [job_id], kinds=KINDS, now=NOW)
+    limit = Plain.policy.time_limit
+    assert (state(session, job_id), row(session, job_id).run_at) == (
+        "scheduled",
+        claim.started_at + limit,
+    )
+    claims.note_return(session.connection(), claim)
+    assert timedelta() <= read_clock(session) - row(session, job_id).run_at < timedelta(minutes=1)
+    assert take(session, job_id).attempt == 1
+    claims.note_return(session.connection(), claim)
+    assert state(session, job_id) == "running"
+
+
+def test_retry_does_not_wait_for_a_cancelled_run_beyond_its_time_limit(session):
+    job_id = put(session)
+    take(session, job_id)
+    care.cancel(session, [job_id])
+    change(session, job_id, started_at=NOW)
+    care.retry(session, [job_id], kinds=KINDS, now=NOW)
+    assert timedelta() <= read_clock(session) - row(session, job_id).run_at < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("ends", [Cancel("no need"), None])
+def test_run_that_has_come_back_is_not_waited_for(session, runtime, ends):
+    job_id = put(session)
+    Run(take(session, job_id), runtime).finish(session, ends)
+    care.retry(session, [job_id], kinds=KINDS, now=NOW)
+    assert timedelta() <= read_clock(session) - row(session, job_id).run_at < timedelta(minutes=1)
 
 
 def test_retry_leaves_alone_what_has_not_ended(session):
@@ -406,15 +441,25 @@ def count_rows(session, model, job_id):
     return session.execute(select(func.count()).where(model.job_id == job_id)).scalar_one()
 
 
-def test_prune_deletes_the_oldest_first_and_what_belongs_to_them(session):
+def test_prune_deletes_the_oldest_first(session):
     newer, older = old(session, days=31, ends=JobState.FAILED), old(session, days=90)
     old(session, days=0)  # so that no other is the last good run
-    for job_id in (newer, older):
-        session.add(JobStart(job_id=job_id, at=NOW, kind="test.plain"))
-    session.flush()
     assert care.prune(session, KEEP, now=NOW, limit=1) == (1, True)
     assert (exists(session, newer), exists(session, older)) == (True, False)
-    assert [count_rows(session, JobStart, job_id) for job_id in (newer, older)] == [1, 0]
+
+
+def test_start_that_a_rate_may_count_outlives_its_job(runtime):
+    keep = {"succeeded": timedelta(days=7), "failed": timedelta(days=30)}
+    with runtime.unit_of_work() as session:
+        old(session, days=0)
+        job_id = old(session, days=90)
+        for days in (90, 300, *range(400, 405)):
+            at = NOW - timedelta(days=days)
+            session.add(JobStart(job_id=job_id, at=at, kind="test.dropped"))
+    assert care.prune_all(runtime.unit_of_work, **keep, now=NOW) == 1
+    with runtime.unit_of_work() as session:
+        assert count_rows(session, JobStart, job_id) == 2
+        session.execute(delete(JobStart))
 
 
 def test_prune_deletes_a_bounded_number_of_log_lines_before_their_job(session):

@@ -19,12 +19,13 @@ from job_rows import (
     try_claim,
 )
 from nightshift.database import read_clock
-from nightshift.jobs import claims, limits, relay
+from nightshift.jobs import Rate, claims, limits, relay
 from nightshift.jobs.models import JobStart
 from sqlalchemy import func, select
 
 RATED = Rated.policy
 HOUR = timedelta(hours=1)
+THREE = Rate(3, HOUR)
 
 
 def send(session):
@@ -51,7 +52,7 @@ def test_rate_counts_each_start_of_a_job_that_is_retried(session):
         claims.record_failure(session, start(session, job_id), {}, retry_after=timedelta())
         # The row keeps its newest start only.
         change(session, job_id, run_at=LONG_AGO)
-        assert limits.count_starts(session, RATED, HOUR) == starts
+        assert limits.count_starts(session, RATED, THREE) == starts
     assert (send(session), row(session, job_id).sent_at) == ([], None)
 
 
@@ -59,20 +60,28 @@ def test_start_that_row_and_record_both_have_counts_once(session):
     finish(session, put(session, Rated()))
     claim = start(session, put(session, Rated()))
     assert row(session, claim.job_id).started_at == claim.started_at
-    assert limits.count_starts(session, RATED, HOUR) == 2
+    assert limits.count_starts(session, RATED, THREE) == 2
+
+
+def test_starts_are_counted_up_to_what_the_rate_admits(session):
+    for _ in range(5):
+        start(session, put(session, Rated()))
+    for admitted in (1, 4, 9):
+        rate = Rate(admitted, HOUR)
+        assert limits.count_starts(session, RATED, rate) == min(admitted, 5)
 
 
 def test_start_by_a_worker_of_the_release_before_counts(session):
     """It claims the row, and records nothing beside it."""
     take(session, put(session, Rated()))
-    assert limits.count_starts(session, RATED, HOUR) >= 1
+    assert limits.count_starts(session, RATED, THREE) >= 1
 
 
 def test_starts_of_other_kinds_and_of_long_ago_do_not_count(session):
     now = read_clock(session)
     for kind, at in (("test.plain", now), ("test.rated", now - 2 * HOUR)):
         limits.record_start(session.connection(), uuid4(), kind, at=at)
-    assert limits.count_starts(session, RATED, HOUR) == 0
+    assert limits.count_starts(session, RATED, THREE) == 0
 
 
 def test_admission_deletes_a_bounded_number_of_old_starts(session):

@@ -171,10 +171,11 @@ def test_reason_of_any_type_is_kept_as_text(session):
     assert row(session, a_run.id).result == "gone"
 
 
-def test_impossible_delay_is_refused_at_once(session):
+@pytest.mark.parametrize("delay", [timedelta.max, 5, None])
+def test_impossible_delay_is_refused_at_once(session, delay):
     a_run = run(session, put(session))
     with pytest.raises(PermanentError, match="no job can be put off by"):
-        a_run.finish(session, Snooze(timedelta.max))
+        a_run.finish(session, Snooze(delay))
 
 
 def test_result_that_contains_itself_is_refused_at_once(session):

@@ -271,6 +271,25 @@ def test_table_that_is_restored_within_a_tick_starts_nothing(session):
     assert schedule.enqueue_due(session, entries, now=NOW, remembered={"tick": NOW}) == []
 
 
+def test_entry_whose_slot_is_far_ahead_counts_from_now_again(session):
+    """The database's clock was ahead for a moment, and two beats have seen it."""
+    entries, ahead = [entry(timedelta(hours=1))], NOW + timedelta(days=900)
+    schedule.register_entries(session, entries, now=ahead)
+    for _ in range(2):
+        schedule.register_entries(session, entries, now=NOW, remembered={"tick": ahead})
+        assert schedule.read_last_fires(session) == {"tick": NOW}
+    later = NOW + timedelta(hours=1)
+    fired = schedule.enqueue_due(session, entries, now=later, remembered={"tick": ahead})
+    assert [name for name, _ in fired] == ["tick"]
+
+
+def test_clock_that_is_corrected_a_little_starts_no_slot_again(session):
+    entries = [entry(timedelta(minutes=1))]
+    schedule.register_entries(session, entries, now=NOW)
+    schedule.register_entries(session, entries, now=NOW - timedelta(minutes=5))
+    assert schedule.read_last_fires(session) == {"tick": NOW}
+
+
 def test_newer_slot_in_the_table_is_kept(session):
     entries = [entry(timedelta(hours=1))]
     schedule.register_entries(session, entries, now=NOW)

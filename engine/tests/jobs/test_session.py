@@ -55,7 +55,7 @@ def refuse(runtime, *, after):
         if after == "work":
             put(session)
         else:
-            carry(session, Carried())
+            get_carried(session).autocommit = None
         with single_statement(session) as connection:
             connection.execute(text("insert into paused_queue values ('side', '2026-01-01')"))
         raise ConnectionError
@@ -102,6 +102,9 @@ MISUSES = [
     lambda session: session.execute(text("/* all\ndone */ -- now\nCOMMIT")),
     lambda session: session.execute(text("select 1; rollback")),
     lambda session: session.execute(text("Rollback")),
+    lambda session: session.connection().connection.commit(),
+    lambda session: session.connection().connection.rollback(),
+    lambda session: session.connection().connection.driver_connection.commit(),
 ]
 
 
@@ -152,3 +155,27 @@ def test_savepoints_may_be_committed_and_rolled_back(runtime):
         undone.rollback()
     with runtime.read_only() as session:
         assert count(session, Job.id.is_not(None)) == 1
+
+
+@pytest.mark.parametrize("statement", ["commit", "rollback"])
+def test_end_that_only_the_driver_sees_is_noticed(runtime, statement):
+    def end(session):
+        session.connection().connection.cursor().execute(statement)
+
+    with pytest.raises(BrokenTransaction):
+        misuse(runtime, end)
+    with runtime.read_only() as session:
+        # What was written before is there; the job is not counted as done.
+        assert count(session, Job.id.is_not(None)) == (statement == "commit")
+
+
+def test_lent_session_keeps_nothing_in_autocommit(runtime):
+    def write(session):
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"})
+        put(session)
+        raise ConnectionError
+
+    with pytest.raises((BrokenTransaction, ConnectionError)), runtime.unit_of_work() as session:
+        write(session)
+    with runtime.read_only() as session:
+        assert count(session, Job.id.is_not(None)) == 0

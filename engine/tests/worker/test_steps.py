@@ -13,7 +13,7 @@ from installations import QUICK, any_installation
 from nightshift.jobs import care, enqueue_many
 from nightshift.jobs.models import Job, JobState
 from probing import put
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 
 def start_worker(installation):
@@ -73,6 +73,25 @@ def test_killed_keeper_is_replaced(quick):
     # Only a keeper sends what is due later.
     job_id = put(quick.runtime, probe.Leave(), delay=timedelta(seconds=1))
     assert quick.ended(job_id).state == JobState.SUCCEEDED
+
+
+def rename_table(installation, old, new):
+    with installation.runtime.unit_of_work() as session:
+        session.execute(text(f"alter table {old} rename to {new}"))
+
+
+def test_word_does_not_die_with_the_keeper_that_could_not_record_it(quick, tmp_path):
+    worker, marker = quick.worker(), tmp_path / "marker"
+    job_id = put(quick.runtime, probe.Sleep(seconds=100, marker=str(marker)))
+    quick.until(lambda: marker.exists() and marker.read_text())
+    [keeper] = find_keepers(worker.pid)
+    rename_table(quick, "job", "away")
+    quick.app.control.revoke(str(job_id), terminate=True)
+    quick.until(lambda: "the worker's words failed" in quick.logs())
+    kill(keeper)
+    quick.until(lambda: set(find_keepers(worker.pid)) - {keeper})
+    rename_table(quick, "away", "job")
+    assert quick.until(lambda: quick.job(job_id).state == JobState.CANCELLED)
 
 
 def test_keeper_that_hangs_is_replaced(quick):

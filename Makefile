@@ -14,7 +14,7 @@ help: ## show this
 # --- no server needed ---
 
 demo: $(VENV)/.run ## load the example school, build its calendars and send two mails, without a server
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -m examples.demo
 
 dev: $(VENV)/.run ## run worker, beat, web server and Flower until Ctrl-C
 	@$(BIN)/python -m project.local

@@ -6,7 +6,7 @@ COMPOSE = docker compose
 EDITABLES = ./engine .
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev migrate migration shell test check format bench faults oracles messages up down logs lock clean
+.PHONY: help demo dev migrate migration shell test check docs format bench faults oracles messages up down logs lock clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -14,7 +14,7 @@ help: ## show this
 # --- no server needed ---
 
 demo: $(VENV)/.run ## load the example school, build its calendars and send two mails, without a server
-	@$(BIN)/python examples/demo.py
+	@$(BIN)/python -m examples.demo
 
 dev: $(VENV)/.run ## run worker, beat, web server and Flower until Ctrl-C
 	@$(BIN)/python -m project.local
@@ -37,13 +37,21 @@ test: $(VENV)/.dev ## run all tests but the long ones; servers are used where th
 	@$(BIN)/python -m pytest -m "not faults and not oracles" engine/tests
 	@$(BIN)/python -m pytest -m "not faults and not oracles" tests
 
-check: $(VENV)/.dev ## check format, lint, types, import direction, compose file and Dockerfile
+check: $(VENV)/.dev ## check format, lint, types, import direction, YAML files, Dockerfile and documentation
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
 	$(BIN)/hadolint Dockerfile
+	$(BIN)/zensical build --strict
+
+docs: $(VENV)/.dev ## write the pages on settings and commands, and build the site into build/site
+	@$(BIN)/python -m project.reference
+	@$(BIN)/zensical build --strict
 
 format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff format

@@ -6,6 +6,7 @@ docs/components.md shows how a part joins, and how one is left out.
 from nightshift.ledger import ledger
 
 from project.calendars.component import calendars
+from project.front.component import front
 from project.letters.component import letters
 from project.mail.component import mail
 from project.school.component import school
@@ -16,4 +17,5 @@ COMPONENTS = (
     school,
     calendars,
     letters,
+    front,
 )

@@ -268,7 +268,7 @@ def test_ical_js_reads_every_feed(calendars: dict[str, Path]) -> None:
             "2026-11-23T08:00:00.000Z",
         ),
         "ausstellung": ("Ausstellung «Licht und Schatten»", "2026-09-01", "2027-02-27"),
-        "sporttag": ("Abgesagt: Sporttag", "2026-12-03", "2026-12-04"),
+        "sporttag": ("Abgesagt: Sporttag", "2026-12-09", "2026-12-10"),
         "dst-nacht": (
             "Sternwarte: Nacht der Zeitumstellung",
             "2026-10-24T20:00:00.000Z",
@@ -350,7 +350,7 @@ def test_calcurse_reads_every_feed(calendars: dict[str, Path], tmp_path: Path) -
             (datetime(2026, 11, 30, 22, 59, tzinfo=UTC), None, "CONFIRMED"),
         ),
         ("class 27Ga", "ausstellung", (date(2026, 9, 1), date(2027, 2, 27), "CONFIRMED")),
-        ("class 27Ga", "sporttag", (date(2026, 12, 3), date(2026, 12, 4), "CANCELLED")),
+        ("class 27Ga", "sporttag", (date(2026, 12, 9), date(2026, 12, 10), "CANCELLED")),
         (
             "class 27Ga",
             "dst-stunde",

@@ -23,9 +23,12 @@ BINARIES = ("hadolint", "ruff")
 SCRIPTS = {
     "lint-imports": "from importlinter.cli import lint_imports_command as run",
     "check-jsonschema": "from check_jsonschema import main as run",
+    "zensical": "from zensical.main import cli as run",
 }
 UNWATCHED = {
+    ".cache",
     ".venv",
+    "build",
     "var",
     ".pytest_cache",
     ".mypy_cache",

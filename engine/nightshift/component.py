@@ -90,8 +90,10 @@ class Component:
     them. `shared_queues`: queues of other components that its kinds use too. `tasks`: the modules
     with its jobs' bodies. `provides`: by type, a function of the runtime that makes what
     `runtime[Type]` returns. `routes`: `module:function`, which takes the runtime and returns
-    Starlette's routes. `commands`: by name, `module:command`; the project's pyproject.toml has the
-    same lines as entry points, by which Celery finds them.
+    Starlette's routes. `front`: `module:function`, which takes the runtime and returns what the
+    component shows on the web server's first page in development. `commands`: by name,
+    `module:command`; the project's pyproject.toml has the same lines as entry points, by which
+    Celery finds them.
     """
 
     name: str
@@ -107,6 +109,7 @@ class Component:
     metrics: tuple[Callable[[Runtime, Session], Iterable[Gauge]], ...] = ()
     duties: tuple[Duty, ...] = ()
     routes: str = ""
+    front: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -181,6 +184,10 @@ class Composition:
             if component.routes
             for route in load(component.routes)(runtime)
         ]
+
+    def front(self, runtime: Runtime) -> list[Any]:
+        """Import the functions that show something on the first page; return what they return."""
+        return [load(one.front)(runtime) for one in self.components if one.front]
 
     def table_branches(self) -> dict[str, str]:
         """Import the models and return, by table, the Alembic branch that holds it."""

@@ -291,5 +291,18 @@ def test_routes_are_loaded_and_given_the_runtime():
     assert [route.path for route in routes] == ["/greet/ahoy"]
 
 
+def show_greeting(runtime):
+    return runtime[GreetingSettings].greeting
+
+
+def test_front_returns_what_the_components_show():
+    shown = Component(
+        name="one", settings=GreetingSettings, front=f"{__name__}:{show_greeting.__name__}"
+    )
+    composition = Composition([ledger, shown])
+
+    assert composition.front(composition.runtime(_env_file=None, greeting="ahoy")) == ["ahoy"]
+
+
 def test_load_returns_what_a_path_names():
     assert load("nightshift.runtime:Runtime") is Runtime

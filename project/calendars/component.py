@@ -142,5 +142,6 @@ calendars = Component(
     metrics=(read_metrics,),
     duties=(Duty("notice of changes", enqueue_refresh),),
     routes="project.calendars.routes:make_routes",
+    front="project.calendars.pages:show_calendars",
     commands={"feeds": "project.calendars.cli:feeds"},
 )

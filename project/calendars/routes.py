@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from project.calendars import pages
 from services.calendars import serving
 from services.calendars.store import FeedStore
 
@@ -24,7 +25,7 @@ YOUNG = timedelta(seconds=2)
 
 
 def make_routes(runtime: Runtime) -> list[Route]:
-    """Return the feeds' route."""
+    """Return the feeds' route and, in development, those of the pages."""
 
     def feed(request: Request) -> Response:
         """Serve a calendar to a request that has its address."""
@@ -49,7 +50,7 @@ def make_routes(runtime: Runtime) -> list[Route]:
         headers |= {"content-disposition": 'inline; filename="calendar.ics"'}
         return Response(served.content, headers=headers, media_type="text/calendar")
 
-    return [Route("/f/{name}", feed)]
+    return [Route("/f/{name}", feed), *pages.make_routes(runtime)]
 
 
 def _has(request: Request, served: serving.Served, now: datetime) -> bool:

@@ -116,5 +116,7 @@ mail = Component(
         ),
     ),
     metrics=(read_metrics,),
+    routes="project.mail.routes:make_routes",
+    front="project.mail.routes:show_mails",
     commands={"mail": "project.mail.cli:mail"},
 )

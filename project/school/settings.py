@@ -9,7 +9,9 @@ from pydantic import Field
 class SchoolSettings(ComponentSettings):
     """The school's name, domain and clock."""
 
-    school_name: str = Field("Nightshift", description="the school's name in calendars and mails")
+    school_name: str = Field(
+        "Kantonsschule Seefeld", description="the school's name in calendars and mails"
+    )
     school_domain: str = Field(
         "nightshift.example",
         description="makes event UIDs unique; never change it once calendars are subscribed to",

@@ -5,12 +5,13 @@ A token is the only right that a subscriber needs: with it, any client may read 
 
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from nightshift.database import Session, plain
 from nightshift.errors import Conflict, NotFound
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, bindparam, case, literal, select, union_all, update
 
 from services.calendars.feeds import TOKEN_BYTES, make_etag
 from services.calendars.ics import CALENDAR_FOOT
@@ -129,3 +130,31 @@ def _find_owned(session: Session, kind: FeedKind, owner: str) -> Row[int, str, d
             f"{kind} {owner} has no feed; `feeds sync` makes those of all who are entitled to one"
         )
     return feed
+
+
+def list_calendars(
+    session: Session, *, kind: FeedKind | None = None, owner_id: int | None = None
+) -> Sequence[Row[Any]]:
+    """Return the calendars with their owners' names and addresses, by kind and name.
+
+    A calendar that was revoked has no token.
+    """
+    owners = union_all(
+        *(
+            select(literal(of.value).label("kind"), name.class_.id.label("id"), name.label("name"))
+            for of, name in OWNERS.items()
+        )
+    ).subquery()
+    wanted = [
+        column == value
+        for column, value in ((Feed.kind, kind), (Feed.owner_id, owner_id))
+        if value is not None
+    ]
+    token = case((Feed.revoked_at.is_(None), Feed.token)).label("token")
+    query = (
+        select(Feed.kind, Feed.owner_id, owners.c.name, Feed.event_count, token)
+        .join(owners, (owners.c.kind == Feed.kind) & (owners.c.id == Feed.owner_id))
+        .where(*wanted)
+        .order_by(Feed.kind, owners.c.name)
+    )
+    return session.execute(query).all()

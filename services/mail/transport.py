@@ -327,6 +327,13 @@ class FolderTransport:
             )
         return Answer(Verdict.SENT, f"{name}.eml")
 
+    def read(self, reply: str) -> bytes | None:
+        """Return the message that was written with this reply, or None when it is not there."""
+        try:
+            return (self.folder / Path(reply).name).read_bytes()
+        except OSError:
+            return None
+
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
 

@@ -212,3 +212,17 @@ def test_token_is_not_in_the_message_of_a_database_error(session: Session, token
 
     assert "feed" in str(error.value)
     assert "a-token-that-nobody-may-see" not in str(error.value)
+
+
+def test_calendars_are_listed_with_their_names_and_addresses(session: Session, token: str) -> None:
+    feed = row(session)
+
+    found = serving.list_calendars(session, kind=FeedKind.CLASS, owner_id=feed.owner_id)
+
+    assert [tuple(one) for one in found] == [(FeedKind.CLASS, feed.owner_id, "27Ga", 0, token)]
+
+
+def test_revoked_calendar_is_listed_without_an_address(session: Session, token: str) -> None:
+    serving.revoke(session, FeedKind.CLASS, "27Ga", now=NOW)
+
+    assert [one.token for one in serving.list_calendars(session)] == [None]

@@ -340,6 +340,21 @@ def test_folder_gets_one_file_a_message(tmp_path):
     assert (tmp_path / "mail" / "one.eml").read_bytes() == content()
 
 
+def test_folder_returns_a_message_by_the_reply_to_it(tmp_path):
+    transport = FolderTransport(tmp_path / "mail")
+    reply = send(transport).reply
+
+    [file] = (tmp_path / "mail").iterdir()
+    assert (transport.read(reply), transport.read("other.eml")) == (file.read_bytes(), None)
+
+
+def test_folder_reads_nothing_beside_it(tmp_path):
+    (tmp_path / "secret").write_bytes(b"ours")
+    (tmp_path / "mail").mkdir()
+
+    assert FolderTransport(tmp_path / "mail").read("../secret") is None
+
+
 def test_folder_that_cannot_be_written_is_away(tmp_path):
     (tmp_path / "mail").write_text("a file")
     assert send(FolderTransport(tmp_path / "mail")).verdict is Verdict.AWAY

@@ -1,0 +1,1 @@
+"""The web server's first page, in development: what the components show there."""

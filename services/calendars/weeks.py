@@ -1,0 +1,90 @@
+"""One week of a calendar, as its feed's bytes tell it."""
+
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from icalendar import Calendar, Event
+
+DAYS = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An event as a subscriber sees it. Instants are in the reader's zone; `ends` is exclusive."""
+
+    title: str
+    location: str
+    starts: datetime | date
+    ends: datetime | date
+    cancelled: bool
+
+    @property
+    def first(self) -> date:
+        """Return the day on which it starts."""
+        return _day(self.starts)
+
+    @property
+    def last(self) -> date:
+        """Return the last day on which it takes place."""
+        if self.ends <= self.starts:
+            return self.first
+        smallest = timedelta(microseconds=1) if isinstance(self.ends, datetime) else timedelta(1)
+        return _day(self.ends - smallest)
+
+
+@dataclass(frozen=True, slots=True)
+class Week:
+    """The seven days from a Monday. `all_day` are days' events, `timed` those with a time by day.
+
+    `next_on` is the first day after the week that has an event which is not in the week.
+    """
+
+    monday: date
+    all_day: list[Entry] = field(default_factory=list)
+    timed: list[list[Entry]] = field(default_factory=lambda: [[] for _ in range(DAYS)])
+    next_on: date | None = None
+
+    @property
+    def days(self) -> list[date]:
+        """Return the week's days."""
+        return [self.monday + timedelta(days=index) for index in range(DAYS)]
+
+
+def read_week(content: bytes, monday: date, zone: ZoneInfo) -> Week:
+    """Return the week of a feed that begins on a Monday, in the clock of a zone."""
+    sunday = monday + timedelta(days=DAYS - 1)
+    entries = sorted(_read_entries(content, zone), key=lambda one: (one.first, str(one.starts)))
+    later = [entry.first for entry in entries if entry.first > sunday]
+    week = Week(monday, next_on=min(later, default=None))
+    for entry in entries:
+        first, last = max(entry.first, monday), min(entry.last, sunday)
+        if not isinstance(entry.starts, datetime):
+            if first <= last:
+                week.all_day.append(entry)
+            continue
+        for index in range((first - monday).days, (last - monday).days + 1):
+            week.timed[index].append(entry)
+    return week
+
+
+def _read_entries(content: bytes, zone: ZoneInfo) -> list[Entry]:
+    events = (one for one in Calendar.from_ical(content).walk("VEVENT") if isinstance(one, Event))
+    return [
+        Entry(
+            title=str(event["SUMMARY"]),
+            location=str(event.get("LOCATION", "")),
+            starts=_local(event.start, zone),
+            ends=_local(event.start if event.DTEND is None else event.DTEND, zone),
+            cancelled=event.get("STATUS") == "CANCELLED",
+        )
+        for event in events
+    ]
+
+
+def _local(moment: datetime | date, zone: ZoneInfo) -> datetime | date:
+    return moment.astimezone(zone) if isinstance(moment, datetime) else moment
+
+
+def _day(moment: datetime | date) -> date:
+    return moment.date() if isinstance(moment, datetime) else moment

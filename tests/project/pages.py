@@ -1,0 +1,19 @@
+"""The pages of an installation, without a server."""
+
+import anyio
+import httpx
+from nightshift.component import Composition
+from nightshift.runtime import Runtime
+from starlette.applications import Starlette
+
+
+def get(runtime: Runtime, path: str) -> httpx.Response:
+    """Return what the components' routes answer."""
+    app = Starlette(routes=runtime[Composition].routes(runtime))
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            return await client.get(path)
+
+    return anyio.run(ask)

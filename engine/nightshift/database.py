@@ -32,6 +32,7 @@ from sqlalchemy import (
     String,
     create_engine,
     event,
+    func,
     inspect,
     literal,
     make_url,
@@ -40,7 +41,7 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, SQLAlchemyError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.pool import NullPool
@@ -72,11 +73,13 @@ KEEPALIVES = {
 # A connection that was idle for more seconds is tested before it is used.
 PING_AFTER_IDLE = 1.0
 
-# What would outlive the transaction: after a job's `SET default_transaction_read_only`, all later
-# jobs on its connection failed.
+# Words of statements whose effect may outlive the transaction: after a job's `SET
+# default_transaction_read_only`, all later jobs on its connection failed. A word too many costs a
+# new connection.
 _KEPT_BY_SESSION = re.compile(
-    r"(^|;)\s*(set\s+(?!(local|transaction|constraints)\b)|listen\b|create\s+(\w+\s+)?temp)"
-    r"|\bpg_(try_)?advisory_lock|\bset_config\([^()]*\bfalse\s*\)",
+    r"(^|;|\*/|\n)\s*(set\s+(?!(local|transaction|constraints)\b)|do\b|prepare|load|pragma|attach)"
+    r"|\b(listen|temp|temporary|pg_temp\w*|hold)\b|\bpg_(try_)?advisory_lock"
+    r"|\bset_config\((?!'synchronous_commit', 'off', true\))",
     re.IGNORECASE,
 )
 
@@ -98,6 +101,8 @@ __all__ = [
     "committed_lazily",
     "explain",
     "insert_or",
+    "is_away",
+    "limit_lock_wait",
     "make_borrowing_engine",
     "make_engine",
     "partial_index",
@@ -249,6 +254,19 @@ def upsert(session: Session, model: type[Base], rows: Sequence[dict[str, Any]]) 
     session.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), rows)
 
 
+def is_away(error: SQLAlchemyError) -> bool:
+    """Whether an error means that there is no connection, and not that a statement failed."""
+    if not isinstance(error, DBAPIError) or error.connection_invalidated:
+        return True
+    return isinstance(error.orig, psycopg.OperationalError) and error.orig.sqlstate is None
+
+
+def limit_lock_wait(session: Session, seconds: float) -> None:
+    """Let this transaction wait for another's lock no longer; SQLite has one writer anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.set_config("lock_timeout", f"{int(seconds * 1000)}ms", True)))
+
+
 def explain(error: Exception) -> str:
     """Return a database's error in one line, and what to do where tables are missing or old."""
     line = first_line(error)
@@ -330,15 +348,20 @@ class Lease(Protocol):
     ending: bool
     broken: bool
 
+    def check(self, statement: str) -> None:
+        """Raise for a statement that may not be executed while the transaction is lent."""
+
 
 class Lendable:
     """What the drivers' connections have in common: a transaction that others may not end.
 
     In the driver, because a body may reach it past SQLAlchemy. A commit that is refused rolls back,
-    so that nothing is left to commit.
+    so that nothing is left to commit. `changed`: a statement may have left something behind that
+    outlives its transaction, so that no other user may get the connection.
     """
 
     lease: Lease | None = None
+    changed = False
     commits_each_statement = False
 
     def commit(self) -> None:
@@ -354,8 +377,17 @@ class Lendable:
         super().rollback()  # type: ignore[misc]
 
     def was_ended(self) -> bool:
-        """Whether the transaction was ended in another way: by SQL that only the driver saw."""
+        """Whether the transaction was ended in another way."""
         return False
+
+    def check(self, statement: Any) -> None:
+        """Look at a statement before it is executed."""
+        if self.lease is None or self.lease.ending:
+            return
+        text = statement.decode(errors="replace") if isinstance(statement, bytes) else statement
+        if isinstance(text, str):
+            self.lease.check(text)
+            self.changed = self.changed or _KEPT_BY_SESSION.search(text) is not None
 
     def _breaks(self) -> bool:
         if self.lease is None or self.lease.ending:
@@ -373,9 +405,28 @@ def lend(connection: Connection, lease: Lease) -> Lendable | None:
     return driver
 
 
+class _SqliteCursor(sqlite3.Cursor):
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        self.connection.check(sql)  # type: ignore[attr-defined]
+        return super().execute(sql, *parameters)
+
+    def executescript(self, sql_script: str) -> Any:
+        self.connection.check(sql_script)  # type: ignore[attr-defined]
+        return super().executescript(sql_script)
+
+
 class _SqliteConnection(Lendable, sqlite3.Connection):
+    def cursor(self, factory: Any = _SqliteCursor) -> Any:
+        return super().cursor(factory)
+
     def was_ended(self) -> bool:
         return not self.in_transaction
+
+
+class _Cursor(psycopg.Cursor[Any]):
+    def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
+        self.connection.check(query)  # type: ignore[attr-defined]
+        return super().execute(query, *arguments, **options)
 
 
 class _Connection(Lendable, psycopg.Connection[Any]):
@@ -390,6 +441,19 @@ class _Connection(Lendable, psycopg.Connection[Any]):
     @property
     def commits_each_statement(self) -> bool:  # type: ignore[override]
         return self.autocommit
+
+    def commit(self) -> None:
+        """Commit. Raises InFailedSqlTransaction when a statement has failed, and rolls back.
+
+        Postgres would answer with a rollback, which no library reports: a job would count as done.
+        """
+        failed = self.pgconn.transaction_status == TransactionStatus.INERROR
+        super().commit()
+        if failed:
+            raise psycopg.errors.InFailedSqlTransaction(
+                "nothing is kept: a statement failed before. Execute one that may fail in"
+                " begin_nested()"
+            )
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         limit = self.silence if timeout is None else timeout
@@ -436,12 +500,14 @@ def make_engine(
         arguments["factory"] = _SqliteConnection
         engine = create_engine(address, connect_args=arguments, **options)
         event.listen(engine, "connect", _open_sqlite)
+        event.listen(engine, "checkin", _drop_changed)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     if password and address.password is None:
         address = address.set(password=password)
     arguments = {
         "client_encoding": "utf8",
+        "cursor_factory": _Cursor,
         "connect_timeout": CONNECT_TIMEOUT,
         "application_name": "nightshift",
         **KEEPALIVES,
@@ -456,7 +522,7 @@ def make_engine(
     event.listen(engine, "do_connect", partial(_connect, silence))
     if pooler:
         event.listen(engine, "begin", _set_for_transaction)
-    event.listen(engine, "before_cursor_execute", _note_kept)
+    event.listen(engine, "checkin", _drop_changed)
     event.listen(engine, "checkin", _note_checkin)
     event.listen(engine, "checkout", partial(_ping_after_idleness, engine.dialect))
     return engine
@@ -509,14 +575,12 @@ def _set_for_transaction(connection: Connection) -> None:
     )
 
 
-def _note_kept(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-    if _KEPT_BY_SESSION.search(statement):
-        connection.info["kept"] = True
-
-
-def _note_checkin(connection: Any, record: Any) -> None:
-    if connection is not None and record.info.pop("kept", False):
+def _drop_changed(connection: Any, record: Any) -> None:
+    if connection is not None and connection.changed:
         record.invalidate()  # the next use opens another
+
+
+def _note_checkin(_connection: Any, record: Any) -> None:
     record.info["given_back"] = time.monotonic()
 
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine
 
 from nightshift.database import Session, make_engine
 from nightshift.jobs.args import Kinds
-from nightshift.jobs.session import Carried, LentSession, carry, guard
+from nightshift.jobs.session import Carried, LentSession, carry
 from nightshift.settings import ComponentSettings, Settings
 
 T = TypeVar("T")
@@ -85,9 +85,7 @@ class Runtime:
     @cached_property
     def engine(self) -> Engine:
         """The database. It connects when it is first used: no connection is open at a fork."""
-        engine = self.make_engine()
-        guard(engine)
-        return engine
+        return self.make_engine()
 
     @cached_property
     def _writing(self) -> Engine:

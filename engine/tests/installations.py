@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import psutil
 import pytest
 from celery.app.utils import find_app
 from kombu import Connection, pools
@@ -107,6 +108,10 @@ class Installation:
         )
 
     def stop(self) -> None:
+        children: list[psutil.Process] = []
+        for process in self.processes:
+            with suppress(psutil.NoSuchProcess):
+                children += psutil.Process(process.pid).children()
         for process in self.processes:
             process.terminate()
         for process in self.processes:
@@ -115,6 +120,9 @@ class Installation:
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
+        # A keeper whose database is gone would go on for a while.
+        for child in psutil.wait_procs(children, timeout=5)[1]:
+            child.kill()
 
 
 def create_tables(app: App) -> None:

@@ -5,6 +5,7 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta, timezone
 from enum import StrEnum
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -20,6 +21,7 @@ from nightshift.database import (
     choice,
     committed_lazily,
     insert_or,
+    lend,
     make_borrowing_engine,
     make_engine,
     plain,
@@ -448,27 +450,42 @@ def test_pooler_is_given_settings_for_each_transaction_and_nothing_to_keep():
     engine.dispose()
 
 
+CHANGES = [
+    "set default_transaction_read_only = on",
+    "select 1; SET SESSION search_path = nowhere",
+    "/* app */ set search_path = nowhere",
+    "select set_config('search_path', 'nowhere', false)",
+    "create temp table mine (id int)",
+    "listen channel",
+    "select pg_advisory_lock(77)",
+]
+
+
 @pytest.mark.usefixtures("_postgres")
 @pytest.mark.parametrize(
-    "statement",
+    ("url", "changes", "harmless"),
     [
-        "set default_transaction_read_only = on",
-        "select 1; SET SESSION search_path = nowhere",
-        "select set_config('search_path', 'nowhere', false)",
-        "create temp table mine (id int)",
-        "listen channel",
-        "select pg_advisory_lock(77)",
+        (POSTGRES_URL, CHANGES, ["set local statement_timeout = 1000", "select 1 as settings"]),
+        (
+            "sqlite:///{}/changed.db",
+            ["create temp table mine (id int)", "pragma query_only = on"],
+            ["select 1"],
+        ),
     ],
 )
-def test_connection_that_a_statement_has_changed_for_good_is_not_used_again(statement):
-    engine = make_engine(POSTGRES_URL)
-    backends = []
-    for change in (statement, "set local statement_timeout = 1000", "select 1"):
-        with engine.begin() as connection:
-            backends.append(connection.execute(text("select pg_backend_pid()")).scalar_one())
-            connection.execute(text(change))
+def test_connection_that_a_lent_session_has_changed_for_good_is_not_used_again(
+    url, changes, harmless, tmp_path
+):
+    engine = make_engine(url.format(tmp_path))
+    notes = SimpleNamespace(ending=False, broken=False, check=lambda _: None)
+    for statement in [*changes, *harmless]:
+        with engine.connect() as connection:
+            driver = lend(connection, notes)
+            connection.execute(text(statement))
+        with engine.connect() as connection:
+            again = connection.connection.driver_connection
+        assert (again is driver) == (statement in harmless), statement
     engine.dispose()
-    assert backends[0] != backends[1] == backends[2]
 
 
 # --- a connection of another library ---

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 from uuid import UUID
 
-from celery.worker import consumer
+from celery.worker import consumer, state
 from celery.worker.state import maybe_shutdown
 from kombu import Connection
 
@@ -53,6 +53,9 @@ class Consumer(consumer.Consumer):
         def receive(message: Any) -> None:
             try:
                 messages.prepare(message, kinds)
+                if message.headers["task"] in kinds:
+                    # The row says whether its job was cancelled, and a person may have retried it.
+                    state.revoked.discard(message.headers["id"])
                 handle(message)
             except Exception as error:
                 if messages.is_lost(error, transport):

@@ -34,7 +34,7 @@ from nightshift.celery.app import App
 from nightshift.celery.link import Link, Unrecorded, Word
 from nightshift.celery.logs import setup
 from nightshift.celery.publisher import Publisher
-from nightshift.database import Session, explain
+from nightshift.database import Session, explain, is_away, limit_lock_wait
 from nightshift.jobs import care, claims, relay, rescue
 
 logger = logging.getLogger("nightshift.keeper")
@@ -45,6 +45,12 @@ BUSY_INTERVAL = 0.1
 
 # Seconds after which the keeper notices that its worker was killed.
 LONGEST_WAIT = 0.25
+
+# Seconds for words in one look, and for the lock of one row: other duties wait meanwhile.
+WORDS_SECONDS = 1.0
+
+# Seconds for which a keeper goes on to record its worker's end.
+LAST_PATIENCE = 60.0
 
 # Seconds. Longer than a caller's patience: no caller waits for the keeper.
 BROKER_PATIENCE = 5.0
@@ -98,19 +104,34 @@ class Keeper:
             )
 
     def record_words(self) -> None:
-        """Write into the ledger what the worker's processes have said."""
+        """Write into the ledger what the worker's processes have said, for about a second.
+
+        Raises the last error of the database. A word that met one stays, for another try.
+        """
+        give_up, failed = time.monotonic() + WORDS_SECONDS, None
         for word, about in self.words:
+            if time.monotonic() > give_up:
+                break
             try:
                 with self.runtime.unit_of_work() as session:
+                    limit_lock_wait(session, WORDS_SECONDS)
                     self._record(session, word, about)
-            except SQLAlchemyError:
-                raise  # the database is away: the word stays, for another try
+            except SQLAlchemyError as error:
+                failed = error
+                if is_away(error):
+                    break
+                # Its row is locked, perhaps: the others go first.
+                self.words.drop(word, about)
+                self.words.add(word, about)
+                continue
             except Exception:
                 logger.exception("%s %s cannot be recorded", word, about)
             self.words.drop(word, about)
             # The next keeper has to know who waits, if this one is killed.
             if word is not Word.UNSURE:
                 self.link.say(word, about)
+        if failed is not None:
+            raise failed
 
     def _record(self, session: Session, word: Word, about: UUID) -> None:
         match word:
@@ -198,7 +219,8 @@ class Keeper:
 
     def release_worker(self) -> None:
         """Release the jobs that this worker, which has ended, has left."""
-        self.record_words()
+        while self.words:
+            self.record_words()
         with self.runtime.unit_of_work() as session:
             claims.undo_claims(session, self._unsure)
             _report(rescue.release_worker(session, self.worker_id), "a killed worker")
@@ -237,15 +259,21 @@ class Clock:
     def __init__(self) -> None:
         self._next: dict[str, float] = {}
 
-    def tick(self, name: str, duty: Callable[[], object], every: float) -> None:
-        """Call a duty if its last call was at least `every` seconds ago. Log what it raises."""
+    def tick(self, name: str, duty: Callable[[], object], every: float) -> bool:
+        """Call a duty if its last call was at least `every` seconds ago.
+
+        Log what it raises, and return False then.
+        """
         if time.monotonic() < self._next.get(name, 0.0):
-            return
+            return True
         try:
             duty()
         except Exception as error:  # noqa: BLE001 - the keeper outlives what it depends on
             logger.warning("%s failed and is tried again: %s", name, explain(error))
-        self._next[name] = time.monotonic() + every
+            return False
+        finally:
+            self._next[name] = time.monotonic() + every
+        return True
 
 
 class Loop(Thread):
@@ -346,7 +374,12 @@ def _keep(keeper: Keeper, watch: Watch) -> None:
     heart.end(patience=BROKER_PATIENCE)
     duties.end(patience=BROKER_PATIENCE)
     _note_words(keeper, watch.wait(0))
-    clock.tick("release of the worker", keeper.release_worker, every=0)
+    # Also where the database is away just now: nobody else knows these words.
+    give_up = time.monotonic() + LAST_PATIENCE
+    while not clock.tick("release of the worker", keeper.release_worker, every=0):
+        if time.monotonic() > give_up:
+            break
+        time.sleep(1)
 
 
 def _note_words(keeper: Keeper, words: Iterable[tuple[Word, UUID]]) -> None:

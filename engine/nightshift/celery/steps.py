@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -22,7 +23,8 @@ from billiard.util import set_pdeathsig
 from celery import Celery, bootsteps, current_app, signals
 from celery.concurrency import get_implementation
 from celery.concurrency.prefork import TaskPool
-from celery.worker import state
+from celery.worker import control
+from kombu.utils.functional import maybe_list
 from sqlalchemy.exc import SQLAlchemyError
 
 from nightshift.celery import messages
@@ -45,6 +47,9 @@ REPEAT_EVERY = 5.0
 KEEPER_START = 60.0
 
 _main_pid = os.getpid()
+
+# Ours takes its place in the registry of commands.
+_celerys_revoke = control.revoke
 
 
 class KeeperStep(bootsteps.StartStopStep):
@@ -102,6 +107,9 @@ class KeeperWatch(threading.Thread):
     `posix_spawn`.
     """
 
+    _give_up: float
+    _repeat: float
+
     def __init__(self, worker: Any) -> None:
         super().__init__(daemon=True, name="keeper-watch")
         app = worker.app
@@ -123,7 +131,6 @@ class KeeperWatch(threading.Thread):
         self._patience = app.runtime.settings.worker_silent_after.total_seconds() / 3
         self._ended = threading.Event()
         self._turned = self._looked = time.monotonic()
-        self._give_up = self._repeat = 0.0
         self.process = self._start_keeper()
 
     def note_turn(self) -> None:
@@ -141,10 +148,10 @@ class KeeperWatch(threading.Thread):
 
     def run(self) -> None:
         while not self._ended.is_set():
-            select.select([self._processes.socket], [], [], SIGN_EVERY)
+            select.select([self._processes.socket, self._link.socket], [], [], SIGN_EVERY)
             try:
-                self._pass_words()
                 self._look()
+                self._pass_words()
             except Exception:
                 logger.exception("the keeper cannot be looked after")
 
@@ -194,6 +201,8 @@ class KeeperWatch(threading.Thread):
 
     def _start_keeper(self) -> subprocess.Popen[bytes]:
         self._give_up = time.monotonic() + KEEPER_START
+        # It hears all of it before its first look at dead children.
+        self._repeat = 0.0
         # The app's module may be where only this process looks: pytest has a path of its own.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         # Descriptors are closed at exec. With `close_fds` Python would fork, and wait for a pipe
@@ -265,14 +274,29 @@ def tell_keeper(app: Any, word: Word, about: UUID) -> None:
         app.keeper.say(word, about)
 
 
+@control.control_command(
+    args=[("task_id", str)],
+    signature="[id1 [id2 [... [idN]]]]",
+    visible=True,
+)
+def revoke(state: Any, task_id: Any, *args: Any, **options: Any) -> Any:
+    """Revoke tasks by their ids, and cancel the jobs with these ids.
+
+    At once, in place of when their messages arrive: only the worker that gets the message could
+    forget the revocation, and the others would cancel the job again after a retry.
+    """
+    for one in maybe_list(task_id) or []:
+        with suppress(ValueError, AttributeError, TypeError):
+            tell_keeper(state.app, Word.REVOKED, UUID(one))
+    return _celerys_revoke(state, task_id, *args, **options)
+
+
 def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:
-    """Cancel the job of a task that was revoked, by Flower's button or `control revoke`."""
+    """Cancel the job of a task that was revoked in another way: by its stamps, or `terminate`."""
     if sender.name not in current_app.composition.kinds:
         return
     for job_id in messages.read_job_ids(request.kwargs or {}, request.id):
         tell_keeper(current_app, Word.REVOKED, job_id)
-    # Once: a person may retry the job, whose messages keep its id.
-    state.revoked.discard(request.id)
 
 
 def _report_stopping(how: str, **_: Any) -> None:

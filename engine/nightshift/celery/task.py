@@ -133,8 +133,7 @@ class LedgerTask(Task):
             logger.warning("%s", lost)
             # Where the claim is ours after all, the job would have no runner.
             tell_keeper(self.app, Word.UNENDED, claim.claim_id)
-            with suppress(SQLAlchemyError), runtime.single_statement() as connection:
-                claims.note_return(connection, claim)
+            self._note_return(claim)
             report("lost")
             return None
         except BaseException as error:
@@ -143,6 +142,8 @@ class LedgerTask(Task):
                 raise
             found = claims.describe(error)
             state = self._record_failure(run, found, self._retry_after(error, claim.attempt))
+            if state is None:
+                self._note_return(claim)
             report(state or "not recorded")
             seconds = time.monotonic() - began
             logger.exception(
@@ -152,6 +153,11 @@ class LedgerTask(Task):
         report(run.state or "not recorded")
         logger.info("job %s after %.3f s", run.state, time.monotonic() - began)
         return run.state
+
+    def _note_return(self, claim: claims.Claim) -> None:
+        # Where this fails, a retry of a cancelled job waits until the time limit has passed.
+        with suppress(SQLAlchemyError), self.app.runtime.single_statement() as connection:
+            claims.note_return(connection, claim)
 
     def _run(self, run: Run, claim: claims.Claim) -> None:
         try:

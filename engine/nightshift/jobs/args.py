@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 from pydantic_core import to_jsonable_python
 
 from nightshift.errors import InvalidInput
@@ -29,7 +29,7 @@ MOST_DIGITS = 4_300
 TOO_LONG = 10**MOST_DIGITS
 
 # What pydantic raises for a value that it cannot write.
-NOT_JSON = (ValueError, OverflowError, RecursionError)
+NOT_JSON = (ValueError, TypeError, OverflowError, RecursionError)
 
 # Any day: of times of day with a zone, the instants on one day are compared.
 DAY = datetime(2000, 1, 1, tzinfo=UTC)
@@ -164,7 +164,10 @@ class JobArgs(BaseModel):
 
         Raises pydantic.ValidationError when they are no longer valid.
         """
-        return cls.model_validate(args, extra="ignore", by_alias=False, by_name=True)
+        # As JSON: a strict model takes a text for a date only there.
+        return cls.model_validate_json(
+            json.dumps(args), extra="ignore", by_alias=False, by_name=True
+        )
 
     def to_row(self) -> dict[str, Any]:
         """Return the arguments as JSON values.
@@ -175,16 +178,29 @@ class JobArgs(BaseModel):
         wrong = find_unstorable(row)
         if wrong is not None:
             raise InvalidInput(f"{type(self).__name__} cannot be enqueued: {wrong}")
+        self._require_the_same(row)
         return row
+
+    def _require_the_same(self, row: dict[str, Any]) -> None:
+        """Raise InvalidInput where the body would get other arguments than these."""
+        try:
+            again = self.from_row(row)
+        except ValidationError as error:
+            first = error.errors(include_input=False)[0]
+            self._refuse(first["loc"][0] if first["loc"] else "all fields", first["msg"])
+        for name in type(self).model_fields:
+            if getattr(self, name) != getattr(again, name):
+                self._refuse(name, "its JSON form gives another value back")
+
+    def _refuse(self, name: Any, reason: Any) -> NoReturn:
+        raise InvalidInput(f"{type(self).__name__} cannot be enqueued: {name}: {reason}")
 
     def _dump(self, **which: Any) -> dict[str, Any]:
         # By the fields' own names, as `from_row` reads them, whatever aliases callers use.
         try:
             return self.model_dump(mode="json", by_alias=False, **which)
         except NOT_JSON as error:
-            name = next(filter(self._lacks_json, type(self).model_fields), "all fields together")
-            reason = f"{type(self).__name__} cannot be enqueued: {name}: {error}"
-            raise InvalidInput(reason) from error
+            self._refuse(next(filter(self._lacks_json, type(self).model_fields), "all"), error)
 
     def _lacks_json(self, name: str) -> bool:
         try:
@@ -247,7 +263,7 @@ def _normalise_scalar(value: Any, written: Any) -> Any:
 
 def _normalise_number(value: float | Decimal) -> Any:
     """Return an int where the number is one, else a float where it is one, else a text."""
-    if not math.isfinite(value):
+    if not (value.is_finite() if isinstance(value, Decimal) else math.isfinite(value)):
         return str(value)
     if abs(value) < TOO_LONG and value == int(value):
         return int(value)

@@ -205,7 +205,8 @@ def undo_claims(session: Session, claim_ids: Collection[UUID]) -> int:
 
 def note_return(connection: Connection, claim: Claim) -> None:
     """Record that a run without a valid claim has ended: no retry need wait for it."""
-    retried = case((TABLE.c.state == JobState.SCHEDULED, utc_now()), else_=TABLE.c.run_at)
+    waits = TABLE.c.state.in_((JobState.SCHEDULED, JobState.HELD))
+    retried = case((waits, utc_now()), else_=TABLE.c.run_at)
     connection.execute(
         update(TABLE)
         .where(

@@ -20,13 +20,14 @@ from nightshift.jobs.args import Kinds
 
 _KEY = "nightshift"
 
-# At the start, after comments, or as another statement of the same text; not the end of a
-# savepoint: ROLLBACK TO.
-_SKIPPED = r"(?:\s|--[^\n]*\n|/\*.*?\*/)*"
+# At the start, or as another statement of the same text; not the end of a savepoint: ROLLBACK TO.
 _ENDING = re.compile(
-    rf"(^{_SKIPPED}end|(^|;){_SKIPPED}(commit|abort|rollback(?!\s+to)))\b",
-    re.IGNORECASE | re.DOTALL,
+    r"(^\s*end|(^|;)\s*(commit|abort|rollback(?!\s+((work|transaction)\s+)?to\b)))\b",
+    re.IGNORECASE,
 )
+# What may hold such words and is not executed: comments, texts, names, bodies of functions.
+_QUOTED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|\$(\w*)\$.*?\$\1\$", re.DOTALL)
+_MAY_END = re.compile(r"\b(commit|abort|rollback|end)\b", re.IGNORECASE)
 
 
 class BrokenTransaction(PermanentError):
@@ -85,6 +86,14 @@ class Carried:
         if self.is_broken():
             raise BrokenTransaction
 
+    def check(self, statement: str) -> None:
+        """Raise BrokenTransaction for a statement that ends the transaction, or comes after."""
+        if self.is_broken():
+            raise BrokenTransaction
+        if _MAY_END.search(statement) and _ENDING.search(_QUOTED.sub("", statement)):
+            self.broken = True
+            raise BrokenTransaction
+
     def is_broken(self) -> bool:
         """Whether other code than its owner has ended the transaction."""
         return self.broken or (self.lent is not None and self.lent.was_ended())
@@ -112,20 +121,9 @@ def _note_end(session: Session, transaction: SessionTransaction) -> None:
 @event.listens_for(LentSession, "after_begin")
 def _lend_connection(session: Session, _: SessionTransaction, connection: Connection) -> None:
     # Not taken back: after the session, `ending` is true.
-    carried = connection.info[_KEY] = get_carried(session)
+    carried = get_carried(session)
     carried.lent = lend(connection, carried)
     if carried.lent is not None and carried.lent.commits_each_statement:
-        _refuse_end(carried)
-
-
-def guard(engine: Engine) -> None:
-    """Let no lent session's transaction be ended by SQL, and nothing be written after its end."""
-    event.listen(engine, "before_cursor_execute", _refuse_statement)
-
-
-def _refuse_statement(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
-    carried = connection.info.get(_KEY)
-    if carried is not None and (carried.is_broken() or _ENDING.search(statement)):
         _refuse_end(carried)
 
 

@@ -15,7 +15,7 @@ from job_rows import KINDS, NOW, Limited, Only, Plain, Rated, Refresh, Side
 from nightshift.errors import InvalidInput
 from nightshift.jobs import Backoff, JobArgs, Rate
 from nightshift.jobs.args import Policy, find_limited_policies, find_unstorable, require_declared
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, Json, SecretStr, ValidationError
 
 
 class Rich(JobArgs, kind="test.rich"):
@@ -131,6 +131,36 @@ class Untyped(JobArgs, kind="test.untyped", unique_by=("value",)):
     raw: bytes = b""
 
 
+class Loose(BaseModel, extra="allow"):
+    a: int
+
+
+class Hidden(BaseModel):
+    b: int = Field(default=1, exclude=True)
+
+
+class Secretive(JobArgs, kind="test.secretive"):
+    """Fields that do not come back from JSON as they were."""
+
+    one: SecretStr = SecretStr("")
+    two: Loose = Loose(a=1)
+    three: Hidden = Hidden()
+    four: Json[dict[str, int]] | None = None
+
+
+class Strict(JobArgs, kind="test.strict", strict=True):
+    """Fields that only strict JSON gives back."""
+
+    owner: UUID = UUID(int=7)
+    at: datetime = NOW
+    pair: tuple[int, int] = (1, 2)
+    tags: frozenset[str] = frozenset("ab")
+
+
+def test_strict_arguments_come_back_from_their_row():
+    assert Strict.from_row(Strict().to_row()) == Strict()
+
+
 @pytest.mark.parametrize(
     ("args", "where"),
     [
@@ -140,6 +170,12 @@ class Untyped(JobArgs, kind="test.untyped", unique_by=("value",)):
         (Untyped(raw=b"\xff"), "raw: .*utf-8"),
         (Untyped(value=object()), "value: .*object"),
         (Untyped(value={"\0"}), r"value\[0\]: a database cannot store .*x00"),
+        (Untyped(value={frozenset({1}): 1}), "value: .*frozenset"),
+        (Untyped(value=Decimal(1)), "value: its JSON form gives another value back"),
+        (Secretive(one=SecretStr("a")), "one: its JSON form gives another value back"),
+        (Secretive(two=Loose(a=1, colour="red")), "two: its JSON form gives another value back"),
+        (Secretive(three=Hidden(b=2)), "three: its JSON form gives another value back"),
+        (Secretive(four='{"a": 1}'), "four: JSON input should be string"),
     ],
 )
 def test_arguments_that_cannot_be_stored_are_refused(args, where):
@@ -150,7 +186,7 @@ def test_arguments_that_cannot_be_stored_are_refused(args, where):
 def test_field_that_the_row_would_lack_is_refused_in_its_class():
     with pytest.raises(TypeError, match="would lose a field with exclude=True: secret"):
 
-        class Secretive(JobArgs, kind="test.secretive"):
+        class Forgetful(JobArgs, kind="test.forgetful"):
             secret: int = Field(exclude=True)
 
 
@@ -261,6 +297,8 @@ FIRST_DAY = datetime(1, 1, 1, tzinfo=EAST)
         (Decimal("1.0"), 1),
         (Decimal("0.5"), 0.5),
         (Decimal("10E-6000"), Decimal("1E-5999")),
+        (Decimal("10E+399"), Decimal("1E+400")),
+        (Decimal("10E+6000"), Decimal("1E+6001")),
         ({1: "a"}, {1.0: "a"}),
         ([{Decimal(1), 2}], [{2.0, 1}]),
         (time(10, tzinfo=UTC), time(15, 30, tzinfo=EAST)),

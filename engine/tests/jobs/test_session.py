@@ -1,6 +1,6 @@
 """What a session carries for the ledger."""
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 
 import pytest
 from job_rows import Plain, count, put
@@ -14,6 +14,7 @@ from nightshift.jobs.session import (
     single_statement,
 )
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 
 def test_session_carries_nothing_at_first():
@@ -157,16 +158,60 @@ def test_savepoints_may_be_committed_and_rolled_back(runtime):
         assert count(session, Job.id.is_not(None)) == 1
 
 
-@pytest.mark.parametrize("statement", ["commit", "rollback"])
-def test_end_that_only_the_driver_sees_is_noticed(runtime, statement):
+@pytest.mark.parametrize(
+    "statement", ["commit", "rollback", "commit and chain", "/* now */ commit", "rollback; begin"]
+)
+def test_transaction_is_not_ended_by_sql_that_only_the_driver_sees(runtime, statement):
     def end(session):
         session.connection().connection.cursor().execute(statement)
 
     with pytest.raises(BrokenTransaction):
         misuse(runtime, end)
     with runtime.read_only() as session:
-        # What was written before is there; the job is not counted as done.
-        assert count(session, Job.id.is_not(None)) == (statement == "commit")
+        assert count(session, Job.id.is_not(None)) == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into paused_queue values ('x; commit it', '2026-01-01')",
+        "select 'end; rollback soon' -- ; commit",
+        'select 1 as "; commit"',
+    ],
+)
+def test_words_that_are_not_executed_end_nothing(runtime, statement):
+    with runtime.unit_of_work() as session:
+        put(session)
+        session.execute(text(statement.replace(":", "\\:")))
+    with runtime.read_only() as session:
+        assert count(session, Job.id.is_not(None)) == 1
+
+
+@pytest.mark.parametrize("words", ["", "transaction"])
+def test_savepoint_may_be_rolled_back_by_sql(runtime, words):
+    with runtime.unit_of_work() as session:
+        for statement in ("savepoint mine", f"rollback {words} to savepoint mine"):
+            session.execute(text(statement))
+        put(session)
+    with runtime.read_only() as session:
+        assert count(session, Job.id.is_not(None)) == 1
+
+
+def test_transaction_whose_error_was_caught_does_not_seem_to_commit(runtime):
+    """Postgres answers COMMIT with a rollback then, and no library says so."""
+    undone = []
+    on_postgres = runtime.engine.dialect.name == "postgresql"
+    with (
+        pytest.raises(DBAPIError, match="nothing is kept") if on_postgres else nullcontext(),
+        runtime.unit_of_work() as session,
+    ):
+        get_carried(session).when_undone.append(lambda: undone.append(True))
+        put(session)
+        with suppress(DBAPIError):
+            session.execute(text("select * from nowhere"))
+    with runtime.read_only() as session:
+        assert count(session, Job.id.is_not(None)) == (not on_postgres)
+    assert undone == [True] * on_postgres
 
 
 def test_lent_session_keeps_nothing_in_autocommit(runtime):

@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from threading import Event, Thread
 from uuid import UUID
@@ -121,7 +122,6 @@ class Keeper:
                 if is_away(error):
                     break
                 # Its row is locked, perhaps: the others go first.
-                self.words.drop(word, about)
                 self.words.add(word, about)
                 continue
             except Exception:
@@ -136,7 +136,10 @@ class Keeper:
     def _record(self, session: Session, word: Word, about: UUID) -> None:
         match word:
             case Word.REVOKED:
-                if care.cancel(session, [about]):
+                age = timedelta(seconds=self.words.read_age(about))
+                if not rescue.is_retried(session, about, since=age) and care.cancel(
+                    session, [about]
+                ):
                     logger.warning("job %s is cancelled: its task was revoked", about)
             case Word.UNKNOWN:
                 age = self.runtime.settings.unknown_kind_age

@@ -8,6 +8,7 @@ place of another: words do not die with the keeper that heard them.
 """
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from enum import StrEnum
@@ -70,23 +71,28 @@ class Unrecorded:
     """
 
     def __init__(self) -> None:
-        self._words: dict[UUID, Word] = {}
+        self._words: dict[UUID, tuple[Word, float]] = {}
 
     def add(self, word: Word, about: UUID) -> None:
         """Keep a word."""
-        self._words.pop(about, None)  # to the end: the words stay in the order they were said
-        self._words[about] = word
+        # To the end: the words stay in the order they were said.
+        before, since = self._words.pop(about, (None, 0.0))
+        self._words[about] = (word, since if before is word else time.monotonic())
         if len(self._words) > MOST_WORDS:
             del self._words[next(iter(self._words))]
 
     def drop(self, word: Word, about: UUID) -> None:
         """Forget a word that is recorded, unless another has been said since."""
-        if self._words.get(about) is word:
+        if about in self._words and self._words[about][0] is word:
             del self._words[about]
+
+    def read_age(self, about: UUID) -> float:
+        """Return the seconds since the newest word about this was said."""
+        return time.monotonic() - self._words[about][1]
 
     def __iter__(self) -> Iterator[tuple[Word, UUID]]:
         # A copy, made at once: another thread may add meanwhile.
-        return iter([(word, about) for about, word in list(self._words.items())])
+        return iter([(word, about) for about, (word, _) in list(self._words.items())])
 
     def __bool__(self) -> bool:
         return bool(self._words)

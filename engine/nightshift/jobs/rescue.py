@@ -183,6 +183,18 @@ def postpone_unknown(
     return JobState.DISCARDED
 
 
+def is_retried(session: Session, job_id: UUID, *, since: timedelta) -> bool:
+    """Whether a person has retried an ended job within a span, and it has not started yet.
+
+    Every worker hears that a task is revoked. The first cancels the job; another may be slower than
+    the person.
+    """
+    retried = select(Job.id).where(
+        Job.id == job_id, Job.counted_at.is_not(None), Job.attempt == 0, Job.run_at > ago(since)
+    )
+    return session.execute(retried).one_or_none() is not None
+
+
 def _is_older(note: dict[str, Any], started_at: datetime | None) -> bool:
     return started_at is not None and datetime.fromisoformat(note["at"]) < started_at
 

@@ -13,6 +13,7 @@ from job_rows import beat
 from nightshift.celery.keeper import Clock, Loop, Watch, _perform
 from nightshift.celery.link import Word, open_pair
 from nightshift.component import Component, Duty
+from nightshift.jobs import care
 from nightshift.jobs.models import Job, JobState, Worker
 from probing import put
 from sqlalchemy import select, text, update
@@ -265,6 +266,22 @@ def test_keeper_that_was_silent_itself_judges_no_other_at_once(make_app, make_ke
 def test_job_of_a_revoked_task_is_cancelled(job_app, make_keeper):
     keeper = make_keeper(job_app)
     job_id = put(job_app.runtime, probe.Leave())
+    keeper.words.add(Word.REVOKED, job_id)
+    keeper.record_words()
+    assert find_job(job_app, job_id).state == JobState.CANCELLED
+
+
+def test_revocation_that_is_older_than_a_retry_cancels_nothing(job_app, make_keeper):
+    """Every worker hears of a revocation, and one may be slower than the person who retries."""
+    keeper = make_keeper(job_app)
+    job_id = put(job_app.runtime, probe.Leave())
+    keeper.words.add(Word.REVOKED, job_id)
+    kinds, now = job_app.runtime.kinds, job_app.runtime.now()
+    with job_app.runtime.unit_of_work() as session:
+        care.cancel(session, [job_id])
+        care.retry(session, [job_id], kinds=kinds, now=now)
+    keeper.record_words()
+    assert find_job(job_app, job_id).state == JobState.SCHEDULED
     keeper.words.add(Word.REVOKED, job_id)
     keeper.record_words()
     assert find_job(job_app, job_id).state == JobState.CANCELLED

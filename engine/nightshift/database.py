@@ -414,14 +414,16 @@ def make_engine(
     *,
     password: str | None = None,
     pooler: bool = False,
+    name: str = "nightshift",
     silence: float = SILENCE,
     **options: Any,
 ) -> Engine:
     """Return an engine for a database. It connects when it is first used.
 
-    `password` is used where the URL has none. With `pooler` the URL leads to PgBouncer in
-    transaction mode. A statement that has no answer after `silence` seconds raises
-    OperationalError. `options` are SQLAlchemy's. The folder of an SQLite file is created.
+    `password` is used where the URL has none. Postgres shows the connections under `name`. With
+    `pooler` the URL leads to PgBouncer in transaction mode. A statement that has no answer after
+    `silence` seconds raises OperationalError. `options` are SQLAlchemy's. The folder of an SQLite
+    file is created.
     """
     address = make_url(url)
     # hide_parameters: they hold tokens and addresses, and exceptions are logged and stored.
@@ -443,7 +445,7 @@ def make_engine(
     arguments = {
         "client_encoding": "utf8",
         "connect_timeout": CONNECT_TIMEOUT,
-        "application_name": "nightshift",
+        "application_name": name,
         **KEEPALIVES,
         # A pooler gives each transaction another server: nothing can be kept there for the next.
         **(

@@ -58,6 +58,20 @@ HIGHEST_PORT = 65_535
 # A URL of files whose path is relative: sqlite:///var/…, filesystem://var/…, folder://var/…
 RELATIVE = re.compile(r"(sqlite:///(?!:memory:)|(filesystem|folder)://)[^/?]")
 
+# A project that has a name of its own gives these two fields other defaults: project/settings.py.
+ProjectName = Annotated[
+    str,
+    Field(
+        # What a host's name, a container's, a database's and a Prometheus metric's may be.
+        pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$",
+        max_length=30,
+        description="this installation's name: metrics and keys in Redis begin with it",
+    ),
+]
+DatabaseUrl = Annotated[
+    str, Field(description="sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME")
+]
+
 
 class ComponentSettings(BaseSettings):
     """What one component reads from the environment.
@@ -118,10 +132,8 @@ class ComponentSettings(BaseSettings):
 class Settings(ComponentSettings):
     """The engine's own settings: database, broker, web server, logs, workers and ledger."""
 
-    database_url: str = Field(
-        "sqlite:///var/nightshift.db",
-        description="sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME",
-    )
+    project_name: ProjectName = "nightshift"
+    database_url: DatabaseUrl = "sqlite:///var/nightshift.db"
     postgres_password: SecretStr = Field(
         SecretStr(PLACEHOLDER),
         description="the database's password, where DATABASE_URL carries none",

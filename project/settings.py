@@ -1,8 +1,21 @@
-"""This project's name, and the engine's settings with the defaults that follow from it."""
+"""This project's name and ports, and the engine's settings with the defaults that follow from them.
 
-from nightshift.settings import DatabaseUrl, ProjectName, Settings
+A project that is made from the template has a name and ports of its own, so that two of them run on
+one machine.
+"""
+
+from nightshift.settings import (
+    DatabaseUrl,
+    FlowerPort,
+    ProjectName,
+    PublicUrl,
+    Settings,
+    WebBind,
+)
 
 NAME = "nightshift"
+WEB_PORT = 8000
+FLOWER_PORT = 5555
 
 
 class ProjectSettings(Settings):
@@ -10,3 +23,6 @@ class ProjectSettings(Settings):
 
     project_name: ProjectName = NAME
     database_url: DatabaseUrl = f"sqlite:///var/{NAME}.db"
+    public_url: PublicUrl = f"http://127.0.0.1:{WEB_PORT}"
+    web_bind: WebBind = f"127.0.0.1:{WEB_PORT}"
+    flower_port: FlowerPort = FLOWER_PORT

@@ -58,7 +58,7 @@ HIGHEST_PORT = 65_535
 # A URL of files whose path is relative: sqlite:///var/…, filesystem://var/…, folder://var/…
 RELATIVE = re.compile(r"(sqlite:///(?!:memory:)|(filesystem|folder)://)[^/?]")
 
-# A project that has a name of its own gives these two fields other defaults: project/settings.py.
+# A project of its own gives these fields other defaults: project/settings.py.
 ProjectName = Annotated[
     str,
     Field(
@@ -70,6 +70,20 @@ ProjectName = Annotated[
 ]
 DatabaseUrl = Annotated[
     str, Field(description="sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME")
+]
+PublicUrl = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://[!-~]{1,180}$",  # what a mail's header may hold
+        description="where people reach the web server; a host with other letters in its xn-- form",
+    ),
+]
+WebBind = Annotated[
+    str,
+    Field(pattern=r"^\S+:\d{1,5}$", description="ADDRESS:PORT that the web server listens at"),
+]
+FlowerPort = Annotated[
+    int, Field(ge=1, le=HIGHEST_PORT, description="Flower's port on this machine")
 ]
 
 
@@ -146,16 +160,8 @@ class Settings(ComponentSettings):
         "filesystem://var/broker",
         description="filesystem://PATH, redis://HOST:PORT/DB or amqp://USER:PASSWORD@HOST//",
     )
-    public_url: str = Field(
-        "http://127.0.0.1:8000",
-        pattern=r"^https?://[!-~]{1,180}$",  # what a mail's header may hold
-        description="where people reach the web server; a host with other letters in its xn-- form",
-    )
-    web_bind: str = Field(
-        "127.0.0.1:8000",
-        pattern=r"^\S+:\d{1,5}$",
-        description="ADDRESS:PORT that the web server listens at",
-    )
+    public_url: PublicUrl = "http://127.0.0.1:8000"
+    web_bind: WebBind = "127.0.0.1:8000"
     metrics_token: SecretStr = Field(
         SecretStr(""),
         description="the bearer token that a scrape of /metrics sends; without one it is off",
@@ -163,9 +169,7 @@ class Settings(ComponentSettings):
     flower_basic_auth: SecretStr = Field(
         SecretStr("admin:" + PLACEHOLDER), description="NAME:PASSWORD of Flower's login"
     )
-    flower_port: int = Field(
-        5555, ge=1, le=HIGHEST_PORT, description="Flower's port on this machine"
-    )
+    flower_port: FlowerPort = 5555
     log_format: Literal["console", "json"] = Field(
         "console", description="console for people, json for machines"
     )

@@ -1,5 +1,6 @@
 """The components of a project, and the composition that checks them."""
 
+import tomllib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -251,6 +252,12 @@ def test_defaults_of_the_engines_settings_are_those_of_the_project(monkeypatch):
     assert runtime.sections == [runtime.settings]
     monkeypatch.setenv("PROJECT_NAME", "other-shop")
     assert composition.runtime(_env_file=None).settings.project_name == "other-shop"
+
+
+def test_entry_points_are_the_commands_of_the_ledger(root):
+    pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+
+    assert pyproject["project"]["entry-points"]["celery.commands"] == dict(ledger.commands)
 
 
 def test_table_branches_name_the_branch_of_every_table_of_the_components():

@@ -43,8 +43,8 @@ def bodies():
     }
 
 
-def entry_points(pyproject):
-    project = tomllib.loads((ROOT / pyproject).read_text(encoding="utf-8"))["project"]
+def entry_points():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return project["entry-points"]["celery.commands"]
 
 
@@ -78,11 +78,7 @@ def test_entry_points_of_the_project_are_the_commands_of_its_components():
     for noun in NOUNS:
         commands |= noun.commands
 
-    assert entry_points("pyproject.toml") == commands
-
-
-def test_entry_points_of_the_engine_are_the_commands_of_its_component():
-    assert entry_points("engine/pyproject.toml") == dict(ledger.commands)
+    assert entry_points() == commands
 
 
 @pytest.mark.parametrize(

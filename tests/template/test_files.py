@@ -33,6 +33,7 @@ OWN = (
     "project/reference.py",
     "template.mk",
     "template/",
+    "tests/examples/test_school_dates.py",
     "tests/faults/",
     "tests/mail_accounting.py",
     "tests/making.py",

@@ -26,7 +26,8 @@ def test_tests_are_green(made):
 def test_demo_ends_in_mails(made):
     shown = made.run("make", "demo")
 
-    mails = list((made.folder / "var/demo/mail").glob("*.eml"))
+    # The school's demo shares its folders with `make dev`.
+    mails = list((made.folder / "var").glob("**/mail/*.eml"))
     assert len(mails) == 2
     for mail in mails:
         assert message_from_bytes(mail.read_bytes())["To"] in re.sub(r"\s+", " ", shown)

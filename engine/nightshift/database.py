@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -393,6 +393,7 @@ class _Connection(Lendable, psycopg.Connection[Any]):
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         limit = self.silence if timeout is None else timeout
+        was_idle = self.pgconn.transaction_status == TransactionStatus.IDLE
         try:
             return super().wait(gen, interval, limit)
         except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - psycopg lets callers convert it
@@ -404,8 +405,10 @@ class _Connection(Lendable, psycopg.Connection[Any]):
                 f"the database gave no answer for {limit:g} s"
             ) from error
         finally:
-            # Ended by SQL, whoever has sent it.
-            if self.pgconn.transaction_status == TransactionStatus.IDLE:
+            # Ended by SQL, whoever has sent it. In a pipeline, as that of `executemany`, a transaction
+            # has begun only when the server's answer to its BEGIN is read.
+            beginning = was_idle and self.pgconn.pipeline_status != PipelineStatus.OFF
+            if self.pgconn.transaction_status == TransactionStatus.IDLE and not beginning:
                 self._breaks()
 
 

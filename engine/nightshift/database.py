@@ -405,8 +405,8 @@ class _Connection(Lendable, psycopg.Connection[Any]):
                 f"the database gave no answer for {limit:g} s"
             ) from error
         finally:
-            # Ended by SQL, whoever has sent it. In a pipeline, as that of `executemany`, a transaction
-            # has begun only when the server's answer to its BEGIN is read.
+            # Ended by SQL, whoever has sent it. In a pipeline, as that of `executemany`, a
+            # transaction has begun only when the server's answer to its BEGIN is read.
             beginning = was_idle and self.pgconn.pipeline_status != PipelineStatus.OFF
             if self.pgconn.transaction_status == TransactionStatus.IDLE and not beginning:
                 self._breaks()

@@ -22,8 +22,8 @@ RUN /opt/venv/bin/python -m pip install --no-deps --no-build-isolation ./engine 
 FROM base
 # A fixed number, so that it is the same in every container and on every volume; a name, because some programs ask for one.
 # A named volume takes its owner from the folder that it is first mounted on: this one.
-RUN groupadd --gid 10001 nightshift \
- && useradd --uid 10001 --gid 10001 --home-dir /app --no-create-home --shell /usr/sbin/nologin nightshift \
+RUN groupadd --gid 10001 app \
+ && useradd --uid 10001 --gid 10001 --home-dir /app --no-create-home --shell /usr/sbin/nologin app \
  && install --directory --owner=10001 --group=10001 /app/var /app/var/feeds
 WORKDIR /app
 COPY alembic.ini ./

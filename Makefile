@@ -3,10 +3,10 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 COMPOSE = docker compose
 # The distributions of this repository, installed in place: each after those that it depends on.
-EDITABLES = ./engine .
+EDITABLES = $(wildcard ./engine) .
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev migrate migration shell test check docs format bench faults oracles messages up down logs lock clean
+.PHONY: help demo dev migrate migration shell test check unmerged format messages up down logs lock clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,11 +33,13 @@ migration: $(VENV)/.dev ## write a migration from the models: make migration m="
 	@$(BIN)/alembic revision --autogenerate -m "$$m"
 
 # The engine's tests and the project's are two runs: the models of both tests are not in one database.
+# A project that was made from this one has the engine without its tests.
 test: $(VENV)/.dev ## run all tests but the long ones; servers are used where they are reachable
-	@$(BIN)/python -m pytest -m "not faults and not oracles" engine/tests
-	@$(BIN)/python -m pytest -m "not faults and not oracles" tests
+	@for tests in $(wildcard engine/tests) tests; do \
+		$(BIN)/python -m pytest -m "not faults and not oracles" $$tests || exit 1; \
+	done
 
-check: $(VENV)/.dev ## check format, lint, types, import direction, YAML files, Dockerfile and documentation
+check: unmerged $(VENV)/.dev ## check format, lint, types, import direction, YAML files and Dockerfile
 	$(BIN)/ruff format --check
 	$(BIN)/ruff check
 	$(BIN)/mypy
@@ -45,35 +47,23 @@ check: $(VENV)/.dev ## check format, lint, types, import direction, YAML files, 
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
-	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/idea.yml
 	$(BIN)/hadolint Dockerfile
-	$(BIN)/zensical build --strict
+	$(if $(wildcard engine/MANIFEST),$(BIN)/python engine/check.py)
 
-docs: $(VENV)/.dev ## write the pages on settings and commands, and build the site into build/site
-	@$(BIN)/python -m project.reference
-	@$(BIN)/zensical build --strict
+# Before anything is installed: the lists of what to install may have markers, too.
+unmerged:
+	@! git grep --files-with-matches -E '^(<<<<<<<|>>>>>>>) ' 2>/dev/null || { echo "these files have conflict markers: choose between the two sides, and remove the markers" >&2; exit 1; }
 
 format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff format
 	@$(BIN)/ruff check --fix
 
-bench: $(VENV)/.dev ## measure the figures of the README, as ratios within one run
-	@$(BIN)/python -m benchmarks
-
-faults: $(VENV)/.dev ## run the long tests that kill processes
-	@$(BIN)/python -m pytest -m faults -s engine/tests
-	@$(BIN)/python -m pytest -m faults -s tests
-
-oracles: $(VENV)/.dev ## let eight programs by other authors read the feeds of three schools
-	@if command -v npm >/dev/null; then npm install --silent --no-save --prefix var/oracles ical.js@2.2.1; fi
-	@$(BIN)/python -m pytest -m oracles tests
-
 messages: $(VENV)/.dev ## update the catalogues from the texts in code and templates
 	@mkdir -p build
-	@$(BIN)/pybabel -q extract --mapping-file pyproject.toml --sort-output --no-location --omit-header --output-file build/nightshift.pot services project
+	@$(BIN)/pybabel -q extract --mapping-file pyproject.toml --sort-output --no-location --omit-header --output-file build/messages.pot services project
 	@for language in $$(ls services/locales); do \
 		$(BIN)/pybabel -q update --omit-header --no-wrap --no-fuzzy-matching --ignore-obsolete --init-missing \
-			--input-file build/nightshift.pot --locale $$language --output-file services/locales/$$language/nightshift.po || exit 1; \
+			--input-file build/messages.pot --locale $$language --output-file services/locales/$$language/messages.po || exit 1; \
 	done
 
 lock: $(VENV)/.installer ## pin every dependency again, with hashes; `make lock UPGRADE=` keeps pinned versions
@@ -90,8 +80,9 @@ up: .env ## start everything in containers, and wait until all are healthy
 	@$(COMPOSE) up --detach --build --wait --wait-timeout 300 || { $(COMPOSE) ps --all; echo "not all are healthy: make logs shows why"; exit 1; }
 	@echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)"
 	@echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server"
-	@echo "Web server: http://$$($(COMPOSE) port web 8000); an address: $(COMPOSE) exec worker celery -A project feeds url class NAME"
-	@echo "Calendars: in the volume nightshift_feeds, /app/var/feeds in the worker"
+	@echo "Web server: http://$$($(COMPOSE) port web 8000)"
+	@echo "A calendar's address: $(COMPOSE) exec worker celery -A project feeds url class NAME"
+	@echo "Calendars: in the volume feeds, /app/var/feeds in the worker"
 	@echo "A first school: $(COMPOSE) exec worker python examples/made_up_school.py; then: $(COMPOSE) exec worker celery -A project feeds sync"
 
 down: ## stop the containers; their data stays
@@ -118,9 +109,9 @@ INSTALL = $(BIN)/uv pip install --quiet --python $(BIN)/python
 # the ones that it brings. With system certificates and none there it would not start.
 export UV_SYSTEM_CERTS ?= $(if $(wildcard /etc/ssl/cert.pem /etc/ssl/ca-bundle.pem /etc/ssl/certs/ca-*),true,false)
 UPGRADE = --upgrade
-# The engine is part of this repository, and is not locked.
+# The engine is part of this repository, and then it is not locked.
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	--no-strip-extras --no-emit-index-url --no-header --no-emit-package celery-nightshift $(UPGRADE)
+	--no-strip-extras --no-emit-index-url --no-header $(if $(wildcard engine),--no-emit-package celery-nightshift) $(UPGRADE)
 
 # A venv without pip is completed: Debian makes one when python3-venv is missing, and uv always does.
 $(VENV)/.installer: requirements-installer.txt
@@ -139,3 +130,6 @@ $(VENV)/.dev: $(VENV)/.run requirements-dev.txt
 	@echo "installing the developer's tools …"
 	@$(INSTALL) --require-hashes --requirement requirements-dev.txt
 	@touch $@
+
+# Commands of your own may be in files *.mk, which an update leaves alone.
+include $(wildcard *.mk)

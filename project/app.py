@@ -3,6 +3,8 @@
 docs/components.md shows how a part joins, and how one is left out.
 """
 
+from dataclasses import replace
+
 from nightshift.ledger import ledger
 
 from project.calendars.component import calendars
@@ -10,9 +12,10 @@ from project.front.component import front
 from project.letters.component import letters
 from project.mail.component import mail
 from project.school.component import school
+from project.settings import ProjectSettings
 
 COMPONENTS = (
-    ledger,
+    replace(ledger, settings=ProjectSettings),
     mail,
     school,
     calendars,

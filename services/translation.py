@@ -1,6 +1,6 @@
 """Texts in the readers' languages.
 
-They are English in the code; the other languages are in `locales/*/nightshift.po`, which a
+They are English in the code; the other languages are in `locales/*/messages.po`, which a
 translator edits.
 """
 
@@ -26,7 +26,7 @@ LOCALES = Path(__file__).parent / "locales"
 @cache
 def translations(locale: Locale) -> NullTranslations:
     """Return the texts of a language. A text without a translation stays English."""
-    catalogue = LOCALES / locale / "nightshift.po"
+    catalogue = LOCALES / locale / "messages.po"
     if locale == Locale.ENGLISH or not catalogue.exists():
         return NullTranslations()
     # Compiled here, in a few milliseconds: what a translator edits is used at once, without a

@@ -17,6 +17,7 @@ from servers import postgres_database
 from sqlalchemy import Engine
 
 from project.app import COMPONENTS
+from project.settings import NAME
 
 ROOT = Path(__file__).parent.parent
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -30,6 +31,11 @@ for _section in COMPOSITION.sections:
     _section.model_config["env_file"] = None
 # An app that is imported without an installation of its own gets a broker that is only its own.
 os.environ["BROKER_URL"] = f"filesystem://{tempfile.mkdtemp(prefix='nightshift-test-')}"
+
+
+def metric(name: str) -> str:
+    """Return a metric's name as this project shows it."""
+    return f"{NAME.replace('-', '_')}_{name}"
 
 
 def make_runtime(**values: object) -> Runtime:

@@ -18,7 +18,7 @@ from typing import Any
 
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP
-from fault_servers import free_port, wait_for
+from servers import free_port, wait_for
 
 # What a server may answer to RCPT, and once it has the content. There are more fates than these: at
 # RCPT, after the content (`data …`) or after it was kept (`kept, then …`) a server may `drop` the

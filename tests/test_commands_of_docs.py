@@ -37,21 +37,24 @@ PAGES_ELSEWHERE = {
     "docs/components.md": "it needs the edits that the page describes: tests/project/test_app.py",
     "docs/deployment.md": "it needs Docker: tests/test_compose.py reads the file",
     "docs/engine.md": "a project of its own: test_page_on_the_engine_runs_as_it_stands, below",
-    "docs/first-job.md": "a copy of the project: tests/test_first_job.py",
+    "docs/first-job.md": "a project of its own: tests/test_first_job.py",
     "docs/migrations.md": "it writes migrations: engine/tests/migrations/test_branches.py",
+    "docs/updating.md": "it makes a project, and needs a release to come: tests/template",
 }
 
 # Lines that are not run, by how they begin.
 LINES_NOT_RUN = {
     "git clone": "the repository is here",
     ". .venv/bin/activate": "the test's PATH has what it would add",
+    "copier copy": "tests/template makes projects",
+    "make new": "tests/template/test_update.py",
     "make demo": "tests/examples/test_demo.py",
     "make dev": "it runs until Ctrl-C",
     "celery -A project beat": "it runs until Ctrl-C",
     "celery -A project jobs stats --watch": "it shows them until Ctrl-C",
     "make check": "CI runs it before this test",
     "make test": "this is one of its tests",
-    "make messages": "tests/test_without_school.py",
+    "make messages": "it writes the catalogues: tests/services/test_translation.py",
     "make lock": "it asks the package index",
     "make .venv/.dev": "it installs what this test runs in",
     "pre-commit install": "it changes the repository's hooks",

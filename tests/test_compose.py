@@ -115,7 +115,8 @@ def test_mail_goes_to_mailpit_unless_a_server_is_named() -> None:
         SERVICES["worker"]["environment"]["MAIL_URL"] == "${MAIL_URL:-smtp://mailpit:1025?tls=none}"
     )
     # Its page only: SMTP is not published.
-    assert SERVICES["mailpit"]["ports"] == ["127.0.0.1:${MAILPIT_PORT:-8025}:8025"]
+    [port] = SERVICES["mailpit"]["ports"]
+    assert re.fullmatch(r"127\.0\.0\.1:\$\{MAILPIT_PORT:-\d+\}:8025", port)
 
 
 def test_what_compose_sets_are_settings() -> None:
@@ -146,7 +147,7 @@ def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) 
     made = tmp_path / ".env"
     assert made.stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / ".env.part").exists()
-    database = "postgresql+psycopg://nightshift@postgres:5432/nightshift"
+    database = "postgresql+psycopg://shop@postgres:5432/shop"
     # Every section is read: in production each refuses a placeholder.
     settings = COMPOSITION.runtime(_env_file=made, database_url=database).settings
     assert settings.environment == "production"
@@ -162,11 +163,11 @@ def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) 
 
 
 def test_the_image_has_everything_that_is_installed_in_place() -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    [editables] = re.findall(r"^EDITABLES = (.*)$", makefile, re.MULTILINE)
+    # Where the engine is a package, it is among the requirements.
+    in_place = "./engine ." if (ROOT / "engine").is_dir() else "."
 
-    assert f"pip install --no-deps --no-build-isolation {editables} " in dockerfile
+    assert f"pip install --no-deps --no-build-isolation {in_place} " in dockerfile
 
 
 def test_what_the_image_copies_is_not_ignored() -> None:

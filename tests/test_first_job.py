@@ -1,4 +1,4 @@
-"""docs/first-job.md, block by block, in a copy of this repository.
+"""docs/first-job.md, block by block, in a project that was made from this repository.
 
 Nothing is edited or written that the page does not name.
 """
@@ -6,29 +6,18 @@ Nothing is edited or written that the page does not name.
 import os
 import re
 import subprocess
-import sysconfig
-from pathlib import Path
-from shutil import copytree
 
 import pytest
 
-from tests.copies import ROOT, copy_repository, make_environment
+from tests.conftest import ROOT
+from tests.making import make_environment, make_project
 
 PAGE = (ROOT / "docs" / "first-job.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 
-# The commands of the environment, as Python modules: an installed script would use the outer one.
-MODULES = ("alembic", "celery", "mypy")
-BINARIES = ("hadolint", "ruff")
-SCRIPTS = {
-    "lint-imports": "from importlinter.cli import lint_imports_command as run",
-    "check-jsonschema": "from check_jsonschema import main as run",
-    "zensical": "from zensical.main import cli as run",
-}
 UNWATCHED = {
     ".cache",
     ".venv",
-    "build",
     "var",
     ".pytest_cache",
     ".mypy_cache",
@@ -48,33 +37,12 @@ def read_all(folder):
     }
 
 
-def add_commands(copy):
-    """Write the environment's commands, and tell make that it is complete."""
-    python, scripts = copy / ".venv/bin/python", copy / ".venv/bin"
-    for name in MODULES:
-        (scripts / name).write_text(f'#!/bin/sh\nexec {python} -m {name} "$@"\n')
-    for name, statement in SCRIPTS.items():
-        (scripts / name).write_text(f"#!{python}\n{statement}\nrun()\n")
-    for name in (*MODULES, *SCRIPTS):
-        (scripts / name).chmod(0o755)
-    for name in BINARIES:
-        (scripts / name).symlink_to(Path(sysconfig.get_path("scripts")) / name)
-    for name in (".installer", ".run", ".dev"):
-        (copy / ".venv" / name).touch()
-    # Without this, mypy reads all packages again.
-    if (ROOT / ".mypy_cache").is_dir():
-        copytree(ROOT / ".mypy_cache", copy / ".mypy_cache")
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """Return a copy of this repository with an environment, as the page asks for."""
-    copy = tmp_path_factory.mktemp("first") / "shop"
-    copy_repository(copy)
-    make_environment(copy)
-    (copy / ".venv/bin/activate").write_text(f"PATH={copy}/.venv/bin:$PATH\n")
-    add_commands(copy)
-    return copy
+    """Return the folder of a made project with an environment, as the page asks for."""
+    made = make_project(tmp_path_factory.mktemp("first") / "shop", school=False)
+    make_environment(made)
+    return made.folder
 
 
 def run(copy, script):

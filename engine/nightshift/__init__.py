@@ -5,25 +5,31 @@ for, and what became of it.
 
 Public names, which change only with a release of deprecation:
 
-    nightshift.component    Component, Composition, Duty, Gauge, Probe, Status
-    nightshift.celery.app   App
-    nightshift.celery.task  job, run_here, working_here
-    nightshift.cli.output   pass_app, pass_runtime, refusals, end_with, change_each, print_rows,
-                            print_json, as_json_option
-    nightshift.cli.shell    open_shell
-    nightshift.database     Base, Session, UtcDateTime, choice, insert_or, make_borrowing_engine,
-                            make_engine, utc_now
-    nightshift.errors       the errors that a service raises
-    nightshift.jobs         JobArgs, Backoff, Rate, enqueue, enqueue_many, Run, and the outcomes;
-                            JobStatus, read_status, cancel
+    nightshift                  database
+    nightshift.component        Answer, Component, Composition, Duty, Gauge, Probe, Status
+    nightshift.celery.app       App
+    nightshift.celery.task      job, run_here, working_here
+    nightshift.cli.boundary     DAY, FilePath, LIMIT, ROW_NUMBER
+    nightshift.cli.output       as_json_option, change_each, end_with, pass_app, pass_runtime,
+                                print_json, print_rows, refusals
+    nightshift.cli.shell        open_shell
+    nightshift.database         Base, Session, UtcDateTime, choice, insert_or,
+                                make_borrowing_engine, make_engine, utc_now
+    nightshift.errors           Conflict, InvalidInput, NotFound, PermanentError, ServiceError,
+                                TransientError
+    nightshift.jobs             Backoff, Cancel, Discard, JobArgs, JobStatus, Outcome, Rate, Run,
+                                Snooze, cancel, enqueue, enqueue_many, read_status
+    nightshift.jobs.batches     read_children
+    nightshift.jobs.models      ENDED, Job, JobState
     nightshift.jobs.schedule    Entry
-    nightshift.jobs.models  Job, JobState, ENDED: to read the ledger
-    nightshift.ledger       ledger, the engine's own component
-    nightshift.migrations   run_migrations
-    nightshift.runtime      Runtime
-    nightshift.settings     Settings, ComponentSettings
-    nightshift.testing      assert_enqueued, run_due, and the fixtures
-    nightshift.web.server   make_app, serve
+    nightshift.ledger           ledger
+    nightshift.migrations       run_migrations
+    nightshift.runtime          Runtime
+    nightshift.settings         ComponentSettings, Count, DatabaseUrl, Days, Duration, FlowerPort,
+                                ProjectName, PublicUrl, Settings, WebBind
+    nightshift.testing          assert_enqueued, job_app, job_environment, job_worker, project_app,
+                                run_due
+    nightshift.web.server       make_app, serve
 
 Everything else may change with any release.
 """

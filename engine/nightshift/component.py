@@ -154,9 +154,13 @@ class Composition:
 
     @property
     def sections(self) -> list[type[ComponentSettings]]:
-        """The classes of settings, the engine's first."""
-        own = (one.settings for one in self.components if one.settings is not None)
-        return list(dict.fromkeys([Settings, *own]))
+        """The classes of settings, the engine's first.
+
+        That is `Settings`, or a subclass of it, with other defaults, that a component declares.
+        """
+        own = [one.settings for one in self.components if one.settings is not None]
+        engine = next((one for one in own if issubclass(one, Settings)), Settings)
+        return list(dict.fromkeys([engine, *own]))
 
     def schedule(self, runtime: Runtime) -> list[Entry]:
         """Return the recurring jobs.
@@ -215,7 +219,7 @@ class Composition:
         InvalidInput, which names each setting that is wrong.
         """
         sections = read_sections(self.sections, **values)
-        settings = sections[Settings]
+        settings = sections[self.sections[0]]
         assert isinstance(settings, Settings)
         runtime = Runtime(
             settings,

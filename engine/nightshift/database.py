@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg.pq import TransactionStatus
+from psycopg.pq import PipelineStatus, TransactionStatus
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -457,6 +457,7 @@ class _Connection(Lendable, psycopg.Connection[Any]):
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         limit = self.silence if timeout is None else timeout
+        was_idle = self.pgconn.transaction_status == TransactionStatus.IDLE
         try:
             return super().wait(gen, interval, limit)
         except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - psycopg lets callers convert it
@@ -468,8 +469,10 @@ class _Connection(Lendable, psycopg.Connection[Any]):
                 f"the database gave no answer for {limit:g} s"
             ) from error
         finally:
-            # Ended by SQL, whoever has sent it.
-            if self.pgconn.transaction_status == TransactionStatus.IDLE:
+            # Ended by SQL, whoever has sent it. In a pipeline, as that of `executemany`, a
+            # transaction has begun only when the server's answer to its BEGIN is read.
+            beginning = was_idle and self.pgconn.pipeline_status != PipelineStatus.OFF
+            if self.pgconn.transaction_status == TransactionStatus.IDLE and not beginning:
                 self._breaks()
 
 
@@ -478,14 +481,16 @@ def make_engine(
     *,
     password: str | None = None,
     pooler: bool = False,
+    name: str = "nightshift",
     silence: float = SILENCE,
     **options: Any,
 ) -> Engine:
     """Return an engine for a database. It connects when it is first used.
 
-    `password` is used where the URL has none. With `pooler` the URL leads to PgBouncer in
-    transaction mode. A statement that has no answer after `silence` seconds raises
-    OperationalError. `options` are SQLAlchemy's. The folder of an SQLite file is created.
+    `password` is used where the URL has none. Postgres shows the connections under `name`. With
+    `pooler` the URL leads to PgBouncer in transaction mode. A statement that has no answer after
+    `silence` seconds raises OperationalError. `options` are SQLAlchemy's. The folder of an SQLite
+    file is created.
     """
     address = make_url(url)
     # hide_parameters: they hold tokens and addresses, and exceptions are logged and stored.
@@ -509,7 +514,7 @@ def make_engine(
         "client_encoding": "utf8",
         "cursor_factory": _Cursor,
         "connect_timeout": CONNECT_TIMEOUT,
-        "application_name": "nightshift",
+        "application_name": name,
         **KEEPALIVES,
         # A pooler gives each transaction another server: nothing can be kept there for the next.
         **(

@@ -80,7 +80,8 @@ class Runtime:
     @property
     def sections(self) -> list[ComponentSettings]:
         """Return the settings of every component."""
-        return [made for made in self._given.values() if isinstance(made, ComponentSettings)]
+        made = (one for one in self._given.values() if isinstance(one, ComponentSettings))
+        return list({type(one): one for one in made}.values())
 
     @cached_property
     def engine(self) -> Engine:
@@ -112,6 +113,7 @@ class Runtime:
             settings.database_url,
             password=settings.postgres_password.get_secret_value(),
             pooler=settings.database_pooler != "none",
+            name=settings.project_name,
             **options,
         )
 

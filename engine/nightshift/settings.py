@@ -58,6 +58,34 @@ HIGHEST_PORT = 65_535
 # A URL of files whose path is relative: sqlite:///var/…, filesystem://var/…, folder://var/…
 RELATIVE = re.compile(r"(sqlite:///(?!:memory:)|(filesystem|folder)://)[^/?]")
 
+# A project of its own gives these fields other defaults: project/settings.py.
+ProjectName = Annotated[
+    str,
+    Field(
+        # What a host's name, a container's, a database's and a Prometheus metric's may be.
+        pattern=r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$",
+        max_length=30,
+        description="this installation's name: metrics and keys in Redis begin with it",
+    ),
+]
+DatabaseUrl = Annotated[
+    str, Field(description="sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME")
+]
+PublicUrl = Annotated[
+    str,
+    Field(
+        pattern=r"^https?://[!-~]{1,180}$",  # what a mail's header may hold
+        description="where people reach the web server; a host with other letters in its xn-- form",
+    ),
+]
+WebBind = Annotated[
+    str,
+    Field(pattern=r"^\S+:\d{1,5}$", description="ADDRESS:PORT that the web server listens at"),
+]
+FlowerPort = Annotated[
+    int, Field(ge=1, le=HIGHEST_PORT, description="Flower's port on this machine")
+]
+
 
 class ComponentSettings(BaseSettings):
     """What one component reads from the environment.
@@ -118,10 +146,8 @@ class ComponentSettings(BaseSettings):
 class Settings(ComponentSettings):
     """The engine's own settings: database, broker, web server, logs, workers and ledger."""
 
-    database_url: str = Field(
-        "sqlite:///var/nightshift.db",
-        description="sqlite:///PATH or postgresql+psycopg://USER@HOST:PORT/NAME",
-    )
+    project_name: ProjectName = "nightshift"
+    database_url: DatabaseUrl = "sqlite:///var/nightshift.db"
     postgres_password: SecretStr = Field(
         SecretStr(PLACEHOLDER),
         description="the database's password, where DATABASE_URL carries none",
@@ -134,16 +160,8 @@ class Settings(ComponentSettings):
         "filesystem://var/broker",
         description="filesystem://PATH, redis://HOST:PORT/DB or amqp://USER:PASSWORD@HOST//",
     )
-    public_url: str = Field(
-        "http://127.0.0.1:8000",
-        pattern=r"^https?://[!-~]{1,180}$",  # what a mail's header may hold
-        description="where people reach the web server; a host with other letters in its xn-- form",
-    )
-    web_bind: str = Field(
-        "127.0.0.1:8000",
-        pattern=r"^\S+:\d{1,5}$",
-        description="ADDRESS:PORT that the web server listens at",
-    )
+    public_url: PublicUrl = "http://127.0.0.1:8000"
+    web_bind: WebBind = "127.0.0.1:8000"
     metrics_token: SecretStr = Field(
         SecretStr(""),
         description="the bearer token that a scrape of /metrics sends; without one it is off",
@@ -151,9 +169,7 @@ class Settings(ComponentSettings):
     flower_basic_auth: SecretStr = Field(
         SecretStr("admin:" + PLACEHOLDER), description="NAME:PASSWORD of Flower's login"
     )
-    flower_port: int = Field(
-        5555, ge=1, le=HIGHEST_PORT, description="Flower's port on this machine"
-    )
+    flower_port: FlowerPort = 5555
     log_format: Literal["console", "json"] = Field(
         "console", description="console for people, json for machines"
     )

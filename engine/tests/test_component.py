@@ -1,5 +1,7 @@
 """The components of a project, and the composition that checks them."""
 
+import tomllib
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import probe_app
@@ -11,7 +13,7 @@ from nightshift.jobs.jobs import PruneJobs
 from nightshift.jobs.schedule import Entry
 from nightshift.ledger import ledger
 from nightshift.runtime import Runtime
-from nightshift.settings import ComponentSettings, Settings
+from nightshift.settings import ComponentSettings, ProjectName, Settings
 from pydantic import SecretStr
 from starlette.routing import Route
 
@@ -47,6 +49,12 @@ class DatabaseSettings(ComponentSettings):
     """Has a field of the engine's settings."""
 
     database_url: str = ""
+
+
+class ShopSettings(Settings):
+    """The engine's settings with the name of a project."""
+
+    project_name: ProjectName = "my-shop"
 
 
 class Greeter:
@@ -233,6 +241,23 @@ def test_sections_are_the_settings_of_all_components_once_the_engine_first():
     composition = Composition([Component(name="greetings", settings=GreetingSettings), ledger])
 
     assert composition.sections == [Settings, GreetingSettings]
+
+
+def test_defaults_of_the_engines_settings_are_those_of_the_project(monkeypatch):
+    composition = Composition([replace(ledger, settings=ShopSettings)])
+
+    assert composition.sections == [ShopSettings]
+    runtime = composition.runtime(_env_file=None)
+    assert runtime[Settings].project_name == "my-shop"
+    assert runtime.sections == [runtime.settings]
+    monkeypatch.setenv("PROJECT_NAME", "other-shop")
+    assert composition.runtime(_env_file=None).settings.project_name == "other-shop"
+
+
+def test_entry_points_are_the_commands_of_the_ledger(root):
+    pyproject = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+
+    assert pyproject["project"]["entry-points"]["celery.commands"] == dict(ledger.commands)
 
 
 def test_table_branches_name_the_branch_of_every_table_of_the_components():

@@ -224,3 +224,14 @@ def test_settings_that_name_files_by_relative_paths():
 
     assert relative.relative_paths() == ["DATABASE_URL", "BROKER_URL"]
     assert Settings(_env_file=None, **absolute).relative_paths() == []
+
+
+@pytest.mark.parametrize("name", ["shop", "my-shop-2", "x" * 30])
+def test_name_of_a_project_is_accepted(name):
+    assert read(project_name=name).project_name == name
+
+
+@pytest.mark.parametrize("name", ["", "2shop", "Shop", "my_shop", "shop-", "-", "x" * 31, "shop\n"])
+def test_name_that_is_none_for_a_host_or_a_container_is_refused(name):
+    with pytest.raises(ValidationError, match="project_name"):
+        read(project_name=name)

@@ -9,6 +9,7 @@ from nightshift.errors import InvalidInput
 from nightshift.settings import ComponentSettings, Count, Duration
 from pydantic import Field, SecretStr, model_validator
 
+from project.settings import NAME
 from services.mail.transport import open_transport
 
 
@@ -24,7 +25,7 @@ class MailSettings(ComponentSettings):
         SecretStr(""), description="the mail server's password, where MAIL_URL names a user"
     )
     mail_from: str = Field(
-        "Nightshift <noreply@nightshift.example>",
+        f"{NAME.capitalize()} <noreply@{NAME}.example>",
         description="NAME <ADDRESS> that mail comes from",
     )
     mail_concurrency: Count = Field(

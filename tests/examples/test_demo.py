@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from project.settings import NAME
 from tests.copies import copy_repository
 
 
@@ -63,7 +64,7 @@ def test_demo_ends_where_it_could_do_harm(run, tmp_path, settings):
 
     assert (code, "it needs ENVIRONMENT=development and MAIL_URL=folder://" in said) == (1, True)
     assert "Traceback" not in said
-    assert not (tmp_path / "var" / "nightshift.db").exists()
+    assert not (tmp_path / f"var/{NAME}.db").exists()
 
 
 def test_demo_does_not_touch_another_school(run):

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from sqlalchemy import delete
 
 from project.app import COMPONENTS
 from project.celery import app
+from project.settings import ProjectSettings
 from tests.conftest import make_runtime
 
 ROOT = Path(__file__).parent.parent.parent
 COMPOSITION = Composition(COMPONENTS)
-NOUNS = [component for component in COMPONENTS if component is not ledger]
+NOUNS = [component for component in COMPONENTS if component.name != ledger.name]
 
 every_noun = pytest.mark.parametrize("noun", NOUNS, ids=lambda noun: noun.name)
 
@@ -41,8 +43,8 @@ def bodies():
     }
 
 
-def entry_points(pyproject):
-    project = tomllib.loads((ROOT / pyproject).read_text(encoding="utf-8"))["project"]
+def entry_points():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return project["entry-points"]["celery.commands"]
 
 
@@ -52,8 +54,8 @@ def modules(folder):
     return {f"{folder}.{path.stem}" for path in paths if path.stem != "__init__"}
 
 
-def test_first_component_is_the_engine():
-    assert COMPONENTS[0] is ledger
+def test_first_component_is_the_engine_with_the_name_of_the_project():
+    assert COMPONENTS[0] == replace(ledger, settings=ProjectSettings)
 
 
 def test_app_has_the_components_of_the_project():
@@ -76,11 +78,7 @@ def test_entry_points_of_the_project_are_the_commands_of_its_components():
     for noun in NOUNS:
         commands |= noun.commands
 
-    assert entry_points("pyproject.toml") == commands
-
-
-def test_entry_points_of_the_engine_are_the_commands_of_its_component():
-    assert entry_points("engine/pyproject.toml") == dict(ledger.commands)
+    assert entry_points() == commands
 
 
 @pytest.mark.parametrize(

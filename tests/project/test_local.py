@@ -16,6 +16,7 @@ from tests.conftest import ROOT
 @pytest.fixture
 def environment(tmp_path):
     return os.environ | {
+        "ENVIRONMENT": "development",  # whatever a `.env` for containers says
         "DATABASE_URL": f"sqlite:///{tmp_path}/dev.db",
         "BROKER_URL": f"filesystem://{tmp_path}/broker",
         "MAIL_URL": f"folder://{tmp_path}/mail",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     """Return the texts of the code and the templates, as `make messages` finds them."""
-    template = tmp_path_factory.mktemp("texts") / "nightshift.pot"
+    template = tmp_path_factory.mktemp("texts") / "messages.pot"
     extract = [
         sys.executable,
         "-m",
@@ -77,7 +77,7 @@ def faults(catalogue: Catalog, texts: Catalog) -> Iterator[str]:
 
 @pytest.mark.parametrize("locale", [locale for locale in Locale if locale != Locale.ENGLISH])
 def test_catalogue_has_every_text_of_the_code(locale: Locale, texts: Catalog) -> None:
-    with (LOCALES / locale / "nightshift.po").open("rb") as source:
+    with (LOCALES / locale / "messages.po").open("rb") as source:
         assert list(faults(read_po(source, locale=locale, abort_invalid=True), texts)) == []
 
 

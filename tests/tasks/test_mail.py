@@ -6,18 +6,19 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
-from fault_servers import free_port
 from nightshift.component import Status
 from nightshift.jobs import enqueue
 from nightshift.jobs.models import Job
 from nightshift.observe.metrics import render_metrics
 from nightshift.observe.probes import examine
+from servers import free_port
 from sqlalchemy import func, select, text
 
 from project.mail.cli import mail as command
 from services.mail import outbox
 from services.mail.jobs import DeliverMail, SweepMail
 from services.mail.models import Mail, MailServer, MailState
+from tests.conftest import metric
 from tests.mail_accounting import (
     EVERYTHING,
     account,
@@ -88,7 +89,7 @@ def test_server_that_is_away_loses_nothing(install, away, tmp_path, kind):
 
         installation.until(lambda: count_failures() >= 8)
         assert examine_mail(runtime) == Status.FAIL
-        assert read_metric(runtime, "nightshift_mail_server_failing_seconds") > 0
+        assert read_metric(runtime, metric("mail_server_failing_seconds")) > 0
 
         # Its deadline passes while the server is away.
         state = select(Mail.state).where(Mail.id == late)

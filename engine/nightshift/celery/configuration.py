@@ -134,7 +134,7 @@ def _broker(settings: Settings, names: list[str]) -> dict[str, Any]:
                 "socket_connect_timeout": CONNECT_TIMEOUT,
                 "socket_keepalive": True,
                 # Other programs may use the same Redis.
-                "global_keyprefix": "nightshift:",
+                "global_keyprefix": f"{settings.project_name}:",
             },
         }
     # Quorum queues survive the loss of a node. RabbitMQ drops a message after 20 deliveries; the

@@ -63,8 +63,10 @@ class LedgerTask(Task):
         if claim is None:
             logger.debug("nothing to claim")
             return None
-        with telemetry.run_span(claim, queue=self.args_type.policy.queue) as report:
-            return self._perform(claim, self.app.runtime, report)
+        runtime, queue = self.app.runtime, self.args_type.policy.queue
+        service = runtime.settings.project_name
+        with telemetry.run_span(claim, queue=queue, service=service) as report:
+            return self._perform(claim, runtime, report)
 
     def _claim(self, job_id: UUID, *, unlimited: bool) -> claims.Claim | None:
         """Claim a job, and ask again while the database gives no answer.

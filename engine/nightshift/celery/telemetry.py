@@ -40,10 +40,11 @@ def read_trace_headers() -> dict[str, str] | None:
 
 
 @contextmanager
-def run_span(claim: Claim, *, queue: str) -> Iterator[Callable[[str], None]]:
+def run_span(claim: Claim, *, queue: str, service: str) -> Iterator[Callable[[str], None]]:
     """Open the span of one run, a child of the span in which the job was enqueued.
 
-    Yield a function, which the caller calls with the outcome.
+    `service` is the process's name in traces, unless OTEL_SERVICE_NAME gives another. Yield a
+    function, which the caller calls with the outcome.
     """
     if not AVAILABLE:
         yield lambda _outcome: None
@@ -54,7 +55,7 @@ def run_span(claim: Claim, *, queue: str) -> Iterator[Callable[[str], None]]:
         "nightshift.job.queue": queue,
         "nightshift.job.attempt": claim.attempt,
     }
-    with _tracer().start_as_current_span(
+    with _tracer(service).start_as_current_span(
         claim.kind,
         propagate.extract(claim.trace or {}),
         SpanKind.CONSUMER,
@@ -73,17 +74,17 @@ def run_span(claim: Claim, *, queue: str) -> Iterator[Callable[[str], None]]:
 
 
 @cache
-def _tracer() -> "trace.Tracer":
+def _tracer(service: str) -> "trace.Tracer":
     # At the first run, so in the child that runs jobs: the thread that sends spans would not
     # survive the fork.
     if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") and isinstance(
         trace.get_tracer_provider(), ProxyTracerProvider
     ):
-        _send_spans()
+        _send_spans(service)
     return trace.get_tracer("nightshift")
 
 
-def _send_spans() -> None:
+def _send_spans(service: str) -> None:
     # PLC0415: an extra, imported only where it is used.
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
@@ -92,9 +93,7 @@ def _send_spans() -> None:
 
     # OTEL_SERVICE_NAME wins over the name given here.
     provider = TracerProvider(
-        resource=Resource.create(
-            {"service.name": os.environ.get("OTEL_SERVICE_NAME", "nightshift")}
-        )
+        resource=Resource.create({"service.name": os.environ.get("OTEL_SERVICE_NAME", service)})
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     trace.set_tracer_provider(provider)

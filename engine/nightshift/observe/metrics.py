@@ -19,8 +19,6 @@ from nightshift.jobs.schedule import find_last_success
 from nightshift.observe.probes import run_probes
 from nightshift.runtime import Runtime
 
-PREFIX = "nightshift"
-
 # Waiting and running times are of jobs that ended within this span: long enough for two scrapes,
 # short enough that an alert ends soon.
 LATELY = timedelta(minutes=5)
@@ -49,12 +47,13 @@ class LedgerCollector(Collector):
                 gauges += read(self._runtime, session)
             timings = statistics.read_timings(session, over=LATELY)
         gauges.append(self._probes())
-        yield from map(_make_gauge, gauges)
+        prefix = self._runtime.settings.project_name.replace("-", "_")
+        yield from (_make_gauge(prefix, gauge) for gauge in gauges)
         waits = {kind: wait for kind, (wait, _) in timings.items()}
         runs = {kind: run for kind, (_, run) in timings.items()}
         ended = "of jobs that ended in the last 5 minutes."
-        yield _make_histogram("job_wait_seconds", f"From due to started, {ended}", waits)
-        yield _make_histogram("job_run_seconds", f"From started to ended, {ended}", runs)
+        yield _make_histogram(f"{prefix}_job_wait_seconds", f"From due to started, {ended}", waits)
+        yield _make_histogram(f"{prefix}_job_run_seconds", f"From started to ended, {ended}", runs)
 
     def _ledger(self, session: Session) -> Iterator[Gauge]:
         kinds, queues = self._runtime.kinds.values(), self._runtime[Composition].queues
@@ -99,8 +98,8 @@ class LedgerCollector(Collector):
         return Gauge("probe", "What doctor says: 0 ok, 1 warning, 2 failure.", ("probe",), values)
 
 
-def _make_gauge(gauge: Gauge) -> Metric:
-    family = GaugeMetricFamily(f"{PREFIX}_{gauge.name}", gauge.text, labels=gauge.labels)
+def _make_gauge(prefix: str, gauge: Gauge) -> Metric:
+    family = GaugeMetricFamily(f"{prefix}_{gauge.name}", gauge.text, labels=gauge.labels)
     for labels, value in sorted(gauge.values.items()):
         family.add_metric(list(labels), value)
     return family
@@ -108,7 +107,7 @@ def _make_gauge(gauge: Gauge) -> Metric:
 
 def _make_histogram(name: str, text: str, values: dict[str, statistics.Distribution]) -> Metric:
     # A gauge histogram: a job is counted for five minutes only, so rate() does not apply.
-    family = GaugeHistogramMetricFamily(f"{PREFIX}_{name}", text, labels=("kind",))
+    family = GaugeHistogramMetricFamily(name, text, labels=("kind",))
     for kind, found in sorted(values.items()):
         bounds = [*map(str, statistics.BUCKETS), "+Inf"]
         buckets = list(zip(bounds, [*found.at_most, found.count], strict=True))

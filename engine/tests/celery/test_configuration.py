@@ -125,6 +125,11 @@ def test_redis_notices_what_is_lost_soon(scheme):
     }
 
 
+def test_keys_in_redis_begin_with_the_name_of_the_project():
+    configured = configure(broker_url="redis://127.0.0.1:6379/0", project_name="my-shop")
+    assert configured["broker_transport_options"]["global_keyprefix"] == "my-shop:"
+
+
 def test_rabbitmq_has_quorum_queues_and_confirms():
     url = "amqp://guest:guest@127.0.0.1:5672//"
     configured = configure(broker_url=url)

@@ -142,7 +142,7 @@ from nightshift.celery import telemetry
 from nightshift.jobs.session import get_carried
 from probe_app import app
 assert not telemetry.AVAILABLE and telemetry.read_trace_headers() is None
-with telemetry.run_span(None, queue="default") as ended:
+with telemetry.run_span(None, queue="default", service="shop") as ended:
     ended("finished")
 with app.runtime.unit_of_work() as session:
     assert get_carried(session).trace() is None
@@ -175,7 +175,7 @@ from nightshift.celery import telemetry
 from nightshift.jobs.claims import Claim
 now = datetime.now(UTC)
 claim = Claim(uuid4(), uuid4(), "probe.sent", {}, 1, 1, now, now, None, False, None)
-with telemetry.run_span(claim, queue="default") as ended:
+with telemetry.run_span(claim, queue="default", service="shop") as ended:
     ended("finished")
 signals.worker_process_shutdown.send(sender=None)
 import os

@@ -224,3 +224,13 @@ def test_lent_session_keeps_nothing_in_autocommit(runtime):
         write(session)
     with runtime.read_only() as session:
         assert count(session, Job.id.is_not(None)) == 0
+
+
+def test_unit_of_work_may_begin_with_many_rows(runtime):
+    rows = [{"queue": f"side-{number}", "at": "2026-01-01"} for number in range(2_000)]
+
+    with runtime.unit_of_work() as session:
+        session.execute(text("insert into paused_queue values (:queue, :at)"), rows)
+
+    with runtime.read_only() as session:
+        assert session.execute(text("select count(*) from paused_queue")).scalar_one() == len(rows)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from exposed import samples
+from installations import create_tables
 from job_rows import beat
 from nightshift.celery.app import App
 from nightshift.component import Component, Composition, Gauge, Probe, Status
@@ -75,6 +76,18 @@ def test_jobs_are_counted_by_kind_queue_and_state(found, kind, state, number):
     labels = ("kind", kind), ("queue", "default"), ("state", state)
 
     assert found["nightshift_jobs", *labels] == number
+
+
+def test_metrics_begin_with_the_name_of_the_project(project_app, tmp_path):
+    own = {"database_url": f"sqlite:///{tmp_path}/shop.db", "project_name": "my-shop"}
+    app = App("probe_app", project_app.composition, _env_file=None, **own)
+    create_tables(app)
+
+    names = [name for name, *_ in samples(render_metrics(app.runtime).decode())]
+
+    app.runtime.close()
+    assert "my_shop_jobs" in names
+    assert [name for name in names if not name.startswith("my_shop_")] == []
 
 
 def test_workers_are_counted_by_queue(found):

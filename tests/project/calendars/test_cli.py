@@ -8,11 +8,12 @@ from click.testing import CliRunner
 from sqlalchemy import select
 
 from project.calendars.cli import feeds
+from project.settings import WEB_PORT
 from services.calendars.feeds import add_missing
 from services.calendars.models import Feed
 from services.school.models import Department, Role, SchoolClass, User
 
-ADDRESS = re.compile(r"http://127\.0\.0\.1:8000/f/([A-Za-z0-9_-]{32})\.ics\n")
+ADDRESS = re.compile(rf"http://127\.0\.0\.1:{WEB_PORT}/f/([A-Za-z0-9_-]{{32}})\.ics\n")
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ OWNERS = [("user", "anna@school.example"), ("class", "27Ga"), ("department", "Gy
 def test_url_is_printed_and_nothing_else(school, run, kind, owner):
     assert run("url", kind, owner) == (
         0,
-        f"http://127.0.0.1:8000/f/{tokens(school)[kind]}.ics\n",
+        f"http://127.0.0.1:{WEB_PORT}/f/{tokens(school)[kind]}.ics\n",
         "",
     )
 

@@ -17,7 +17,7 @@ from sqlalchemy import delete, update
 from services.calendars.jobs import RefreshFeeds, SyncCalendars
 from services.calendars.models import ChangeLog, Feed
 from services.calendars.sync import Rules
-from tests.conftest import ZONE, make_runtime
+from tests.conftest import ZONE, make_runtime, metric
 
 as_another_user = pytest.mark.skipif(
     os.geteuid() == 0, reason="ROOT WRITES ANYWHERE: run the tests as another user to see this"
@@ -102,10 +102,10 @@ def test_feeds_are_counted_by_kind(job_app):
 
     found = samples(render_metrics(job_app.runtime).decode())
 
-    assert found["nightshift_feeds", ("kind", "class")] == 2
-    assert found["nightshift_failed_feeds", ("kind", "class")] == 1
-    assert found["nightshift_feeds", ("kind", "user")] == 0
-    assert found["nightshift_failed_feeds", ("kind", "user")] == 0
+    assert found[metric("feeds"), ("kind", "class")] == 2
+    assert found[metric("failed_feeds"), ("kind", "class")] == 1
+    assert found[metric("feeds"), ("kind", "user")] == 0
+    assert found[metric("failed_feeds"), ("kind", "user")] == 0
 
 
 def sync(app):
@@ -122,11 +122,11 @@ def test_sync_is_counted_as_a_job_of_its_queue(job_app):
 
     job = (("kind", "calendars.sync"), ("queue", "calendars"))
     counted = {
-        state: found["nightshift_jobs", *job, ("state", state)]
+        state: found[metric("jobs"), *job, ("state", state)]
         for state in ("succeeded", "queued", "failed")
     }
     assert counted == {"succeeded": 1, "queued": 1, "failed": 0}
-    at = found["nightshift_last_success_timestamp_seconds", ("kind", "calendars.sync")]
+    at = found[metric("last_success_timestamp_seconds"), ("kind", "calendars.sync")]
     assert abs(at - job_app.runtime.now().timestamp()) < 60
 
 

@@ -5,6 +5,7 @@ import re
 import pytest
 from sqlalchemy import select
 
+from project.settings import WEB_PORT
 from services.calendars import serving
 from services.calendars.models import Feed, FeedKind
 from services.calendars.store import FeedStore
@@ -73,7 +74,7 @@ def test_address_of_the_calendar_is_shown(runtime, page):
     with runtime.read_only() as session:
         token = serving.find_token(session, FeedKind.CLASS, "27Ga")
 
-    assert f'href="http://127.0.0.1:8000/f/{token}.ics"' in get(runtime, page).text
+    assert f'href="http://127.0.0.1:{WEB_PORT}/f/{token}.ics"' in get(runtime, page).text
 
 
 def test_revoked_address_is_not_shown(runtime, page):

@@ -19,10 +19,11 @@ from nightshift.jobs.models import Job
 from servers import free_port
 from sqlalchemy import select, update
 
+from project.settings import WEB_PORT
 from services.calendars import serving
 from services.calendars.models import Feed, FeedKind
 from services.calendars.store import FeedStore
-from tests.conftest import ROOT
+from tests.conftest import ROOT, metric
 from tests.installing import install
 from tests.serving import EXAMPLE, load_example, serve, sync
 
@@ -324,7 +325,7 @@ def test_metrics_are_for_who_has_the_token(web):
         200,
         "text/plain; version=0.0.4; charset=utf-8",
     )
-    assert 'nightshift_feeds{kind="class"} 6.0\n' in got.text
+    assert f'{metric("feeds")}{{kind="class"}} 6.0\n' in got.text
 
 
 def test_many_wrong_tokens_have_one_answer_and_cost_no_memory(web):
@@ -422,12 +423,14 @@ def test_no_token_is_written_anywhere(tmp_path):
         command("feeds", "sync")
         address = command("feeds", "url", "class", "27Ga")
         with serve(tmp_path, LOG_LEVEL="DEBUG", LOG_FORMAT="json") as running:
-            target = address.removeprefix("http://127.0.0.1:8000")
+            target = address.removeprefix(f"http://127.0.0.1:{WEB_PORT}")
             assert running.request("GET", target).status_code == 200
             rotated = command("feeds", "rotate", "class", "27Ga")
             assert running.request("GET", target).status_code == 404
             assert (
-                running.request("GET", rotated.removeprefix("http://127.0.0.1:8000")).status_code
+                running.request(
+                    "GET", rotated.removeprefix(f"http://127.0.0.1:{WEB_PORT}")
+                ).status_code
                 == 200
             )
         command("feeds", "sync")

@@ -2,6 +2,7 @@
 
 from zoneinfo import ZoneInfo
 
+from project.settings import NAME
 from services.letters.rules import LetterRules
 from tests.conftest import make_runtime
 
@@ -27,7 +28,7 @@ def test_rules_are_those_of_the_settings():
 def test_letters_come_from_the_school_until_a_sender_is_named():
     rules = make_runtime(school_name="Kantonsschule, Seefeld")[LetterRules]
 
-    assert rules.sender == '"Kantonsschule, Seefeld" <noreply@nightshift.example>'
+    assert rules.sender == f'"Kantonsschule, Seefeld" <noreply@{NAME}.example>'
 
 
 def test_digest_is_sent_on_monday_by_the_clock_of_the_school(job_app):

@@ -9,7 +9,7 @@ from nightshift.observe.metrics import render_metrics
 
 from services.mail.models import Mail, MailServer, MailState
 from services.mail.runtime import Mailer, MailRetention
-from tests.conftest import make_runtime
+from tests.conftest import make_runtime, metric
 
 KIND = "greeting"
 
@@ -88,29 +88,27 @@ def test_messages_are_counted_by_kind_and_state(job_app):
     found = read_metrics(job_app)
 
     counted = {
-        state: found["nightshift_mails", ("kind", KIND), ("state", state)] for state in MailState
+        state: found[metric("mails"), ("kind", KIND), ("state", state)] for state in MailState
     }
     assert counted == dict.fromkeys(MailState, 0) | {MailState.SENT: 1}
-    assert found["nightshift_mail_repeats",] == 2
+    assert found[metric("mail_repeats"),] == 2
 
 
 def test_oldest_due_message_is_shown(job_app):
-    assert read_metrics(job_app)["nightshift_oldest_due_mail_seconds",] == 0
+    assert read_metrics(job_app)[metric("oldest_due_mail_seconds"),] == 0
 
     add(job_app, make_mail(MailState.QUEUED, job_app.runtime.now() - timedelta(minutes=9)))
 
-    assert read_metrics(job_app)["nightshift_oldest_due_mail_seconds",] == pytest.approx(
-        540, abs=60
-    )
+    assert read_metrics(job_app)[metric("oldest_due_mail_seconds"),] == pytest.approx(540, abs=60)
 
 
 def test_server_that_fails_is_shown_as_long_as_it_does(job_app):
-    metric = ("nightshift_mail_server_failing_seconds", ("server", "mail.example:587"))
-    assert metric not in read_metrics(job_app)
+    shown = (metric("mail_server_failing_seconds"), ("server", "mail.example:587"))
+    assert shown not in read_metrics(job_app)
 
     add(job_app, failing_since(job_app, minutes=9))
 
-    assert read_metrics(job_app)[metric] == pytest.approx(540, abs=60)
+    assert read_metrics(job_app)[shown] == pytest.approx(540, abs=60)
 
 
 def test_schedule_wakes_and_prunes(job_app):

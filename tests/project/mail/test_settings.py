@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from project.mail.settings import MailSettings
+from project.settings import NAME
 from services.mail.transport import FolderTransport, open_transport
 
 FORMS = "MAIL_URL must be folder://PATH, smtp://USER@HOST:PORT or smtps://USER@HOST:PORT"
@@ -16,7 +17,7 @@ def make_settings(**values):
 def test_defaults_need_no_server():
     settings = make_settings()
     assert isinstance(open_transport(settings.mail_url), FolderTransport)
-    assert settings.mail_sender == "noreply@nightshift.example"
+    assert settings.mail_sender == f"noreply@{NAME}.example"
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,7 @@ def test_edited_translation_renders_every_event_anew(calendars: Calendars, tmp_p
         return result
 
     assert summary(sync()) == counts(unchanged=FEEDS)
-    german = release / "services" / "locales" / "de" / "nightshift.po"
+    german = release / "services" / "locales" / "de" / "messages.po"
     german.write_text(
         german.read_text(encoding="utf-8").replace("Unterricht betroffen", "Lektionen betroffen"),
         encoding="utf-8",

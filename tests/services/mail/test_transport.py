@@ -10,8 +10,8 @@ from email.policy import SMTP
 
 import pytest
 from aiosmtpd.smtp import AuthResult
-from fault_servers import free_port
 from nightshift.errors import InvalidInput
+from servers import free_port
 
 from services.mail.transport import (
     FolderTransport,

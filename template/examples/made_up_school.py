@@ -1,0 +1,1 @@
+../../examples/made_up_school.py

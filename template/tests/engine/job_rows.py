@@ -1,0 +1,1 @@
+../../../engine/tests/job_rows.py

@@ -1,0 +1,1 @@
+../../tests/ical_js.py

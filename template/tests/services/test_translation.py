@@ -1,0 +1,1 @@
+../../../tests/services/test_translation.py

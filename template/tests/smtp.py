@@ -1,0 +1,1 @@
+../../tests/smtp.py

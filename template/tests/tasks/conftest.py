@@ -1,0 +1,1 @@
+../../../tests/tasks/conftest.py

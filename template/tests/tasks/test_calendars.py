@@ -1,0 +1,1 @@
+../../../tests/tasks/test_calendars.py

@@ -1,0 +1,229 @@
+"""What the template copies, leaves out and writes, without running it."""
+
+import os
+import re
+import subprocess
+import tomllib
+
+import pytest
+from ruamel.yaml import YAML
+
+from project.settings import FLOWER_PORT, NAME, WEB_PORT
+from tests.conftest import ROOT
+from tests.making import GIT, SCRIPTS, make_project
+
+YAML_FILE = YAML(typ="safe")
+COPIER = YAML_FILE.load((ROOT / "copier.yml").read_text(encoding="utf-8"))
+
+# What a project does not have: the making of projects, the engine's tests, and long proofs.
+OWN = (
+    ".github/ISSUE_TEMPLATE/",
+    "CHANGELOG.md",  # it is engine/CHANGELOG.md there
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "benchmarks/",
+    "copier.yml",
+    "docs/commands.md",
+    "docs/index.md",
+    "docs/settings.md",
+    "docs/site.css",
+    "docs/start.md",
+    "docs/week.png",
+    "engine/tests/",
+    "project/reference.py",
+    "template.mk",
+    "template/",
+    "tests/examples/test_school_dates.py",
+    "tests/faults/",
+    "tests/mail_accounting.py",
+    "tests/making.py",
+    "tests/oracles/",
+    "tests/project/school/test_documentation.py",
+    "tests/tasks/test_mail.py",
+    "tests/template/",
+    "tests/test_commands_of_docs.py",
+    "tests/test_documentation.py",
+    "tests/test_first_job.py",
+    "tests/test_from_celery.py",
+    "tests/test_reference.py",
+    "tests/test_web_apps.py",
+    "zensical.toml",
+)
+# What differs in a project of the same name with the school.
+WRITTEN = {".pre-commit-config.yaml", "README.md", "pyproject.toml"}
+NAMING_PORTS = {".devcontainer/devcontainer.json", ".env.example", "docker-compose.yml", "project/settings.py"}
+ADDED = {".copier-answers.yml", "update.mk"}
+# Words that only the school has.
+SCHOOL = ("school", "calendar", "feed")
+
+
+@pytest.fixture(scope="module")
+def same(tmp_path_factory):
+    """Return the project of this repository's own name and with the school."""
+    return make_project(tmp_path_factory.mktemp("same") / "made", school=True, name=NAME)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    return make_project(tmp_path_factory.mktemp("shop") / "shop", school=False)
+
+
+def tracked():
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.splitlines()
+    return {name for name in listed if (ROOT / name).is_file()}
+
+
+def test_every_file_is_copied_or_named_as_the_repositorys_own(same):
+    copied = {name for name in tracked() if not name.startswith(OWN)}
+
+    made = {name for name in same.files() if not name.startswith(("engine/", "tests/engine/"))}
+    assert made - ADDED == {name for name in copied if not name.startswith("engine/")}
+    engine = {name for name in copied if name.startswith("engine/")}
+    added = {"engine/CHANGELOG.md", "engine/LICENSE", "engine/MANIFEST", "engine/check.py"}
+    assert {name for name in same.files() if name.startswith("engine/")} == engine | added
+
+
+def read_with_our_ports(project, name):
+    """Return a file's text as it would be with this repository's ports."""
+    text = project.read(name)
+    first = int(re.search(r"^WEB_PORT = (\d+)$", project.read("project/settings.py"), re.M)[1])
+    for port, ours in ((first, WEB_PORT), (first + 1, FLOWER_PORT), (first + 2, 8025)):
+        text = text.replace(str(port), str(ours))
+    return text
+
+
+def test_files_of_the_same_project_are_equal(same):
+    differing = {
+        name
+        for name in same.files() & tracked()
+        if (same.folder / name).read_bytes() != (ROOT / name).read_bytes()
+    }
+    for name in NAMING_PORTS & differing:
+        assert read_with_our_ports(same, name) == (ROOT / name).read_text(encoding="utf-8")
+
+    assert differing == WRITTEN | NAMING_PORTS
+
+
+def test_every_line_that_is_left_out_stands_in_its_file():
+    named = [COPIER[one]["default"] for one in ("own_lines", "school_lines")]
+    for name, lines in [item for one in named for item in YAML_FILE.load(one).items()]:
+        stripped = [line.strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+        assert {line: stripped.count(line) for line in lines} == dict.fromkeys(lines, 1), name
+
+
+def test_every_path_of_the_school_is_there(same, shop):
+    excluded = [name.partition("%>/")[2].partition("<%")[0] for name in COPIER["_exclude"]]
+    paths = [name for name in excluded if name]
+
+    made = [project for project in (same, shop) for name in paths if (project.folder / name).exists()]
+    assert len(made) == len(paths)
+
+
+def test_without_the_school_no_file_names_a_part_of_it(shop, same):
+    gone = {name.removesuffix(".py").replace("/", ".") for name in same.files() - shop.files()}
+    packages = {".".join(name.split(".")[:2]) for name in gone}
+    words = [name for name in packages if name.startswith(("services.", "project."))]
+    words += [name for name in gone if name.startswith("tasks.")]
+
+    naming = {
+        name: word
+        for name in shop.files()
+        for word in words
+        if name.endswith((".py", ".toml")) and word in shop.read(name)
+    }
+    assert words
+    assert naming == {}
+
+
+def test_no_setting_and_no_command_of_the_school_is_left(shop):
+    commands = tomllib.loads(shop.read("pyproject.toml"))["project"]["entry-points"]
+    assert commands == {
+        "celery.commands": {
+            "mail": "project.mail.cli:mail",
+            "reminders": "project.reminders.cli:reminders",
+        }
+    }
+    for name in (".env.example", "docker-compose.yml", "Makefile", "project/app.py"):
+        assert [word for word in SCHOOL if word in shop.read(name).lower()] == [], name
+
+
+def test_project_carries_its_name(shop):
+    assert 'NAME = "my-shop"\n' in shop.read("project/settings.py")
+    assert "PROJECT_NAME=my-shop\nDATABASE_URL" not in shop.read("project/settings.py")
+    example = shop.read(".env.example").splitlines()
+    assert {
+        "PROJECT_NAME=my-shop",
+        "DATABASE_URL=sqlite:///var/my-shop.db",
+        "MAIL_FROM=My-shop <noreply@my-shop.example>",
+    } <= set(example)
+    assert "\nname: ${PROJECT_NAME:-my-shop}\n" in shop.read("docker-compose.yml")
+    assert tomllib.loads(shop.read("pyproject.toml"))["project"]["name"] == "my-shop"
+
+
+def test_files_that_run_carry_no_other_name(shop):
+    for name in (".env.example", "docker-compose.yml", "Dockerfile", "project/settings.py"):
+        text = shop.read(name).replace("from nightshift.", "")
+        assert "nightshift" not in text.lower(), name
+
+
+@pytest.mark.parametrize("with_school", [True, False])
+def test_pages_link_only_to_what_is_there(same, shop, with_school):
+    made = (same if with_school else shop).folder
+    links = [
+        (str(page.relative_to(made)), target)
+        for page in [made / "README.md", *(made / "docs").rglob("*.md")]
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    ]
+
+    assert links
+    assert [link for link in links if not (made / link[0]).parent.joinpath(link[1]).exists()] == []
+
+
+def test_answers_lead_back_to_the_template(shop):
+    answers = YAML_FILE.load(shop.read(".copier-answers.yml"))
+
+    assert answers.keys() == {"_commit", "_src_path", "name", "school"}
+    assert (answers["_src_path"], answers["name"], answers["school"]) == (
+        str(ROOT),
+        "my-shop",
+        False,
+    )
+
+
+def refuse(tmp_path, name="shop", **environment):
+    command = [SCRIPTS / "copier", "copy", "--quiet", "--defaults", "--vcs-ref", "HEAD"]
+    done = subprocess.run(
+        [*command, "--data", f"name={name}", ROOT, tmp_path / "shop"],
+        env=os.environ | GIT | environment,
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert not (tmp_path / "shop").exists()
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["Shop", "my_shop", "2shop", "shop-", "", "x" * 31, "a\nb"])
+def test_name_that_is_no_name_is_refused(tmp_path, name):
+    assert "Write small letters, digits and single hyphens" in refuse(tmp_path, name)
+
+
+def test_name_of_a_package_that_is_needed_is_refused(tmp_path):
+    assert "A package that the project needs has this name" in refuse(tmp_path, "celery")
+
+
+def test_template_without_symbolic_links_is_refused(tmp_path):
+    windows = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "core.symlinks",
+        "GIT_CONFIG_VALUE_0": "false",
+    }
+
+    assert "Make the project in WSL" in refuse(tmp_path, **windows)

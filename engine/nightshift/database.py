@@ -18,7 +18,8 @@ from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 import psycopg
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
+from psycopg.sql import Composable
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -376,18 +377,15 @@ class Lendable:
         self._breaks()
         super().rollback()  # type: ignore[misc]
 
-    def was_ended(self) -> bool:
-        """Whether the transaction was ended in another way."""
-        return False
-
     def check(self, statement: Any) -> None:
         """Look at a statement before it is executed."""
         if self.lease is None or self.lease.ending:
             return
+        if isinstance(statement, Composable):
+            statement = statement.as_bytes()
         text = statement.decode(errors="replace") if isinstance(statement, bytes) else statement
-        if isinstance(text, str):
-            self.lease.check(text)
-            self.changed = self.changed or _KEPT_BY_SESSION.search(text) is not None
+        self.lease.check(text)
+        self.changed = self.changed or _KEPT_BY_SESSION.search(text) is not None
 
     def _breaks(self) -> bool:
         if self.lease is None or self.lease.ending:
@@ -418,9 +416,6 @@ class _SqliteCursor(sqlite3.Cursor):
 class _SqliteConnection(Lendable, sqlite3.Connection):
     def cursor(self, factory: Any = _SqliteCursor) -> Any:
         return super().cursor(factory)
-
-    def was_ended(self) -> bool:
-        return not self.in_transaction
 
 
 class _Cursor(psycopg.Cursor[Any]):
@@ -457,7 +452,6 @@ class _Connection(Lendable, psycopg.Connection[Any]):
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         limit = self.silence if timeout is None else timeout
-        was_idle = self.pgconn.transaction_status == TransactionStatus.IDLE
         try:
             return super().wait(gen, interval, limit)
         except psycopg.errors._WaitTimeout as error:  # noqa: SLF001 - psycopg lets callers convert it
@@ -468,12 +462,6 @@ class _Connection(Lendable, psycopg.Connection[Any]):
             raise psycopg.OperationalError(
                 f"the database gave no answer for {limit:g} s"
             ) from error
-        finally:
-            # Ended by SQL, whoever has sent it. In a pipeline, as that of `executemany`, a
-            # transaction has begun only when the server's answer to its BEGIN is read.
-            beginning = was_idle and self.pgconn.pipeline_status != PipelineStatus.OFF
-            if self.pgconn.transaction_status == TransactionStatus.IDLE and not beginning:
-                self._breaks()
 
 
 def make_engine(

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import SessionTransaction
 
-from nightshift.database import Lendable, Session, lend
+from nightshift.database import Session, lend
 from nightshift.errors import PermanentError
 from nightshift.jobs.args import Kinds
 
@@ -56,7 +56,7 @@ class Carried:
     session's owner declares; None for a session that no Runtime has opened. `guarded`: the
     session's owner calls `require_no_spawn` before it commits. `when_undone`: what
     the owner calls when the transaction is rolled back. `ending`: the owner ends its transaction
-    now. `broken`: other code has ended it. `lent`: the driver's connection, in a lent session.
+    now. `broken`: other code has ended it.
     """
 
     enqueued: list[UUID] = field(default_factory=list)
@@ -68,7 +68,6 @@ class Carried:
     when_undone: list[Callable[[], None]] = field(default_factory=list)
     ending: bool = False
     broken: bool = False
-    lent: Lendable | None = None
 
     def require_no_spawn(self) -> None:
         """Raise PermanentError when a job spawned in this transaction and does not wait in it.
@@ -83,20 +82,15 @@ class Carried:
 
     def require_unbroken(self) -> None:
         """Raise BrokenTransaction when other code than its owner has ended the transaction."""
-        if self.is_broken():
+        if self.broken:
             raise BrokenTransaction
 
     def check(self, statement: str) -> None:
         """Raise BrokenTransaction for a statement that ends the transaction, or comes after."""
-        if self.is_broken():
-            raise BrokenTransaction
+        self.require_unbroken()
         if _MAY_END.search(statement) and _ENDING.search(_QUOTED.sub("", statement)):
             self.broken = True
             raise BrokenTransaction
-
-    def is_broken(self) -> bool:
-        """Whether other code than its owner has ended the transaction."""
-        return self.broken or (self.lent is not None and self.lent.was_ended())
 
 
 class LentSession(Session):
@@ -122,8 +116,8 @@ def _note_end(session: Session, transaction: SessionTransaction) -> None:
 def _lend_connection(session: Session, _: SessionTransaction, connection: Connection) -> None:
     # Not taken back: after the session, `ending` is true.
     carried = get_carried(session)
-    carried.lent = lend(connection, carried)
-    if carried.lent is not None and carried.lent.commits_each_statement:
+    driver = lend(connection, carried)
+    if driver is not None and driver.commits_each_statement:
         _refuse_end(carried)
 
 

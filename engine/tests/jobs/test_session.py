@@ -3,7 +3,7 @@
 from contextlib import nullcontext, suppress
 
 import pytest
-from job_rows import Plain, count, put
+from job_rows import Plain, count, only_on_postgres, put
 from nightshift.database import Session
 from nightshift.jobs.models import Job
 from nightshift.jobs.session import (
@@ -13,6 +13,7 @@ from nightshift.jobs.session import (
     get_carried,
     single_statement,
 )
+from psycopg import sql
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
@@ -169,6 +170,19 @@ def test_transaction_is_not_ended_by_sql_that_only_the_driver_sees(runtime, stat
         misuse(runtime, end)
     with runtime.read_only() as session:
         assert count(session, Job.id.is_not(None)) == 0
+
+
+@only_on_postgres
+def test_transaction_is_not_ended_by_bytes_or_composed_sql(runtime):
+    for statement in (b"commit", sql.SQL("commit and {}").format(sql.SQL("chain"))):
+        with pytest.raises(BrokenTransaction):
+            misuse(runtime, lambda session, it=statement: execute_raw(session, it))
+    with runtime.read_only() as session:
+        assert count(session, Job.id.is_not(None)) == 0
+
+
+def execute_raw(session, statement):
+    session.connection().connection.cursor().execute(statement)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,13 @@ _KEPT_BY_SESSION = re.compile(
     re.IGNORECASE,
 )
 
+# What lasts until the transaction's end: the other jobs of a bundle would have it too.
+_KEPT_BY_TRANSACTION = re.compile(
+    r"(^|;)\s*(set\s|lock\s|create\s+(\w+\s+)?temp|pragma\s)"
+    r"|\bpg_(try_)?advisory_xact_lock|\bset_config\(",
+    re.IGNORECASE,
+)
+
 # Connections that a pool keeps open. A worker's process uses one or two at once, the web server one
 # for each thread.
 POOL_SIZE = 4
@@ -340,6 +347,7 @@ class Lendable:
 
     lease: Lease | None = None
     commits_each_statement = False
+    is_idle: bool
 
     def commit(self) -> None:
         """Commit, or roll back when the transaction belongs to another."""
@@ -374,8 +382,12 @@ def lend(connection: Connection, lease: Lease) -> Lendable | None:
 
 
 class _SqliteConnection(Lendable, sqlite3.Connection):
-    def was_ended(self) -> bool:
+    @property
+    def is_idle(self) -> bool:  # type: ignore[override]
         return not self.in_transaction
+
+    def was_ended(self) -> bool:
+        return self.is_idle
 
 
 class _Connection(Lendable, psycopg.Connection[Any]):
@@ -390,6 +402,11 @@ class _Connection(Lendable, psycopg.Connection[Any]):
     @property
     def commits_each_statement(self) -> bool:  # type: ignore[override]
         return self.autocommit
+
+    @property
+    def is_idle(self) -> bool:  # type: ignore[override]
+        status = self.pgconn.transaction_status
+        return status in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 
     def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
         limit = self.silence if timeout is None else timeout
@@ -407,6 +424,21 @@ class _Connection(Lendable, psycopg.Connection[Any]):
             # Ended by SQL, whoever has sent it.
             if self.pgconn.transaction_status == TransactionStatus.IDLE:
                 self._breaks()
+
+
+def is_idle(connection: Connection) -> bool:
+    """Return True when the driver's connection is not in a transaction, or is closed."""
+    if connection.closed or connection.invalidated:
+        return True
+    driver = connection.connection.driver_connection
+    return isinstance(driver, Lendable) and driver.is_idle
+
+
+def take_marks(connection: Connection) -> bool:
+    """Return True when a statement has changed the connection for what follows; forget it."""
+    if connection.closed or connection.invalidated:
+        return False
+    return bool(connection.info.pop("marked", False)) or "kept" in connection.info
 
 
 def make_engine(
@@ -437,6 +469,7 @@ def make_engine(
         engine = create_engine(address, connect_args=arguments, **options)
         event.listen(engine, "connect", _open_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+        event.listen(engine, "before_cursor_execute", _note_marks)
         return engine
     if password and address.password is None:
         address = address.set(password=password)
@@ -457,6 +490,7 @@ def make_engine(
     if pooler:
         event.listen(engine, "begin", _set_for_transaction)
     event.listen(engine, "before_cursor_execute", _note_kept)
+    event.listen(engine, "before_cursor_execute", _note_marks)
     event.listen(engine, "checkin", _note_checkin)
     event.listen(engine, "checkout", partial(_ping_after_idleness, engine.dialect))
     return engine
@@ -512,6 +546,11 @@ def _set_for_transaction(connection: Connection) -> None:
 def _note_kept(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
     if _KEPT_BY_SESSION.search(statement):
         connection.info["kept"] = True
+
+
+def _note_marks(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+    if _KEPT_BY_TRANSACTION.search(statement):
+        connection.info["marked"] = True
 
 
 def _note_checkin(connection: Any, record: Any) -> None:

@@ -88,7 +88,9 @@ class Unrecorded:
 
     def read_age(self, about: UUID) -> float:
         """Return the seconds since the newest word about this was said."""
-        return time.monotonic() - self._words[about][1]
+        now = time.monotonic()
+        # Another thread may be putting it to the end.
+        return now - self._words.get(about, (None, now))[1]
 
     def __iter__(self) -> Iterator[tuple[Word, UUID]]:
         # A copy, made at once: another thread may add meanwhile.

@@ -6,7 +6,7 @@ COMPOSE = docker compose
 EDITABLES = $(wildcard ./engine) .
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev migrate migration shell test check unmerged format messages up down logs lock clean
+.PHONY: help demo dev migrate migration shell test test-engine test-project check unmerged format messages up down logs lock clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,11 +33,18 @@ migration: $(VENV)/.dev ## write a migration from the models: make migration m="
 	@$(BIN)/alembic revision --autogenerate -m "$$m"
 
 # The engine's tests and the project's are two runs: the models of both tests are not in one database.
-# A project that was made from this one has the engine without its tests.
+# They wait more than they compute, so they run at the same time, and the second is shown at its end.
+PYTEST = $(BIN)/python -m pytest -m "not faults and not oracles"
+
 test: $(VENV)/.dev ## run all tests but the long ones; servers are used where they are reachable
-	@for tests in $(wildcard engine/tests) tests; do \
-		$(BIN)/python -m pytest -m "not faults and not oracles" $$tests || exit 1; \
-	done
+	@$(MAKE) --no-print-directory --jobs=2 $(if $(wildcard engine/tests),test-engine) test-project
+
+test-engine:
+	@$(PYTEST) engine/tests
+
+test-project:
+	@mkdir -p build
+	@$(PYTEST) tests $(if $(wildcard engine/tests),> build/tests.txt 2>&1; ended=$$?; cat build/tests.txt; exit $$ended)
 
 check: unmerged $(VENV)/.dev ## check format, lint, types, import direction, YAML files and Dockerfile
 	$(BIN)/ruff format --check

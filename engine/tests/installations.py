@@ -3,10 +3,12 @@
 For the engine's tests and the project's: an installation is one of the app that it is given.
 """
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -165,19 +167,23 @@ def installed(
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def rabbitmq(queues: list[str]) -> str:
-    """Return the URL of a RabbitMQ whose queues are empty.
+@contextmanager
+def rabbitmq(queues: list[str]) -> Iterator[str]:
+    """Yield the URL of a RabbitMQ whose queues are empty, and which no other run of the tests uses.
 
     It is an extra: where it is not reachable its tests are skipped, loudly.
     """
     if not reachable(RABBITMQ_URL):
         hint = "start it, or name another in TEST_RABBITMQ_URL"
         pytest.skip(f"RABBITMQ IS NOT REACHABLE at {RABBITMQ_URL}: {hint}")
-    with Connection(RABBITMQ_URL) as connection:
-        for queue in queues:
-            # Queues of another type, from another time, would stand in the way too.
-            connection.default_channel.queue_delete(queue)
-    return RABBITMQ_URL
+    # Its queues have one name for all runs.
+    with (Path(tempfile.gettempdir()) / "nightshift-tests-rabbitmq").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with Connection(RABBITMQ_URL) as connection:
+            for queue in queues:
+                # Queues of another type, from another time, would stand in the way too.
+                connection.default_channel.queue_delete(queue)
+        yield RABBITMQ_URL
 
 
 @contextmanager
@@ -193,8 +199,8 @@ def any_installation(
         with installed(app_name, folder, *urls, **options) as installation:
             yield installation
     elif kind == "rabbit":
-        broker = rabbitmq(find_app(app_name).composition.queues)
         with (
+            rabbitmq(find_app(app_name).composition.queues) as broker,
             postgres_database() as url,
             installed(app_name, folder, url, broker, **options) as installation,
         ):

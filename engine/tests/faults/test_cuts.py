@@ -48,9 +48,8 @@ def test_cut_connections_lose_and_double_nothing(tmp_path, broker):
     with ExitStack() as stack:
         enter = stack.enter_context
         url = enter(postgres_database())
-        broker_url = (
-            enter(redis_database()) if broker == "redis" else rabbitmq(probe.app.composition.queues)
-        )
+        queues = probe.app.composition.queues
+        broker_url = enter(redis_database() if broker == "redis" else rabbitmq(queues))
         database, messages = enter(Proxy(url)), enter(Proxy(broker_url))
         own = ("probe_app", tmp_path, database.url, messages.url)
         installation = enter(installed(*own, **SETTINGS))

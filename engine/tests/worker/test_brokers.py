@@ -111,8 +111,8 @@ def test_harmed_redis_ends_no_worker_and_loses_no_job(tmp_path, how):
 
 @pytest.mark.parametrize("how", [pytest.param("silent", marks=pytest.mark.faults), "cut"])
 def test_lost_rabbitmq_ends_no_worker_and_loses_no_job(tmp_path, how):
-    rabbitmq(probe.app.composition.queues)
     with (
+        rabbitmq(probe.app.composition.queues),
         proxy(5672) as between,
         postgres_database() as url,
         installed(
@@ -145,8 +145,11 @@ def test_lost_rabbitmq_ends_no_worker_and_loses_no_job(tmp_path, how):
 
 @pytest.mark.faults  # half a minute: until the queue is tried again
 def test_refused_queue_stops_no_other_from_being_consumed(tmp_path):
-    rabbitmq(["default", "post"])
-    with Connection(RABBITMQ_URL) as connection, postgres_database() as url:
+    with (
+        rabbitmq(["default", "post"]) as broker,
+        Connection(broker) as connection,
+        postgres_database() as url,
+    ):
         Queue("post", durable=True)(connection.default_channel).declare()
         with installed("two_queues", tmp_path, url, RABBITMQ_URL, **OPTIONS) as installation:
             worker = installation.worker()
@@ -168,8 +171,8 @@ def control(*command):
 
 @pytest.mark.faults
 def test_rabbitmq_that_blocks_publishers_is_named_and_loses_no_job(tmp_path):
-    rabbitmq(["default"])
     with (
+        rabbitmq(["default"]),
         postgres_database() as url,
         installed("probe_app", tmp_path, url, RABBITMQ_URL, **OPTIONS) as installation,
     ):
@@ -202,8 +205,8 @@ def rabbitmq_user(readable):
 
 @pytest.mark.faults
 def test_queue_that_may_not_be_read_stops_no_other_from_being_consumed(tmp_path):
-    rabbitmq(["default", "post"])
     with (
+        rabbitmq(["default", "post"]),
         rabbitmq_user(readable="^(?!post$).*") as broker,
         postgres_database() as url,
         installed("two_queues", tmp_path, url, broker, **OPTIONS) as installation,

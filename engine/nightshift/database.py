@@ -33,7 +33,6 @@ from sqlalchemy import (
     String,
     create_engine,
     event,
-    func,
     inspect,
     literal,
     make_url,
@@ -265,7 +264,7 @@ def is_away(error: SQLAlchemyError) -> bool:
 def limit_lock_wait(session: Session, seconds: float) -> None:
     """Let this transaction wait for another's lock no longer; SQLite has one writer anyway."""
     if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.set_config("lock_timeout", f"{int(seconds * 1000)}ms", True)))
+        session.execute(text(f"SET LOCAL lock_timeout = {int(seconds * 1000)}"))
 
 
 def explain(error: Exception) -> str:
@@ -403,13 +402,23 @@ def lend(connection: Connection, lease: Lease) -> Lendable | None:
     return driver
 
 
-class _SqliteCursor(sqlite3.Cursor):
-    def execute(self, sql: str, *parameters: Any) -> Any:
-        self.connection.check(sql)  # type: ignore[attr-defined]
-        return super().execute(sql, *parameters)
+class _Checking:
+    """What the drivers' cursors have in common: the connection looks at each statement first."""
 
+    connection: Any
+
+    def execute(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+        self.connection.check(statement)
+        return super().execute(statement, *arguments, **options)  # type: ignore[misc]
+
+    def executemany(self, statement: Any, *arguments: Any, **options: Any) -> Any:
+        self.connection.check(statement)
+        return super().executemany(statement, *arguments, **options)  # type: ignore[misc]
+
+
+class _SqliteCursor(_Checking, sqlite3.Cursor):
     def executescript(self, sql_script: str) -> Any:
-        self.connection.check(sql_script)  # type: ignore[attr-defined]
+        self.connection.check(sql_script)
         return super().executescript(sql_script)
 
 
@@ -418,10 +427,8 @@ class _SqliteConnection(Lendable, sqlite3.Connection):
         return super().cursor(factory)
 
 
-class _Cursor(psycopg.Cursor[Any]):
-    def execute(self, query: Any, *arguments: Any, **options: Any) -> Any:
-        self.connection.check(query)  # type: ignore[attr-defined]
-        return super().execute(query, *arguments, **options)
+class _Cursor(_Checking, psycopg.Cursor[Any]):  # type: ignore[misc]
+    pass
 
 
 class _Connection(Lendable, psycopg.Connection[Any]):

@@ -377,12 +377,19 @@ def _keep(keeper: Keeper, watch: Watch) -> None:
     heart.end(patience=BROKER_PATIENCE)
     duties.end(patience=BROKER_PATIENCE)
     _note_words(keeper, watch.wait(0))
-    # Also where the database is away just now: nobody else knows these words.
+    _release(keeper, clock)
+
+
+def _release(keeper: Keeper, clock: Clock) -> None:
+    """Release what the worker has left, also where the database is away just now.
+
+    Nobody else knows the words that are not recorded.
+    """
     give_up = time.monotonic() + LAST_PATIENCE
     while not clock.tick("release of the worker", keeper.release_worker, every=0):
         if time.monotonic() > give_up:
-            break
-        time.sleep(1)
+            return
+        time.sleep(LONGEST_WAIT)
 
 
 def _note_words(keeper: Keeper, words: Iterable[tuple[Word, UUID]]) -> None:

@@ -4,18 +4,19 @@ import os
 import time
 from collections import Counter
 from datetime import timedelta
-from threading import Event
+from threading import Event, Timer
 from uuid import uuid4
 
 import probe_app as probe
 import pytest
 from job_rows import beat
-from nightshift.celery.keeper import Clock, Loop, Watch, _perform
+from nightshift.celery.keeper import Clock, Loop, Watch, _perform, _release
 from nightshift.celery.link import Word, open_pair
 from nightshift.component import Component, Duty
 from nightshift.jobs import care
 from nightshift.jobs.models import Job, JobState, Worker
 from probing import put
+from servers import postgres_database
 from sqlalchemy import select, text, update
 from sqlalchemy.exc import OperationalError
 
@@ -231,6 +232,50 @@ def test_what_a_killed_worker_has_said_is_recorded_before_its_jobs_are_released(
         (JobState.QUEUED, 0),
         (JobState.CANCELLED, 1),
     ]
+
+
+def test_keeper_waits_for_a_database_that_is_away_when_its_worker_ends(job_app, make_keeper):
+    keeper = make_keeper(job_app)
+    job_id = put(job_app.runtime, probe.Leave())
+    keeper.words.add(Word.REVOKED, job_id)
+    rename(job_app, "job", "away")
+    back = Timer(1, rename, (job_app, "away", "job"))
+    back.start()
+    _release(keeper, Clock())
+    back.join()
+    assert find_job(job_app, job_id).state == JobState.CANCELLED
+
+
+def test_keeper_gives_up_a_database_that_stays_away(job_app, make_keeper, monkeypatch):
+    monkeypatch.setattr("nightshift.celery.keeper.LAST_PATIENCE", 0.1)
+    keeper = make_keeper(job_app)
+    keeper.words.add(Word.REVOKED, uuid4())
+    rename(job_app, "job", "away")
+    _release(keeper, Clock())
+    rename(job_app, "away", "job")
+
+
+def rename(app, old, new):
+    with app.runtime.unit_of_work() as session:
+        session.execute(text(f"alter table {old} rename to {new}"))
+
+
+def test_word_about_a_locked_row_stops_no_other(make_app, make_keeper):
+    with postgres_database() as url:
+        app = make_app(database_url=url)
+        keeper = make_keeper(app)
+        locked, free = (put(app.runtime, probe.Leave()) for _ in range(2))
+        for job_id in (locked, free):
+            keeper.words.add(Word.REVOKED, job_id)
+        with app.runtime.unit_of_work() as session:
+            session.execute(select(Job.id).where(Job.id == locked).with_for_update())
+            for _ in range(2):
+                with pytest.raises(OperationalError, match="lock timeout"):
+                    keeper.record_words()
+            assert find_job(app, free).state == JobState.CANCELLED
+        keeper.record_words()
+        assert find_job(app, locked).state == JobState.CANCELLED
+        app.runtime.close()
 
 
 def test_lost_message_is_sent_again(make_app, make_keeper, count_messages, caplog):

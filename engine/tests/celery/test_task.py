@@ -25,7 +25,7 @@ from sqlalchemy.exc import OperationalError
 
 
 class CancelMyself(JobArgs, kind="test.cancel_myself"):
-    pass
+    and_raise: bool = False
 
 
 class Misbehave(JobArgs, kind="test.misbehave"):
@@ -51,6 +51,8 @@ def cancel_myself(args: CancelMyself, run: Run) -> None:
     """Cancel the job as another process would, while it runs."""
     with run.runtime.unit_of_work() as session:
         care.cancel(session, [run.id])
+    if args.and_raise:
+        raise ConnectionError
 
 
 @pytest.fixture
@@ -114,6 +116,15 @@ def test_end_of_a_job_that_was_cancelled_meanwhile_is_refused(app, caplog):
     assert app.tasks["test.cancel_myself"].perform(job_id) is None
     assert find_job(app, job_id).state == JobState.CANCELLED
     assert f"job {job_id} was cancelled or given to another worker" in caplog.text
+
+
+def test_cancelled_run_that_has_ended_is_not_waited_for(app):
+    for and_raise in (False, True):
+        job_id = put(app.runtime, CancelMyself(and_raise=and_raise))
+        with suppress(ConnectionError):
+            app.tasks["test.cancel_myself"].perform(job_id)
+        job = find_job(app, job_id)
+        assert (job.state, job.claim_id) == (JobState.CANCELLED, None)
 
 
 def test_celery_enforces_the_time_limit_of_the_kind(app):

@@ -181,6 +181,16 @@ def test_transaction_is_not_ended_by_bytes_or_composed_sql(runtime):
         assert count(session, Job.id.is_not(None)) == 0
 
 
+def test_transaction_is_not_ended_by_many_executions(runtime):
+    def end(session):
+        session.connection().connection.cursor().executemany("commit", [()])
+
+    with pytest.raises(BrokenTransaction):
+        misuse(runtime, end)
+    with runtime.read_only() as session:
+        assert count(session, Job.id.is_not(None)) == 0
+
+
 def execute_raw(session, statement):
     session.connection().connection.cursor().execute(statement)
 

@@ -42,6 +42,13 @@ UNKNOWN_COUNT = sys.maxsize
 LONGEST_SHOWN = 1024
 
 
+def _show(message: relay.Notification) -> str:
+    """Return what Flower shows of a message, in ASCII, which any broker can carry."""
+    if len(message.job_ids) == 1:
+        return ascii(message.args)
+    return f"{len(message.job_ids)} jobs: {', '.join(map(str, message.job_ids))}"
+
+
 def connect(make_connection: Callable[..., Connection], seconds: float) -> Connection:
     """Return an open connection to the broker; raise when the waits for it exceed `seconds`."""
     options = {"socket_connect_timeout": seconds, "socket_timeout": seconds}
@@ -153,7 +160,8 @@ class Publisher:
                     try:
                         self._send(message, producer)
                     except UNBUILDABLE as error:
-                        refused[message.job_id] = f"{type(error).__name__}: {error}"
+                        reason = f"{type(error).__name__}: {error}"
+                        refused |= dict.fromkeys(message.job_ids, reason)
                     sent += 1
         except Exception as error:  # noqa: BLE001 - one queue must not stop the others
             # Celery and kombu pack refusals and lost connections alike into these two.
@@ -165,15 +173,15 @@ class Publisher:
         return sent
 
     def _send(self, message: relay.Notification, producer: Producer) -> None:
-        job_id = str(message.job_id)
+        job_ids = list(map(str, message.job_ids))
         self.app.send_task(
             message.kind,
-            kwargs={IDS: [job_id]},
+            kwargs={IDS: job_ids},
             # To format these, Celery would take a third of the time that a message takes.
             argsrepr="()",
-            kwargsrepr=ascii(message.args)[:LONGEST_SHOWN],  # any broker can carry that
-            # The release before reads this alone.
-            task_id=job_id,
+            kwargsrepr=_show(message)[:LONGEST_SHOWN],
+            # A release that knows messages of one job only reads this alone.
+            task_id=str(message.lead),
             queue=message.queue,
             producer=producer,
             retry=False,

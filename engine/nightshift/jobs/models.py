@@ -41,8 +41,9 @@ class Job(Base):
 
     `unique_key`: set while no second job with that key may exist, null afterwards. `claim_id`: the
     run that may write; of a job that was cancelled, the run that has not come back yet. `sent_at`:
-    when the relay last sent a message for this queued row. `push_until`: the latest `run_at` that
-    debouncing may set. `counted_at`: when the parent counted this child as ended. `limited`: only a
+    when the relay last sent a message for this queued row. `message_id`: that message, where it
+    named several jobs; the row's own id where the job may only be sent alone; null where the
+    message named this job only. `push_until`: the latest `run_at` that debouncing may set. `counted_at`: when the parent counted this child as ended. `limited`: only a
     relay that knows the kind's limit may send this row; the release before the column writes it as
     false.
     """
@@ -87,6 +88,7 @@ class Job(Base):
     run_at: Mapped[datetime] = mapped_column(UtcDateTime)
     push_until: Mapped[datetime | None] = mapped_column(UtcDateTime)
     sent_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    message_id: Mapped[UUID | None]
     started_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     finished_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     attempt: Mapped[int] = mapped_column(default=0)
@@ -115,6 +117,7 @@ RUNNING = Job.state == literal_column("'running'")
 SCHEDULED = Job.state == literal_column("'scheduled'")
 UNSENT = (QUEUED, Job.sent_at.is_(None))
 SENT = (QUEUED, Job.sent_at.is_not(None))
+ALONE = Job.message_id == Job.id
 LIMITED: ColumnElement[bool] = literal_column("job.limited")
 
 # For statements without the ORM, where there are thousands of rows or calls.

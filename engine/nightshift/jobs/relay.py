@@ -1,9 +1,13 @@
 """Decide which rows the broker is told of, and when.
 
 A row is marked as sent before its message is published: a crash in between loses a message, not a
-row. At most `buffer` unclaimed rows of a queue are in the broker at a time. So a job of a higher
-priority overtakes (rows in the ledger can be overtaken, messages in a broker's queue cannot), and a
-broker that loses its messages loses few.
+row. At most `buffer` messages of a queue are in the broker at a time. So a job of a higher priority
+overtakes (rows in the ledger can be overtaken, messages in a broker's queue cannot), and a broker
+that loses its messages loses few.
+
+While more jobs wait than the workers can take, a message names several jobs of one kind and
+priority: a worker claims and ends them together. A job that may only be sent alone has its own id
+as `message_id`.
 """
 
 import logging
@@ -12,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import (
     BindParameter,
@@ -21,6 +25,7 @@ from sqlalchemy import (
     Select,
     String,
     bindparam,
+    case,
     func,
     literal_column,
     or_,
@@ -35,6 +40,7 @@ from nightshift.errors import first_line
 from nightshift.jobs import limits
 from nightshift.jobs.args import Kinds, find_limited_policies
 from nightshift.jobs.models import (
+    ALONE,
     LIMITED,
     QUEUED,
     SCHEDULED,
@@ -49,32 +55,59 @@ from nightshift.jobs.models import (
 
 logger = logging.getLogger(__name__)
 
-# Rows a queue and a look: transactions stay short, and batches of messages small.
+# Messages a queue and a look: transactions stay short, and batches of messages small.
 LARGEST_BATCH = 200
+
+# Unclaimed jobs of a queue in the broker, where messages name several: an urgent job waits for
+# these. And the messages over which a backlog is spread at least: each process gets its share.
+MOST_SENT = 1_000
+LEAST_SPREAD = 8
 LARGEST_PROMOTION = 1_000
 
 # Equal jobs that a caller's job may overtake. Callers that commit at the same time see each other's
 # jobs as waiting: without this, one of them, and all that follow, would be left to the relay.
 OVERTAKEN = 10
 
+MESSAGE = func.coalesce(Job.message_id, Job.id)
+# Of messages, and of jobs.
+COUNTS = (func.count(MESSAGE.distinct()), func.count())
+
 NOT_PAUSED = Job.queue.not_in(select(PausedQueue.queue))
 
-Chosen = Row[UUID, str, int, Any, str]
+Chosen = Row[UUID, str, int, Any, str, UUID | None]
+
+# How many jobs of a kind a message names at most. Of a kind that is missing: one.
+Bundles = Mapping[str, int]
+NO_BUNDLES: Bundles = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What a message says: the job, its kind and its queue. The arguments are for display."""
+    """What a message says: jobs, their kind and queue. The first one's arguments are for display."""
 
-    job_id: UUID
+    job_ids: tuple[UUID, ...]
     kind: str
     queue: str
     args: dict[str, Any]
 
+    @property
+    def lead(self) -> UUID:
+        """The first job. The message has its id."""
+        return self.job_ids[0]
 
-def select_queued() -> Select[UUID, str, int, Any, str]:
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many more messages, and jobs in them, of a queue the broker may hold; `sent`: it has."""
+
+    messages: int
+    jobs: int
+    sent: int
+
+
+def select_queued() -> Select[UUID, str, int, Any, str, UUID | None]:
     """Select the queued jobs of queues that are not paused, in the order in which they run."""
-    columns = (Job.id, Job.kind, Job.priority, Job.run_at, Job.queue)
+    columns = (Job.id, Job.kind, Job.priority, Job.run_at, Job.queue, Job.message_id)
     return select(*columns).where(QUEUED, NOT_PAUSED).order_by(Job.priority, Job.run_at)
 
 
@@ -141,7 +174,7 @@ def _build_mark_early() -> ReturningUpdate[Any]:
             job.queue.not_in(select(PausedQueue.queue)),
             tuple_(job.queue, job.priority, job.run_at).not_in(have_to_wait),
         )
-        .values(sent_at=utc_now())
+        .values(sent_at=utc_now(), message_id=case((job.message_id == job.id, job.message_id)))
         .returning(*(job[name] for name in _READ))
     )
 
@@ -156,7 +189,7 @@ def _first(waiting: Select[Any], *order: Any) -> ColumnElement[bool]:
 
 def mark_unsent(session: Session, messages: Iterable[Notification]) -> None:
     """Mark jobs as not sent: the broker did not take their messages."""
-    ids = [message.job_id for message in messages]
+    ids = [job_id for message in messages for job_id in message.job_ids]
     session.execute(update(Job).where(Job.id.in_(ids), QUEUED).values(sent_at=None))
 
 
@@ -193,18 +226,26 @@ def queue_due(session: Session) -> None:
 
 
 def mark_due_sent(
-    session: Session, *, kinds: Kinds, queues: Collection[str], buffer: int
+    session: Session,
+    *,
+    kinds: Kinds,
+    queues: Collection[str],
+    buffer: int,
+    bundles: Bundles = NO_BUNDLES,
 ) -> list[Notification]:
-    """Mark the due jobs that fit into the broker as sent, and return them.
+    """Mark the due jobs that fit into the broker as sent, and return their messages.
 
     They are chosen by priority, then by due time. Only jobs on `queues`, which this release
     declares, are chosen: it cannot publish to a queue that only another release declares. Jobs that
-    are flagged as limited are chosen only where `kinds` has their limit.
+    are flagged as limited are chosen only where `kinds` has their limit. Of the kinds in `bundles`,
+    a message names several jobs where many wait.
     """
     queue_due(session)
     room = _find_room(session, queues, buffer)
     chosen: dict[str, list[Chosen]] = defaultdict(list)
-    for queue, number in room.items():
+    for queue, free in room.items():
+        sizes = [n for kind, n in bundles.items() if kind in kinds and kinds[kind].policy.queue == queue]
+        number = min(free.messages * max(sizes, default=1), max(free.jobs, free.messages))
         chosen[queue] += _choose_unlimited(session, queue, number, kinds)
     for row in _choose_limited(session, room, kinds):
         chosen[row.queue].append(row)
@@ -213,12 +254,32 @@ def mark_due_sent(
         if not rows:
             continue
         rows.sort(key=lambda row: (row.priority, row.run_at))
-        messages += _mark(session, Job.id.in_([row.id for row in rows[: room[queue]]]))
+        messages += _mark(session, _pack(rows, room[queue], bundles))
     return messages
 
 
-def _find_room(session: Session, queues: Collection[str], buffer: int) -> dict[str, int]:
-    """Return by queue how many more jobs the broker may hold, where jobs wait for that."""
+def _pack(rows: Sequence[Chosen], room: Room, bundles: Bundles) -> list[list[UUID]]:
+    """Share rows, which are in order, out to messages; return the ids of each."""
+    share = (room.sent + len(rows)) // LEAST_SPREAD
+    messages: list[list[UUID]] = []
+    begun: dict[tuple[str, int], list[UUID]] = {}
+    for row in rows:
+        most = 1 if row.message_id == row.id else min(bundles.get(row.kind, 1), share)
+        ids = begun.get((row.kind, row.priority), [])
+        if 0 < len(ids) < most:
+            ids.append(row.id)
+        elif len(messages) == room.messages:
+            # Not the next one, which may fit: it would overtake this one.
+            break
+        else:
+            messages.append([row.id])
+            if most > 1:
+                begun[row.kind, row.priority] = messages[-1]
+    return messages
+
+
+def _find_room(session: Session, queues: Collection[str], buffer: int) -> dict[str, Room]:
+    """Return by queue how much more the broker may hold, where jobs wait for that."""
     if not queues:
         return {}
     order = (Job.limited, Job.priority, Job.run_at)
@@ -229,10 +290,11 @@ def _find_room(session: Session, queues: Collection[str], buffer: int) -> dict[s
     room = {}
     for queue, waits in zip(queues, session.execute(select(*waiting)).one(), strict=True):
         if waits and queue not in paused:
-            in_broker = select(func.count()).where(Job.queue == queue, *SENT)
-            free = min(buffer - session.execute(in_broker).scalar_one(), LARGEST_BATCH)
-            if free > 0:
-                room[queue] = free
+            in_broker = select(*COUNTS).where(Job.queue == queue, *SENT)
+            messages, jobs = session.execute(in_broker).one()
+            free = min(buffer - messages, LARGEST_BATCH)
+            if free > 0 and jobs < max(buffer, MOST_SENT):
+                room[queue] = Room(free, max(buffer, MOST_SENT) - jobs, jobs)
     return room
 
 
@@ -249,7 +311,7 @@ def _choose_unlimited(session: Session, queue: str, room: int, kinds: Kinds) -> 
     return [row for row in rows if row.kind not in limited]
 
 
-def _choose_limited(session: Session, room: Mapping[str, int], kinds: Kinds) -> list[Chosen]:
+def _choose_limited(session: Session, room: Collection[str], kinds: Kinds) -> list[Chosen]:
     """Choose jobs of limited kinds: of each kind as many as its limit admits now."""
     if not room or not kinds:
         return []
@@ -290,17 +352,17 @@ def mark_lost_sent(
 ) -> list[Notification]:
     """Find the jobs whose messages the broker has lost, mark them as sent again, return them.
 
-    Where a queue has more sent, unclaimed rows than the broker has messages ready (`count_ready`),
-    the difference counts as lost. The jobs that were sent first are chosen, and only those sent
-    longer ago than `after`: a message that a worker has prefetched is not ready either. A queue
-    whose messages cannot be counted is logged and left out.
+    Where a queue has more messages of sent, unclaimed rows than the broker has ready
+    (`count_ready`), the difference counts as lost. The messages that were sent first are chosen,
+    and only those sent longer ago than `after`: a message that a worker has prefetched is not ready
+    either. A queue whose messages cannot be counted is logged and left out.
     """
     in_broker = (*SENT, Job.queue.in_(queues), NOT_PAUSED)
-    counts = select(Job.queue, func.count()).where(*in_broker).group_by(Job.queue)
+    counts = select(Job.queue, COUNTS[0]).where(*in_broker).group_by(Job.queue)
     messages: list[Notification] = []
     for queue, sent in session.execute(counts).all():
         old = (Job.queue == queue, *SENT, Job.sent_at < ago(after))
-        oldest = select(Job.id).where(*old).order_by(Job.sent_at)
+        oldest = select(Job.id, MESSAGE.label("message")).where(*old).order_by(Job.sent_at)
         if session.execute(oldest.limit(1)).one_or_none() is None:
             continue
         try:
@@ -310,23 +372,44 @@ def mark_lost_sent(
             logger.warning("the broker cannot count the messages of queue %s: %s", queue, reason)
             continue
         if deficit > 0:
-            locked = oldest.limit(deficit).with_for_update(skip_locked=True)
-            ids = session.execute(locked).scalars().all()
-            messages += _mark(session, Job.id.in_(ids))
+            locked = oldest.limit(MOST_SENT).with_for_update(skip_locked=True)
+            lost: dict[UUID, list[UUID]] = defaultdict(list)
+            for row in session.execute(locked).all():
+                if row.message in lost or len(lost) < deficit:
+                    lost[row.message].append(row.id)
+            messages += _mark(session, lost.values())
     return messages
 
 
-def _mark(session: Session, *which: ColumnElement[bool]) -> list[Notification]:
-    marked = update(Job).where(*which, QUEUED).values(sent_at=utc_now())
+def _mark(session: Session, packed: Iterable[Sequence[UUID]]) -> list[Notification]:
+    """Mark jobs as sent, and return one message for each list of ids."""
+    packed = list(packed)
+    order = {job_id: number for number, ids in enumerate(packed) for job_id in ids}
+    single = [job_id for ids in packed if len(ids) == 1 for job_id in ids]
+    messages = _make_notifications(_mark_rows(session, single, case((ALONE, Job.message_id))))
+    for ids in packed:
+        if len(ids) > 1 and (rows := _sort(_mark_rows(session, ids, uuid4()))):
+            first = rows[0]
+            together = tuple(row.id for row in rows)
+            messages.append(Notification(together, first.kind, first.queue, first.args))
+    return sorted(messages, key=lambda message: order[message.lead])
+
+
+def _mark_rows(session: Session, ids: Sequence[UUID], message_id: Any) -> Iterable[Any]:
+    if not ids:
+        return []
+    marked = update(Job).where(Job.id.in_(ids), QUEUED)
+    marked = marked.values(sent_at=utc_now(), message_id=message_id)
     returned = marked.returning(*(getattr(Job, name) for name in _READ))
-    return _make_notifications(
-        session.execute(returned.execution_options(synchronize_session=False))
-    )
+    return session.execute(returned.execution_options(synchronize_session=False))
+
+
+def _sort(marked: Iterable[Any]) -> list[Any]:
+    return sorted(marked, key=lambda row: (row.priority, row.run_at))
 
 
 def _make_notifications(marked: Iterable[Any]) -> list[Notification]:
-    rows = sorted(marked, key=lambda row: (row.priority, row.run_at))
-    return [Notification(row.id, row.kind, row.queue, row.args) for row in rows]
+    return [Notification((row.id,), row.kind, row.queue, row.args) for row in _sort(marked)]
 
 
 _READ = ("id", "kind", "queue", "args", "priority", "run_at")

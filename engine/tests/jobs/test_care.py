@@ -368,7 +368,7 @@ def test_paused_queue_starts_nothing_and_what_was_sent_is_sent_again(session):
     assert try_claim(session, job_id) is None
     assert [care.resume(session, "side"), care.resume(session, "side")] == [2, 0]
     messages = relay.mark_due_sent(session, kinds=KINDS, queues=QUEUES, buffer=10_000)
-    assert [message.job_id for message in messages] == [job_id]
+    assert [message.lead for message in messages] == [job_id]
     assert session.execute(select(func.count()).select_from(PausedQueue)).scalar_one() == 0
 
 

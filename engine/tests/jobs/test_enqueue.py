@@ -249,7 +249,7 @@ def test_session_without_a_runtime_enqueues_and_the_relay_finds_it(runtime, data
     engine.dispose()
     with runtime.unit_of_work() as session:
         sent = relay.mark_due_sent(session, kinds=KINDS, queues=QUEUES, buffer=100)
-    assert {message.job_id for message in sent} == ids
+    assert {message.lead for message in sent} == ids
 
 
 OTHER_PROCESS = """
@@ -278,7 +278,7 @@ def test_process_without_components_enqueues_what_others_run(runtime, database_u
     ran = subprocess.run(command, env=environment, capture_output=True, check=True, text=True)
     with runtime.unit_of_work() as session:
         (sent,) = relay.mark_due_sent(session, kinds=KINDS, queues=QUEUES, buffer=100)
-    assert (str(sent.job_id), sent.kind) == (ran.stdout.strip(), "test.plain")
+    assert (str(sent.lead), sent.kind) == (ran.stdout.strip(), "test.plain")
     assert sent.args == {"number": 8}
 
 

@@ -30,7 +30,7 @@ THREE = Rate(3, HOUR)
 
 def send(session):
     messages = relay.mark_due_sent(session, kinds=KINDS, queues=QUEUES, buffer=100)
-    return [message.job_id for message in messages]
+    return [message.lead for message in messages]
 
 
 def start(session, job_id):

@@ -37,12 +37,13 @@ MINUTE = timedelta(minutes=1)
 def send(session, *, queues=QUEUES, kinds=KINDS, buffer=100):
     """Mark what is due as sent, as the keeper does, and return the ids."""
     messages = relay.mark_due_sent(session, kinds=kinds, queues=queues, buffer=buffer)
-    return [message.job_id for message in messages]
+    return [job_id for message in messages for job_id in message.job_ids]
 
 
 def send_early(session, ids, *, buffer=100):
     """Mark jobs as sent, as the caller does after its commit, and return the ids."""
-    return [message.job_id for message in relay.mark_sent(session, ids, kinds=KINDS, buffer=buffer)]
+    messages = relay.mark_sent(session, ids, kinds=KINDS, buffer=buffer)
+    return [job_id for message in messages for job_id in message.job_ids]
 
 
 def send_lost(session, ready, *, queues=QUEUES, after=MINUTE):
@@ -50,7 +51,7 @@ def send_lost(session, ready, *, queues=QUEUES, after=MINUTE):
     messages = relay.mark_lost_sent(
         session, count_ready=lambda queue: ready[queue], queues=queues, after=after
     )
-    return [message.job_id for message in messages]
+    return [job_id for message in messages for job_id in message.job_ids]
 
 
 def sent(session):
@@ -68,7 +69,7 @@ def put_many(session, number, kind=Plain, **options):
 def test_caller_sends_what_is_due(session):
     job_id = put(session, Side(number=3))
     messages = relay.mark_sent(session, [job_id], kinds=KINDS, buffer=10)
-    assert messages == [Notification(job_id, "test.side", "side", {"number": 3})]
+    assert messages == [Notification((job_id,), "test.side", "side", {"number": 3})]
     sent_at = row(session, job_id).sent_at
     assert abs(sent_at - datetime.now(UTC)) < MINUTE
 
@@ -424,8 +425,8 @@ def test_job_whose_message_was_not_taken_is_sent_again(session):
     put_many(session, 3)
     first, *others = relay.mark_due_sent(session, kinds=KINDS, queues=QUEUES, buffer=100)
     relay.mark_unsent(session, others)
-    assert sent(session) == {first.job_id}
-    assert set(send(session)) == {message.job_id for message in others}
+    assert sent(session) == {first.lead}
+    assert set(send(session)) == {message.lead for message in others}
 
 
 def test_job_that_a_worker_has_claimed_meanwhile_stays_as_it_is(session):
@@ -485,7 +486,7 @@ def test_queue_whose_messages_cannot_be_counted_holds_up_no_other(session, caplo
         return 0
 
     found = relay.mark_lost_sent(session, count_ready=count_ready, queues=QUEUES, after=MINUTE)
-    assert {message.job_id for message in found} == set(side)
+    assert {message.lead for message in found} == set(side)
     assert caplog.messages == [
         "the broker cannot count the messages of queue default: NOT_FOUND - no queue 'default'"
     ]
@@ -677,3 +678,130 @@ def test_at_most_a_batch_of_lost_messages_is_sent_again(session):
 def test_broker_with_more_messages_than_rows_has_lost_none(session, ready):
     send_long_ago(session, 1)
     assert send_lost(session, {"default": ready}) == []
+
+
+# --- several jobs in one message ---
+
+
+BUNDLES = {"test.plain": 10, "test.side": 5}
+
+
+def send_bundles(session, *, buffer=100, bundles=BUNDLES):
+    return relay.mark_due_sent(
+        session, kinds=KINDS, queues=QUEUES, buffer=buffer, bundles=bundles
+    )
+
+
+def sizes(messages):
+    return [len(message.job_ids) for message in messages]
+
+
+def message_ids(session, job_ids):
+    found = select(Job.message_id).where(Job.id.in_(job_ids))
+    return set(session.execute(found).scalars())
+
+
+def test_backlog_is_sent_in_messages_of_several_jobs(session):
+    ids = put_many(session, 100)
+    messages = send_bundles(session)
+    assert sizes(messages) == [10] * 10
+    assert {one for message in messages for one in message.job_ids} == set(ids) == sent(session)
+    found = [message_ids(session, message.job_ids) for message in messages]
+    assert all(len(some) == 1 and None not in some for some in found)
+    assert len(set.union(*found)) == 10
+
+
+@pytest.mark.parametrize(("number", "expected"), [(1, [1]), (15, [1] * 15), (40, [5] * 8)])
+def test_few_jobs_are_shared_out(session, number, expected):
+    put_many(session, number)
+    assert sizes(send_bundles(session)) == expected
+
+
+def test_message_that_names_one_job_has_no_id_of_its_own(session):
+    ids = put_many(session, 3)
+    send_bundles(session)
+    assert message_ids(session, ids) == {None}
+
+
+def test_message_names_jobs_of_one_kind_and_priority(session):
+    put_many(session, 40, priority=1)
+    put_many(session, 40, priority=2)
+    put_many(session, 40, kind=Limited)
+    put_many(session, 40, kind=Side)
+    for message in send_bundles(session):
+        found = select(Job.kind, Job.priority).where(Job.id.in_(message.job_ids)).distinct()
+        assert session.execute(found).all() == [(message.kind, session.execute(found).one()[1])]
+
+
+def test_kind_that_is_not_bundled_is_sent_one_by_one(session):
+    put_many(session, 60)
+    assert sizes(send_bundles(session, bundles={"test.side": 5})) == [1] * 60
+
+
+def test_job_that_may_only_be_sent_alone_stays_so(session):
+    ids = put_many(session, 100)
+    session.execute(update(Job).where(Job.id.in_(ids[:3])).values(message_id=Job.id))
+    messages = send_bundles(session)
+    assert {message.lead for message in messages if len(message.job_ids) == 1} == set(ids[:3])
+    assert all(row(session, job_id).message_id == job_id for job_id in ids[:3])
+    change(session, ids[0], sent_at=None)
+    assert send_early(session, [ids[0]], buffer=1_000) == [ids[0]]
+    assert row(session, ids[0]).message_id == ids[0]
+
+
+def test_job_that_is_sent_again_by_itself_leaves_its_message(session):
+    ids = put_many(session, 100)
+    send_bundles(session)
+    change(session, ids[0], sent_at=None)
+    assert send_bundles(session)[0].job_ids == (ids[0],)
+    assert row(session, ids[0]).message_id is None
+
+
+def test_buffer_counts_messages(session):
+    put_many(session, 100)
+    assert sizes(send_bundles(session, buffer=8)) == [10] * 8
+    assert sizes(send_bundles(session, buffer=8)) == []
+    assert sizes(send_bundles(session, buffer=9)) == [10]
+
+
+def test_broker_holds_few_jobs_however_large_the_messages(session, monkeypatch):
+    monkeypatch.setattr(relay, "MOST_SENT", 30)
+    put_many(session, 100)
+    assert sizes(send_bundles(session, buffer=20)) == [3] * 10
+    assert sizes(send_bundles(session, buffer=20)) == []
+
+
+def test_no_job_overtakes_a_more_urgent_one_in_a_message_with_room(session):
+    put_many(session, 38, priority=1)
+    put_many(session, 40, kind=Limited, priority=2)
+    put_many(session, 40, priority=3)
+    messages = send_bundles(session, buffer=5)
+    waiting = select(Job.priority).where(Job.queue == "default", Job.sent_at.is_(None))
+    sent_now = select(Job.priority).where(Job.queue == "default", Job.sent_at.is_not(None))
+    assert len(messages) == 5
+    most_urgent = min(session.execute(waiting).scalars())
+    assert max(session.execute(sent_now).scalars()) <= most_urgent
+
+
+def test_lost_messages_are_counted_as_messages_and_sent_again_whole(session):
+    ids = put_many(session, 100)
+    messages = send_bundles(session)
+    session.execute(update(Job).values(sent_at=LONG_AGO))
+    ready = {"default": 10, "side": 0}
+    assert send_lost(session, ready) == []
+    for job_id in messages[3].job_ids:
+        change(session, job_id, sent_at=LONG_AGO - MINUTE)
+    change(session, messages[3].lead, state=JobState.RUNNING)
+    ready["default"] = 9
+    (again,) = relay.mark_lost_sent(
+        session, count_ready=lambda queue: ready[queue], queues=QUEUES, after=MINUTE
+    )
+    assert again.job_ids == messages[3].job_ids[1:]
+    assert len(message_ids(session, ids)) == 11  # the claimed job's too
+
+
+def test_bundle_that_the_broker_did_not_take_is_sent_again(session):
+    put_many(session, 100)
+    relay.mark_unsent(session, send_bundles(session))
+    assert sent(session) == set()
+    assert sizes(send_bundles(session)) == [10] * 10

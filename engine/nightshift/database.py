@@ -83,6 +83,13 @@ _KEPT_BY_SESSION = re.compile(
     re.IGNORECASE,
 )
 
+# What lasts until the transaction's end: the other jobs of a bundle would have it too.
+_KEPT_BY_TRANSACTION = re.compile(
+    r"(^|;)\s*(set\s|lock\s|create\s+(\w+\s+)?temp|pragma\s)"
+    r"|\bpg_(try_)?advisory_xact_lock|\bset_config\(",
+    re.IGNORECASE,
+)
+
 # Connections that a pool keeps open. A worker's process uses one or two at once, the web server one
 # for each thread.
 POOL_SIZE = 4
@@ -357,12 +364,15 @@ class Lendable:
 
     In the driver, because a body may reach it past SQLAlchemy. A commit that is refused rolls back,
     so that nothing is left to commit. `changed`: a statement may have left something behind that
-    outlives its transaction, so that no other user may get the connection.
+    outlives its transaction, so that no other user may get the connection. `marked`: the same for
+    the rest of the transaction.
     """
 
     lease: Lease | None = None
     changed = False
+    marked = False
     commits_each_statement = False
+    is_idle: bool
 
     def commit(self) -> None:
         """Commit, or roll back when the transaction belongs to another."""
@@ -385,6 +395,7 @@ class Lendable:
         text = statement.decode(errors="replace") if isinstance(statement, bytes) else statement
         self.lease.check(text)
         self.changed = self.changed or _KEPT_BY_SESSION.search(text) is not None
+        self.marked = self.marked or _KEPT_BY_TRANSACTION.search(text) is not None
 
     def _breaks(self) -> bool:
         if self.lease is None or self.lease.ending:
@@ -426,6 +437,10 @@ class _SqliteConnection(Lendable, sqlite3.Connection):
     def cursor(self, factory: Any = _SqliteCursor) -> Any:
         return super().cursor(factory)
 
+    @property
+    def is_idle(self) -> bool:  # type: ignore[override]
+        return not self.in_transaction
+
 
 class _Cursor(_Checking, psycopg.Cursor[Any]):  # type: ignore[misc]
     pass
@@ -443,6 +458,11 @@ class _Connection(Lendable, psycopg.Connection[Any]):
     @property
     def commits_each_statement(self) -> bool:  # type: ignore[override]
         return self.autocommit
+
+    @property
+    def is_idle(self) -> bool:  # type: ignore[override]
+        status = self.pgconn.transaction_status
+        return status in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
 
     def commit(self) -> None:
         """Commit. Raises InFailedSqlTransaction when a statement has failed, and rolls back.
@@ -469,6 +489,25 @@ class _Connection(Lendable, psycopg.Connection[Any]):
             raise psycopg.OperationalError(
                 f"the database gave no answer for {limit:g} s"
             ) from error
+
+
+def is_idle(connection: Connection) -> bool:
+    """Return True when the driver's connection is not in a transaction, or is closed."""
+    if connection.closed or connection.invalidated:
+        return True
+    driver = connection.connection.driver_connection
+    return isinstance(driver, Lendable) and driver.is_idle
+
+
+def take_mark(connection: Connection) -> bool:
+    """Return True when a statement has changed the connection for what follows; forget it."""
+    if connection.closed or connection.invalidated:
+        return False
+    driver = connection.connection.driver_connection
+    if not isinstance(driver, Lendable):
+        return False
+    marked, driver.marked = driver.marked or driver.changed, False
+    return marked
 
 
 def make_engine(

@@ -15,7 +15,8 @@ from sqlalchemy import Connection, Engine
 
 from nightshift.database import Session, make_engine
 from nightshift.jobs.args import Kinds
-from nightshift.jobs.session import Carried, LentSession, carry
+from nightshift.jobs.bundles import Bundle
+from nightshift.jobs.session import Carried, LentSession, lent
 from nightshift.settings import ComponentSettings, Settings
 
 T = TypeVar("T")
@@ -124,24 +125,34 @@ class Runtime:
         Jobs that were enqueued in it are sent after the commit. Raises BrokenTransaction when the
         caller commits, rolls back or closes the session.
         """
-        with LentSession(self._writing, expire_on_commit=False) as session:
-            notes = Carried(
-                autocommit=self._autocommit, kinds=self.kinds or None, guarded=True, **self._notes
-            )
-            carry(session, notes)
-            try:
-                yield session
-                notes.require_unbroken()
-                notes.require_no_spawn()
-                notes.ending = True
-                session.commit()
-            except BaseException:
-                notes.ending = True
-                for undo in notes.when_undone:
-                    undo()
-                raise
-        if self.publisher is not None and 0 < len(notes.enqueued) <= SENT_BY_THE_CALLER:
-            self.publisher.send_soon(self, notes.enqueued)
+        notes = self._make_notes()
+        notes.autocommit = self._autocommit
+        with (
+            LentSession(self._writing, expire_on_commit=False) as session,
+            lent(session, notes),
+        ):
+            yield session
+        self.send_soon(notes.enqueued)
+
+    @contextmanager
+    def bundle(self, claimed_at: datetime) -> Iterator[Bundle]:
+        """Yield a transaction for the jobs of one claim. What is not committed is undone.
+
+        The caller gives the ids that its `commit` returns to `send_soon`.
+        """
+        bundle = Bundle(self._writing, self._make_notes, claimed_at)
+        try:
+            yield bundle
+        finally:
+            bundle.close()
+
+    def send_soon(self, ids: list[UUID]) -> None:
+        """Send jobs whose transaction has committed, unless there are so many that they wait."""
+        if self.publisher is not None and 0 < len(ids) <= SENT_BY_THE_CALLER:
+            self.publisher.send_soon(self, ids)
+
+    def _make_notes(self) -> Carried:
+        return Carried(kinds=self.kinds or None, guarded=True, **self._notes)
 
     @contextmanager
     def single_statement(self) -> Iterator[Connection]:

@@ -123,15 +123,16 @@ def claim_by_row(
 ) -> claims.Claim | None:
     """Claim a job under its own kind; None where that is not possible."""
     kind = connection.execute(select(Job.kind).where(Job.id == job_id)).scalar()
-    return claims.claim(
+    held = claims.claim(
         connection,
-        job_id,
+        [job_id],
         claim_id=uuid4(),
         kind=kind or "",
         worker_id=worker_id,
         pid=pid,
         unlimited=True,
     )
+    return held[0] if held else None
 
 
 def try_claim(

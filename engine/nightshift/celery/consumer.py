@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
-from uuid import UUID
 
 from celery.worker import consumer, state
 from celery.worker.state import maybe_shutdown
@@ -93,7 +92,9 @@ class Consumer(consumer.Consumer):
         # The job may be newer than this worker, or its kind may have been removed.
         self._drop(message, exc)
         with suppress(ValueError):
-            tell_keeper(self.app, Word.UNKNOWN, UUID(message.headers["id"]))
+            _, kwargs, _ = message.payload
+            for job_id in messages.read_job_ids(kwargs, message.headers["id"]):
+                tell_keeper(self.app, Word.UNKNOWN, job_id)
 
     def call_soon(self, call: Callable[..., Any], *args: Any, **options: Any) -> Any:
         # Remote control leaves its work to the main loop, where an exception would end the worker.

@@ -74,7 +74,15 @@ class Keeper:
     """
 
     def __init__(
-        self, app: App, worker_id: UUID, name: str, queues: list[str], *, pid: int, link: Link
+        self,
+        app: App,
+        worker_id: UUID,
+        name: str,
+        queues: list[str],
+        *,
+        pid: int,
+        link: Link,
+        bundles: relay.Bundles = relay.NO_BUNDLES,
     ) -> None:
         self.app = app
         self.runtime = app.runtime
@@ -83,6 +91,7 @@ class Keeper:
         self.queues = ",".join(queues)
         self.worker_pid = pid
         self.link = link
+        self.bundles = bundles
         self.publisher = Publisher(app, BROKER_PATIENCE, pause=BROKER_PATIENCE)
         self.pause = BUSY_INTERVAL
         self.judge = rescue.Judge(worker_id, app.runtime.settings.worker_silent_after)
@@ -166,6 +175,7 @@ class Keeper:
                 kinds=self.runtime.kinds,
                 queues=queues,
                 buffer=self.runtime.settings.relay_buffer,
+                bundles=self.bundles,
             )
         self.publisher.publish(self.runtime, messages)
         # While there are jobs to send, the next look is soon; otherwise each pause is twice the
@@ -353,7 +363,15 @@ def main() -> None:
     setup(settings.log_format, settings.log_level)
     worker_id = UUID(about["worker"])
     name, queues = about["name"], about["queues"]
-    keeper = Keeper(app, worker_id, name, queues, pid=watch.pid, link=watch.link)
+    keeper = Keeper(
+        app,
+        worker_id,
+        name,
+        queues,
+        pid=watch.pid,
+        link=watch.link,
+        bundles=about["bundles"],
+    )
     _keep(keeper, watch)
 
 

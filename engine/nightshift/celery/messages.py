@@ -5,12 +5,14 @@ runs; a message only says which row.
 """
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
 from kombu.clocks import LamportClock
 from kombu.utils.json import dumps
+
+from nightshift.jobs.args import Kinds, Policy
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,11 @@ MOST_TICKS = 2**53
 
 IDS = "job_ids"
 
+# Jobs that a message may name. And the seconds after which, of several, no other is started: the
+# message's time limit is so much longer than the kind's.
+MOST_IDS = 1_000
+BUNDLE_SECONDS = 1.0
+
 
 class UnacceptableError(Exception):
     """The message is not one that this software sends."""
@@ -60,6 +67,8 @@ def read_job_ids(kwargs: Mapping[str, Any], task_id: str) -> list[UUID]:
     """
     ids = kwargs.get(IDS)
     if len(kwargs) == 1 and isinstance(ids, list) and task_id in ids:
+        if len(ids) > MOST_IDS:
+            raise UnacceptableError("it names too many jobs")
         return [UUID(one) for one in ids]
     return [UUID(task_id)]
 
@@ -124,7 +133,7 @@ def refuse_expanding(headers: Mapping[str, Any], encoding: Any) -> None:
         raise UnacceptableError("it is compressed")
 
 
-def prepare(message: Any, kinds: Collection[str]) -> None:
+def prepare(message: Any, kinds: Kinds) -> None:
     """Make a received message safe to handle.
 
     Of a message for a job only the kind and the ids stay: not its time limits, ETA, callbacks or
@@ -141,7 +150,7 @@ def prepare(message: Any, kinds: Collection[str]) -> None:
     if not isinstance(args, list) or not isinstance(kwargs, dict) or not isinstance(embedded, dict):
         raise UnacceptableError("its body is not a task's")
     if headers["task"] in kinds:
-        _reduce(message, headers["task"], read_job_ids(kwargs, task_id))
+        _reduce(message, kinds[headers["task"]].policy, read_job_ids(kwargs, task_id))
         return
     limits = headers.get("timelimit") or (None, None)
     if not isinstance(limits, list | tuple) or len(limits) != 2 or not all(map(_is_limit, limits)):  # noqa: PLR2004 - hard and soft
@@ -156,18 +165,20 @@ def prepare(message: Any, kinds: Collection[str]) -> None:
         raise UnacceptableError("its chord is not a task")
 
 
-def _reduce(message: Any, kind: str, job_ids: list[UUID]) -> None:
+def _reduce(message: Any, policy: Policy, job_ids: list[UUID]) -> None:
     """Replace the headers and the body of a message for jobs by the least that Celery needs."""
     task_id = str(UUID(message.headers["id"]))
     shown = message.headers.get("kwargsrepr")
     message.headers = {
-        "task": kind,
+        "task": policy.kind,
         "id": task_id,
         "root_id": task_id,
         "argsrepr": "()",
         "kwargsrepr": shown[:LONGEST_REPRESENTATION] if isinstance(shown, str) else "",
         "ignore_result": True,
     }
+    if len(job_ids) > 1:
+        message.headers["timelimit"] = [policy.time_limit.total_seconds() + BUNDLE_SECONDS, None]
     # What a broker needs to put the message back stays.
     message.properties = {
         name: value for name, value in message.properties.items() if name in KEPT_PROPERTIES

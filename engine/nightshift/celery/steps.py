@@ -99,6 +99,12 @@ def _record_worker(parent: Any) -> None:
         app.runtime.disconnect()  # the parent forks, so it must not keep a connection
 
 
+def find_bundles(app: Any) -> dict[str, int]:
+    """Return by kind how many jobs a message may name, where that is more than one."""
+    tasks = {kind: app.tasks[kind] for kind in app.composition.kinds if kind in app.tasks}
+    return {kind: task.bundle for kind, task in tasks.items() if task.bundle > 1}
+
+
 class KeeperWatch(threading.Thread):
     """Gives the keeper signs of life and the processes' words, and replaces one that is silent.
 
@@ -124,6 +130,8 @@ class KeeperWatch(threading.Thread):
             "pid": os.getpid(),
             "name": worker.hostname,
             "queues": sorted(app.amqp.queues.consume_from),
+            # Only a process that runs jobs has imported their bodies.
+            "bundles": find_bundles(app),
         }
         self._command = [sys.executable, "-m", "nightshift.celery.keeper", json.dumps(about)]
         # What is left is for the next keeper to start, on a busy machine, before its worker looks

@@ -11,8 +11,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
@@ -21,18 +22,20 @@ from billiard.common import terminate_handler_fired
 from celery import Task, shared_task
 from pydantic import ValidationError
 from sqlalchemy import Connection
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 
 from nightshift.celery import messages, telemetry
 from nightshift.celery.app import App
 from nightshift.celery.link import Word
 from nightshift.celery.logs import job_context
 from nightshift.celery.steps import tell_keeper
-from nightshift.errors import PermanentError
+from nightshift.errors import PermanentError, first_line
 from nightshift.jobs import claims, limits, rescue
 from nightshift.jobs.args import JobArgs
+from nightshift.jobs.bundles import Bundle
 from nightshift.jobs.models import JobState
-from nightshift.jobs.run import Discard, Run
+from nightshift.jobs.run import Discard, Run, UnitOfWork
+from nightshift.jobs.session import BrokenTransaction, get_carried
 from nightshift.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -44,6 +47,10 @@ Body = Callable[..., Any]
 DATABASE_PATIENCE = timedelta(seconds=30)
 DATABASE_PAUSE = 0.5
 
+# Seconds that jobs which run together may hold their transaction before it is committed. A job that
+# takes longer by itself is slow: those behind it are left to other processes.
+SLICE = 0.05
+
 
 class LedgerTask(Task):
     """A task whose messages name rows of the ledger."""
@@ -52,6 +59,8 @@ class LedgerTask(Task):
     args_type: type[JobArgs]
     body: Body
     own_transactions: bool
+    # How many jobs may run in one transaction.
+    bundle: int
 
     def perform(self, job_id: UUID, *, unlimited: bool = False) -> JobState | None:
         """Run the job if it can be claimed. Return its state, or None without a claim.
@@ -59,17 +68,37 @@ class LedgerTask(Task):
         `unlimited` as in `claims.claim`. Raises what the body raised, after it is recorded in the
         ledger.
         """
-        claim = self._claim(job_id, unlimited=unlimited)
-        if claim is None:
+        held = self._claim([job_id], unlimited=unlimited)
+        if not held:
             logger.debug("nothing to claim")
             return None
-        runtime, queue = self.app.runtime, self.args_type.policy.queue
-        service = runtime.settings.project_name
-        with telemetry.run_span(claim, queue=queue, service=service) as report:
-            return self._perform(claim, runtime, report)
+        return self._perform_claimed(held[0])
 
-    def _claim(self, job_id: UUID, *, unlimited: bool) -> claims.Claim | None:
-        """Claim a job, and ask again while the database gives no answer.
+    def perform_together(self, job_ids: Sequence[UUID]) -> None:
+        """Run those of the jobs that can be claimed, in one transaction where that is possible.
+
+        Each of them ends, or runs again alone and without a charge: after a slow job, and after an
+        error that need not be its own. Raises AttemptFailed when one has failed.
+        """
+        began = time.monotonic()
+        held = self._claim(job_ids, unlimited=False)
+        if len(held) == 1:
+            with job_context(self.name, str(held[0].job_id)):
+                self._perform_claimed(held[0])
+        elif held:
+            Together(self, held, began).perform()
+
+    def _perform_claimed(self, claim: claims.Claim) -> JobState | None:
+        with self.run_span(claim) as report:
+            return self._perform(claim, self.app.runtime, report)
+
+    def run_span(self, claim: claims.Claim) -> AbstractContextManager[Callable[[str], None]]:
+        """Return the span of a run, as `telemetry.run_span`."""
+        service = self.app.runtime.settings.project_name
+        return telemetry.run_span(claim, queue=self.args_type.policy.queue, service=service)
+
+    def _claim(self, job_ids: Sequence[UUID], *, unlimited: bool) -> list[claims.Claim]:
+        """Claim jobs, and ask again while the database gives no answer.
 
         A claim that was made without an answer would leave a running job without a runner.
         """
@@ -79,10 +108,10 @@ class LedgerTask(Task):
         while True:
             try:
                 with self._claiming() as connection:
-                    claim = self._claim_once(connection, job_id, claim_id, unlimited)
+                    held = self._claim_once(connection, job_ids, claim_id, unlimited)
                     # In this order: the claim waits for one that is still being executed.
-                    if claim is None and asked_before:
-                        claim = claims.find_claim(connection, job_id, claim_id)
+                    if asked_before:
+                        held = claims.find_claims(connection, job_ids, claim_id)
             except BaseException as error:
                 away = isinstance(error, OperationalError | InterfaceError)
                 if not away or time.monotonic() > give_up:
@@ -94,24 +123,24 @@ class LedgerTask(Task):
             else:
                 if asked_before:
                     tell_keeper(self.app, Word.SURE, claim_id)
-                return claim
+                return held
 
     def _claim_once(
-        self, connection: Connection, job_id: UUID, claim_id: UUID, unlimited: bool
-    ) -> claims.Claim | None:
+        self, connection: Connection, job_ids: Sequence[UUID], claim_id: UUID, unlimited: bool
+    ) -> list[claims.Claim]:
         policy = self.args_type.policy
-        claim = claims.claim(
+        held = claims.claim(
             connection,
-            job_id,
+            job_ids,
             claim_id=claim_id,
             kind=policy.kind,
             worker_id=self.app.worker_id,
             pid=os.getpid(),
             unlimited=unlimited,
         )
-        if claim is not None and policy.rate is not None:
-            limits.record_start(connection, job_id, policy.kind, at=claim.started_at)
-        return claim
+        for claim in held if policy.rate is not None else ():
+            limits.record_start(connection, claim.job_id, policy.kind, at=claim.started_at)
+        return held
 
     @contextmanager
     def _claiming(self) -> Iterator[Connection]:
@@ -130,7 +159,7 @@ class LedgerTask(Task):
         logger.info("job started, attempt %d of %d", claim.attempt, claim.max_attempts)
         began = time.monotonic()
         try:
-            self._run(run, claim)
+            self.run_body(run, claim, run.unit_of_work)
         except claims.LostClaim as lost:
             logger.warning("%s", lost)
             # Where the claim is ours after all, the job would have no runner.
@@ -140,10 +169,10 @@ class LedgerTask(Task):
             return None
         except BaseException as error:
             # Also SystemExit and the like: the body ends with its attempt, not with its process.
-            if self._ends_process(error):
+            if self.ends_process(error):
                 raise
             found = claims.describe(error)
-            state = self._record_failure(run, found, self._retry_after(error, claim.attempt))
+            state = self._record_failure(run, found, self.retry_after(error, claim.attempt))
             if state is None:
                 self._note_return(claim)
             report(state or "not recorded")
@@ -161,13 +190,14 @@ class LedgerTask(Task):
         with suppress(SQLAlchemyError), self.app.runtime.single_statement() as connection:
             claims.note_return(connection, claim)
 
-    def _run(self, run: Run, claim: claims.Claim) -> None:
+    def run_body(self, run: Run, claim: claims.Claim, unit_of_work: UnitOfWork) -> None:
+        """Call the body and write the job's end, in a transaction of `unit_of_work`."""
         try:
             args = self.args_type.from_row(claim.args)
         except ValidationError as error:
-            with run.unit_of_work() as session:
+            with unit_of_work() as session:
                 reason = f"its arguments are no longer valid: {_summarise(error)}"
-                run.finish(session, Discard(reason))
+                run.finish(session, Discard(reason), last=True)
             return
         if self.own_transactions:
             outcome = self.body(args, run)
@@ -175,11 +205,11 @@ class LedgerTask(Task):
                 with run.unit_of_work() as session:
                     run.finish(session, outcome, last=True)
             return
-        with run.unit_of_work() as session:
+        with unit_of_work() as session:
             run.session = session
             run.finish(session, self.body(session, args, run), last=True)
 
-    def _ends_process(self, error: BaseException) -> bool:
+    def ends_process(self, error: BaseException) -> bool:
         """Whether an exception is a signal's, and not the body's. The job is then released."""
         # SIGTERM in a child of the pool: the time limit has passed, or the task was revoked. Ctrl-C
         # in a command that runs jobs by itself: a worker's child ignores it.
@@ -214,10 +244,127 @@ class LedgerTask(Task):
                     return None
                 time.sleep(DATABASE_PAUSE)
 
-    def _retry_after(self, error: BaseException, attempt: int) -> timedelta | None:
+    def retry_after(self, error: BaseException, attempt: int) -> timedelta | None:
         if isinstance(error, PermanentError):
             return None
         return self.args_type.policy.backoff.delay(attempt)
+
+
+class Together:
+    """One run of several jobs under one claim."""
+
+    def __init__(self, task: LedgerTask, held: list[claims.Claim], began: float) -> None:
+        self.task = task
+        self.runtime: Runtime = task.app.runtime
+        self.held = held
+        # When the message came: the message's time limit counts from there.
+        self._began = began
+        self._claim_id = held[0].claim_id
+        # What is logged once it is committed: the job's id, and the line.
+        self._lines: list[tuple[UUID, str]] = []
+        self._failed: list[BaseException] = []
+        self._lost: list[claims.Claim] = []
+
+    def perform(self) -> None:
+        """Run the jobs."""
+        try:
+            with self.runtime.bundle(self.held[0].started_at) as bundle:
+                self._run_all(bundle)
+        except BaseException as error:
+            if self.task.ends_process(error):
+                raise
+            logger.warning("%d jobs run again, one by one: %s", len(self.held), first_line(error))
+            self._give_back()
+        if self._failed:
+            raise AttemptFailed(f"{len(self._failed)} of {len(self.held)} jobs") from None
+
+    def _run_all(self, bundle: Bundle) -> None:
+        committed = time.monotonic()
+        for claim in self.held:
+            started = time.monotonic()
+            with job_context(self.task.name, str(claim.job_id)):
+                goes_on = self._run(bundle, replace(claim, started_at=bundle.now()))
+            now = time.monotonic()
+            last = claim is self.held[-1]
+            goes_on &= now - started < SLICE and now - self._began < messages.BUNDLE_SECONDS
+            if last or not goes_on or now - committed >= SLICE or bundle.is_marked:
+                self._commit(bundle, give_back=not goes_on)
+                committed = time.monotonic()
+            if not goes_on:
+                return
+
+    def _run(self, bundle: Bundle, claim: claims.Claim) -> bool:
+        """Run one job. Return False when it, or the next one, has to run alone."""
+        run = Run(claim, self.runtime)
+        logger.info("job started, attempt %d of %d", claim.attempt, claim.max_attempts)
+        began = time.monotonic()
+        try:
+            with self.task.run_span(claim) as report:
+                self.task.run_body(run, claim, bundle.unit_of_work)
+                report(run.state or "not recorded")
+        except claims.LostClaim as lost:
+            logger.warning("%s", lost)
+            self._lost.append(claim)
+        except BaseException as error:
+            if self.task.ends_process(error) or bundle.is_lost:
+                raise
+            if _is_shared(error):
+                logger.warning("the job runs again, alone: %s", first_line(error))
+                return False
+            self._failed.append(error)
+            retry_after = self.task.retry_after(error, claim.attempt)
+            with bundle.unit_of_work() as session:
+                state = run.fail(session, claims.describe(error), retry_after=retry_after)
+            seconds = time.monotonic() - began
+            logger.exception("job attempt failed after %.3f s: %s", seconds, state)
+        else:
+            if bundle.is_lost:
+                raise BrokenTransaction
+            line = f"job {run.state} after {time.monotonic() - began:.3f} s"
+            self._lines.append((claim.job_id, line))
+        return not terminate_handler_fired()
+
+    def _commit(self, bundle: Bundle, *, give_back: bool) -> None:
+        ids = bundle.commit(give_back=self._claim_id if give_back else None)
+        for job_id, line in self._lines:
+            with job_context(self.task.name, str(job_id)):
+                logger.info("%s", line)
+        self._lines.clear()
+        self.runtime.send_soon(ids)
+        if self._lost:
+            self._note_returns(self._lost)
+            self._lost.clear()
+
+    def _note_returns(self, lost: Sequence[claims.Claim]) -> None:
+        with suppress(SQLAlchemyError), self.runtime.unit_of_work() as session:
+            for claim in lost:
+                claims.note_return(session.connection(), claim)
+
+    def _give_back(self) -> None:
+        """Let the jobs that have not ended run alone, and wait for a database that is away."""
+        give_up = time.monotonic() + DATABASE_PATIENCE.total_seconds()
+        while True:
+            try:
+                with self.runtime.unit_of_work() as session:
+                    back = claims.undo_claims(session, [self._claim_id])
+                    get_carried(session).enqueued.extend(back)
+            except SQLAlchemyError:
+                if time.monotonic() > give_up:
+                    tell_keeper(self.task.app, Word.UNENDED, self._claim_id)
+                    return
+                time.sleep(DATABASE_PAUSE)
+            else:
+                self._note_returns(self.held)
+                return
+
+
+def _is_shared(error: BaseException | None) -> bool:
+    """Whether an error may be due to the jobs that run together: locks and timeouts are shared."""
+    while error is not None:
+        if isinstance(error, OperationalError | InterfaceError | InternalError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def job(args_type: type[Args], *, own_transactions: bool = False) -> Callable[[Body], LedgerTask]:
@@ -234,8 +381,9 @@ def job(args_type: type[Args], *, own_transactions: bool = False) -> Callable[[B
         soft = policy.soft_time_limit
 
         def entry(task: LedgerTask, **named: Any) -> None:
-            for job_id in messages.read_job_ids(named, task.request.id):
-                _perform_for_celery(task, job_id)
+            job_ids = messages.read_job_ids(named, task.request.id)
+            for ids in [job_ids] if task.bundle > 1 else [[job_id] for job_id in job_ids]:
+                _perform_for_celery(task, ids)
 
         entry.__doc__ = body.__doc__
         entry.__module__ = body.__module__
@@ -251,6 +399,7 @@ def job(args_type: type[Args], *, own_transactions: bool = False) -> Callable[[B
             args_type=args_type,
             body=staticmethod(body),
             own_transactions=own_transactions,
+            bundle=1 if own_transactions else policy.bundled,
         )
         return task
 
@@ -261,15 +410,18 @@ class AttemptFailed(Exception):
     """An attempt failed, and the ledger holds why. Celery learns no more than this message."""
 
 
-def _perform_for_celery(task: LedgerTask, job_id: UUID) -> None:
-    """Run a job. Whatever its body raises, Celery gets a short AttemptFailed.
+def _perform_for_celery(task: LedgerTask, job_ids: Sequence[UUID]) -> None:
+    """Run jobs. Whatever their bodies raise, Celery gets a short AttemptFailed.
 
     Celery would log an error of 100 MB and send it to the parent, and end the process after a
     SystemExit of a body.
     """
-    with job_context(task.name, str(job_id)):
+    with job_context(task.name, str(job_ids[0])):
         try:
-            task.perform(job_id)
+            if len(job_ids) > 1:
+                task.perform_together(job_ids)
+            else:
+                task.perform(job_ids[0])
         except BaseException as error:  # noqa: BLE001 - `perform` has recorded it
             described = claims.describe(error)
             # `from None`: the cause would be pickled too.

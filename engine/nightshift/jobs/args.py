@@ -41,6 +41,9 @@ PRIORITIES = range(10)
 # Starts are kept for as long as any rate may count them.
 LONGEST_RATE = timedelta(days=366)
 
+# Postgres keeps 64 savepoints of a transaction at hand; beyond these it is slow.
+LARGEST_BUNDLE = 60
+
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
@@ -79,7 +82,9 @@ class Policy:
     are the same job (`()`: all jobs of the kind are; `None`: no two are). `unique_until`: the same
     job may be enqueued again once the first is `done`, or already once it is `started`.
     `unique_period`: jobs that are enqueued in different periods are not the same. `concurrency` (at
-    most so many run at once) and `rate` hold over all workers.
+    most so many run at once) and `rate` hold over all workers. `bundle`: where many jobs wait, a
+    worker runs up to so many of them in one transaction, each in a savepoint; 1: each job has a
+    transaction of its own.
     """
 
     kind: str
@@ -94,6 +99,7 @@ class Policy:
     unique_period: timedelta | None = None
     concurrency: int | None = None
     rate: Rate | None = None
+    bundle: int = 50
 
     def __post_init__(self) -> None:
         """Raise ValueError, which names the kind and the keyword, for a value that is absurd."""
@@ -108,6 +114,7 @@ class Policy:
             "unique_until": self.unique_until in ("done", "started"),
             "unique_period": self.unique_period is None or self.unique_period > none,
             "concurrency": self.concurrency is None or self.concurrency >= 1,
+            "bundle": 1 <= self.bundle <= LARGEST_BUNDLE,
             "rate": rate is None or (rate.count >= 1 and none < rate.per <= LONGEST_RATE),
         }
         for name, is_valid in valid.items():
@@ -119,6 +126,19 @@ class Policy:
     def limited(self) -> bool:
         """Whether only the relay may send jobs of this kind, because it counts them."""
         return self.concurrency is not None or self.rate is not None
+
+    @property
+    def bundled(self) -> int:
+        """How many jobs of this kind may run in one transaction."""
+        # A death in a bundle is not charged: the job runs once more than its attempts say. A soft
+        # limit is Celery's, for a whole message. The key that a start frees cannot be taken back.
+        alone = (
+            self.limited
+            or self.max_attempts == 1
+            or self.soft_time_limit is not None
+            or (self.unique_by is not None and self.unique_until == "started")
+        )
+        return 1 if alone else self.bundle
 
 
 class JobArgs(BaseModel):

@@ -4,19 +4,23 @@ A write without a valid claim changes nothing and raises LostClaim.
 """
 
 import traceback
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
+    JSON,
     Boolean,
+    ColumnElement,
     Connection,
     Integer,
     Update,
     bindparam,
     case,
+    column,
     func,
     insert,
     null,
@@ -28,8 +32,8 @@ from sqlalchemy import (
 from nightshift.database import Session, committed_lazily, read_clock, utc_now
 from nightshift.errors import PermanentError
 from nightshift.jobs import batches
-from nightshift.jobs.models import TABLE, Job, JobLog, JobState, PausedQueue
-from nightshift.jobs.session import single_statement
+from nightshift.jobs.models import RUNNING, TABLE, Job, JobLog, JobState, PausedQueue
+from nightshift.jobs.session import get_carried, single_statement
 
 LONGEST_TRACEBACK = 10_000
 LONGEST_MESSAGE = 2_000
@@ -113,11 +117,34 @@ class Notes:
         self.lines.append((datetime.now(UTC), line))
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a run ended, where it is written together with others."""
+
+    claim: Claim
+    state: JobState
+    notes: Notes
+    result: Any
+    finished_at: datetime
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the columns to write."""
+        return {
+            "id": self.claim.job_id,
+            "state": self.state,
+            "result": self.result,
+            "progress_done": self.notes.done,
+            "progress_total": self.notes.total,
+            "started_at": self.claim.started_at,
+            "finished_at": self.finished_at,
+        }
+
+
 # Built once: to build this statement takes longer than to execute it.
 _CLAIM = (
     update(TABLE)
     .where(
-        TABLE.c.id == bindparam("job_id"),
+        TABLE.c.id.in_(bindparam("job_ids", expanding=True)),
         # The row decides what runs: a message under another kind's name claims nothing.
         TABLE.c.kind == bindparam("job_kind"),
         TABLE.c.state == JobState.QUEUED,
@@ -138,7 +165,7 @@ _CLAIM = (
     )
     # A claim need not survive a crash of the database: the run does not either, and the row is then
     # still queued.
-    .returning(*(TABLE.c[name] for name in _READ), committed_lazily())
+    .returning(TABLE.c.id, *(TABLE.c[name] for name in _READ), committed_lazily())
 )
 _HELD = (
     TABLE.c.id == bindparam("held_job"),
@@ -156,51 +183,105 @@ _END = (
         progress_total=func.coalesce(bindparam("total", type_=Integer), TABLE.c.progress_total),
     )
 )
+_WRITTEN_TOGETHER = (
+    "id", "state", "result", "progress_done", "progress_total", "started_at", "finished_at",
+)  # fmt: skip
+
+
+def _build_end_all(values: Any) -> Update:
+    """Build the end of several jobs, whose columns are `values`."""
+    return (
+        update(TABLE)
+        .where(
+            TABLE.c.id == values["id"],
+            TABLE.c.claim_id == bindparam("held_claim"),
+            TABLE.c.state == JobState.RUNNING,
+        )
+        .values(
+            **batches.build_ended_columns(values["state"])
+            | {name: values[name] for name in ("result", "started_at", "finished_at")},
+            claim_id=null(),
+            progress_done=func.coalesce(values["progress_done"], TABLE.c.progress_done),
+            progress_total=func.coalesce(values["progress_total"], TABLE.c.progress_total),
+        )
+    )
+
+
+# On Postgres all rows are one JSON document, as in `enqueue_many`.
+_END_ALL = {
+    "sqlite": _build_end_all(
+        {name: bindparam(f"end_{name}", type_=TABLE.c[name].type) for name in _WRITTEN_TOGETHER}
+    ),
+    "postgresql": _build_end_all(
+        func.json_to_recordset(bindparam("ends", type_=JSON))
+        .table_valued(*(column(name, TABLE.c[name].type) for name in _WRITTEN_TOGETHER))
+        .render_derived(with_types=True)
+        .c
+    ),
+}
 
 
 def claim(
     connection: Connection,
-    job_id: UUID,
+    job_ids: Sequence[UUID],
     *,
     claim_id: UUID,
     kind: str,
     worker_id: UUID,
     pid: int,
     unlimited: bool = False,
-) -> Claim | None:
-    """Claim a queued job of a kind, or return None.
+) -> list[Claim]:
+    """Claim the queued jobs of a kind among `job_ids`, under one id, and return them in that order.
 
-    None means that the message was early, a duplicate or out of date: the caller has nothing to do.
-    A caller that gets no answer calls `find_claim` with the same `claim_id`, and then this again.
-    With `unlimited`, a job of a limited kind is claimed although no relay has admitted it.
+    One that is left out had a message that was early, a duplicate or out of date: the caller has
+    nothing to do. A caller that gets no answer calls `find_claims` with the same `claim_id`, and
+    then this again. With `unlimited`, a job of a limited kind is claimed although no relay has
+    admitted it.
     """
-    values = {"job_id": job_id, "job_kind": kind, "worker": worker_id, "process": pid}
+    values = {"job_ids": job_ids, "job_kind": kind, "worker": worker_id, "process": pid}
     values |= {"claim": claim_id, "unlimited": unlimited}
-    row = connection.execute(_CLAIM, values).one_or_none()
-    return None if row is None else Claim.of(row, job_id=job_id, claim_id=claim_id)
+    return _make_claims(connection.execute(_CLAIM, values), job_ids, claim_id)
 
 
-def find_claim(connection: Connection, job_id: UUID, claim_id: UUID) -> Claim | None:
-    """Return a claim that was made and whose answer was lost, or None when it was not made."""
-    row = connection.execute(
-        select(*(TABLE.c[name] for name in _READ)).where(*_HELD),
-        {"held_job": job_id, "held_claim": claim_id},
-    ).one_or_none()
-    return None if row is None else Claim.of(row, job_id=job_id, claim_id=claim_id)
-
-
-def undo_claims(session: Session, claim_ids: Collection[UUID]) -> int:
-    """Queue the jobs of claims whose runs never started; return how many. No attempt is charged.
-
-    A unique key that the claim has freed stays free, and a rate has counted the start.
-    """
-    queued = {"state": JobState.QUEUED, "sent_at": None, "claim_id": None}
-    undone = (
-        update(TABLE)
-        .where(TABLE.c.claim_id.in_(claim_ids), TABLE.c.state == JobState.RUNNING)
-        .values(**queued, attempt=TABLE.c.attempt - 1)
+def find_claims(connection: Connection, job_ids: Sequence[UUID], claim_id: UUID) -> list[Claim]:
+    """Return the claims that were made under an id and whose answer was lost."""
+    made = select(TABLE.c.id, *(TABLE.c[name] for name in _READ)).where(
+        TABLE.c.id.in_(job_ids), TABLE.c.claim_id == claim_id, TABLE.c.state == JobState.RUNNING
     )
-    return session.execute(undone).rowcount  # type: ignore[attr-defined,no-any-return]
+    return _make_claims(connection.execute(made), job_ids, claim_id)
+
+
+def _make_claims(rows: Any, job_ids: Sequence[UUID], claim_id: UUID) -> list[Claim]:
+    made = {row.id: Claim.of(row, job_id=row.id, claim_id=claim_id) for row in rows}
+    return [made[job_id] for job_id in dict.fromkeys(job_ids) if job_id in made]
+
+
+def undo_claims(session: Session, claim_ids: Collection[UUID]) -> list[UUID]:
+    """Queue the jobs that still run under these claims, and return their ids.
+
+    No attempt is charged, so each is to run alone from now on: none can do the same harm twice
+    without being charged. A unique key that the claim has freed stays free, and a rate has counted
+    the start.
+    """
+    return undo_runs(session, Job.claim_id.in_(claim_ids)) if claim_ids else []
+
+
+def undo_runs(session: Session, which: ColumnElement[bool]) -> list[UUID]:
+    """Queue the running jobs that fit a condition, as `undo_claims` does."""
+    undone = (
+        update(Job)
+        .where(which, RUNNING)
+        .values(
+            state=JobState.QUEUED,
+            sent_at=None,
+            claim_id=None,
+            message_id=Job.id,
+            attempt=Job.attempt - 1,
+        )
+        .returning(Job.id)
+        .execution_options(synchronize_session=False)
+    )
+    return list(session.execute(undone).scalars())
 
 
 def note_return(connection: Connection, claim: Claim) -> None:
@@ -255,8 +336,12 @@ def mark_ended(
     """End a job in this state, count it in its parent, and return the state.
 
     `last` promises that the caller does nothing more in `session`: then the write may be a
-    statement that commits by itself.
+    statement that commits by itself, or one for several jobs.
     """
+    note_end = get_carried(session).note_end
+    if last and note_end is not None:
+        note_end(claim, state, notes, result)
+        return state
     values = {"end_state": state, "outcome": result, "done": notes.done, "total": notes.total}
     if last and claim.parent_id is None and not (notes.lines or notes.left_out):
         with single_statement(session) as connection:
@@ -267,6 +352,47 @@ def mark_ended(
     if claim.parent_id is not None and not claim.counted:
         batches.record_child_end(session, claim.parent_id, failed=state != JobState.SUCCEEDED)
     return state
+
+
+def mark_all_ended(session: Session, ends: Sequence[End]) -> None:
+    """Write the ends of runs under one claim, each with its own times, and count them in parents.
+
+    Raises LostClaim when one of the jobs was cancelled or released.
+    """
+    if not ends:
+        return
+    connection, rows = session.connection(), [end.to_row() for end in ends]
+    claim_id = ends[0].claim.claim_id
+    statement, parameters = _END_ALL[connection.dialect.name], []
+    if connection.dialect.name == "postgresql":
+        texts = [
+            {
+                name: str(value) if isinstance(value, UUID | datetime) else value
+                for name, value in row.items()
+            }
+            for row in rows
+        ]
+        parameters = [{"held_claim": claim_id, "ends": texts}]
+    else:
+        for row in rows:
+            named = {f"end_{name}": value for name, value in row.items()}
+            parameters.append({"held_claim": claim_id, **named})
+    written = connection.execute(statement, parameters if len(parameters) > 1 else parameters[0])
+    if written.rowcount != len(ends):
+        raise LostClaim(
+            f"{len(ends) - written.rowcount} of {len(ends)} jobs were cancelled or given to"
+            " another worker"
+        )
+    for end in ends:
+        _keep_lines(session, end.claim, end.notes, ending=True)
+    counted = Counter(
+        (end.claim.parent_id, end.state != JobState.SUCCEEDED)
+        for end in ends
+        if end.claim.parent_id is not None and not end.claim.counted
+    )
+    # In one order for all, or two bundles with children of the same parents could deadlock.
+    for (parent_id, failed), number in sorted(counted.items()):
+        batches.record_child_end(session, parent_id, failed=failed, number=number)
 
 
 def snooze(session: Session, claim: Claim, delay: timedelta, notes: Notes) -> JobState:
@@ -337,6 +463,9 @@ def write_notes(
 ) -> None:
     """Write progress and log lines of a running job, and `values`, which end this run."""
     ending = values is not None
+    if values is not None:
+        # Of several runs under one claim, each has a start of its own.
+        values = {"started_at": claim.started_at, **values}
     if notes.done is not None:
         progress = {"progress_done": notes.done, "progress_total": notes.total}
         values = progress | (values or {})

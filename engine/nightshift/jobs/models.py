@@ -43,9 +43,9 @@ class Job(Base):
     run that may write; of a job that was cancelled, the run that has not come back yet. `sent_at`:
     when the relay last sent a message for this queued row. `message_id`: that message, where it
     named several jobs; the row's own id where the job may only be sent alone; null where the
-    message named this job only. `push_until`: the latest `run_at` that debouncing may set. `counted_at`: when the parent counted this child as ended. `limited`: only a
-    relay that knows the kind's limit may send this row; the release before the column writes it as
-    false.
+    message named this job only. `push_until`: the latest `run_at` that debouncing may set.
+    `counted_at`: when the parent counted this child as ended. `limited`: only a relay that knows
+    the kind's limit may send this row; the release before the column writes it as false.
     """
 
     __tablename__ = "job"

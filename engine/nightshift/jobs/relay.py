@@ -83,7 +83,7 @@ NO_BUNDLES: Bundles = {}
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What a message says: jobs, their kind and queue. The first one's arguments are for display."""
+    """What a message says: jobs, their kind and queue. The arguments, the first's, are shown."""
 
     job_ids: tuple[UUID, ...]
     kind: str
@@ -244,8 +244,8 @@ def mark_due_sent(
     room = _find_room(session, queues, buffer)
     chosen: dict[str, list[Chosen]] = defaultdict(list)
     for queue, free in room.items():
-        sizes = [n for kind, n in bundles.items() if kind in kinds and kinds[kind].policy.queue == queue]
-        number = min(free.messages * max(sizes, default=1), max(free.jobs, free.messages))
+        sizes = (bundles.get(name, 1) for name, kind in kinds.items() if kind.policy.queue == queue)
+        number = min(free.messages * max(sizes, default=1), free.jobs)
         chosen[queue] += _choose_unlimited(session, queue, number, kinds)
     for row in _choose_limited(session, room, kinds):
         chosen[row.queue].append(row)

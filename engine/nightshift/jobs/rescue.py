@@ -200,12 +200,21 @@ def _is_older(note: dict[str, Any], started_at: datetime | None) -> bool:
 
 
 def _release(session: Session, which: ColumnElement[bool], reason: str) -> int:
-    """Release up to BATCH jobs, oldest first; one that cannot be released is logged and left."""
+    """Release up to BATCH jobs, oldest first; one that cannot be released is logged and left.
+
+    The attempt of a job that ran together with others is not charged: any of them may be why the
+    process was killed. Each of them runs alone from now on.
+    """
     running = select(Job).where(which, RUNNING).order_by(Job.started_at)
     rows = session.scalars(running.limit(BATCH).with_for_update(skip_locked=True)).all()
     error = {"type": "WorkerLost", "message": reason, "traceback": ""}
     released = 0
+    together = {row.id for row in rows if row.message_id not in (None, row.id)}
+    if together:
+        released += len(claims.undo_runs(session, Job.id.in_(together)))
     for row in rows:
+        if row.id in together:
+            continue
         assert row.claim_id is not None  # a running job has a claim
         lost = claims.Claim.of(row, job_id=row.id, claim_id=row.claim_id)
         try:

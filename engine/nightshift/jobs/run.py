@@ -182,14 +182,16 @@ class Run:
                 except (OverflowError, TypeError) as error:
                     raise PermanentError(f"no job can be put off by {delay!r}") from error
             case Discard(reason):
-                return self._end_early(session, JobState.DISCARDED, reason)
+                return self._end_early(session, JobState.DISCARDED, reason, last=last)
             case Cancel(reason):
-                return self._end_early(session, JobState.CANCELLED, reason)
+                return self._end_early(session, JobState.CANCELLED, reason, last=last)
         _require_json(outcome)
         return claims.succeed(session, self._claim, self._notes, result=outcome, last=last)
 
-    def _end_early(self, session: Session, state: JobState, reason: str) -> JobState:
-        return claims.mark_ended(session, self._claim, state, self._notes, result=str(reason))
+    def _end_early(self, session: Session, state: JobState, reason: str, *, last: bool) -> JobState:
+        return claims.mark_ended(
+            session, self._claim, state, self._notes, result=str(reason), last=last
+        )
 
     def _forget_end(self) -> None:
         self.state = None

@@ -55,8 +55,9 @@ class Carried:
     statements that commit by themselves, where the session's owner has one. `kinds`: those that the
     session's owner declares; None for a session that no Runtime has opened. `guarded`: the
     session's owner calls `require_no_spawn` before it commits. `when_undone`: what
-    the owner calls when the transaction is rolled back. `ending`: the owner ends its transaction
-    now. `broken`: other code has ended it.
+    the owner calls when the transaction is rolled back. `note_end`: notes a job's end, where the
+    session's owner writes it together with those of other jobs. `ending`: the owner ends its
+    transaction now. `broken`: other code has ended it.
     """
 
     enqueued: list[UUID] = field(default_factory=list)
@@ -66,6 +67,7 @@ class Carried:
     kinds: Kinds | None = None
     guarded: bool = False
     when_undone: list[Callable[[], None]] = field(default_factory=list)
+    note_end: Callable[..., None] | None = None
     ending: bool = False
     broken: bool = False
 
@@ -79,6 +81,12 @@ class Carried:
                 "run.spawn was called in a transaction in which its job does not succeed: call it"
                 " in the job's last transaction, and return no Discard, Cancel or Snooze after it"
             )
+
+    def undo(self) -> None:
+        """Note that the transaction was rolled back."""
+        self.ending = True
+        for undo in self.when_undone:
+            undo()
 
     def require_unbroken(self) -> None:
         """Raise BrokenTransaction when other code than its owner has ended the transaction."""
@@ -136,6 +144,24 @@ def get_carried(session: Session) -> Carried:
 def carry(session: Session, notes: Carried) -> None:
     """Make a session carry `notes`."""
     session.info[_KEY] = notes
+
+
+@contextmanager
+def lent(session: LentSession, notes: Carried) -> Iterator[None]:
+    """Lend a session with notes on it; commit at the end. On an exception call `notes.undo`.
+
+    Raises BrokenTransaction when the borrower commits, rolls back or closes the session.
+    """
+    carry(session, notes)
+    try:
+        yield
+        notes.require_unbroken()
+        notes.require_no_spawn()
+        notes.ending = True
+        session.commit()
+    except BaseException:
+        notes.undo()
+        raise
 
 
 @contextmanager

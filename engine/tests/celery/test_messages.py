@@ -5,10 +5,11 @@ from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
+from job_rows import Plain
 from nightshift.celery import messages
 from nightshift.celery.messages import UnacceptableError
 
-KINDS = {"test.plain"}
+KINDS = {Plain.policy.kind: Plain}
 ID = "0e3b7a3c-6f0e-4bd4-8a57-6a6dd1f4f0a1"
 OTHER = "3f1b7a3c-6f0e-4bd4-8a57-6a6dd1f4f0a2"
 
@@ -159,3 +160,16 @@ def test_clock_believes_no_absurd_message(tick):
 
 def test_clock_follows_a_message():
     assert messages.Clock().adjust(41) == 42
+
+
+def test_message_of_several_jobs_has_a_little_more_time():
+    one, two = make(), make([[], {"job_ids": [ID, OTHER]}, {}])
+    for message in (one, two):
+        messages.prepare(message, KINDS)
+    limit = Plain.policy.time_limit.total_seconds()
+    assert ("timelimit" in one.headers, two.headers["timelimit"]) == (False, [limit + 1, None])
+
+
+def test_message_of_too_many_jobs_is_refused():
+    with pytest.raises(UnacceptableError, match="too many"):
+        messages.read_job_ids({"job_ids": [ID] * (messages.MOST_IDS + 1)}, ID)

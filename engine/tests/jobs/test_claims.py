@@ -422,15 +422,16 @@ def test_of_an_error_only_so_much_is_kept():
 
 
 def claim_as_a_worker(session, job_id, kind=Limited, **options):
-    return claims.claim(
+    held = claims.claim(
         session.connection(),
-        job_id,
+        [job_id],
         claim_id=uuid4(),
         kind=kind.policy.kind,
         worker_id=uuid4(),
         pid=1,
         **options,
     )
+    return held[0] if held else None
 
 
 def test_message_under_another_kinds_name_claims_nothing(session):
@@ -454,7 +455,7 @@ def test_process_without_a_broker_claims_limited_jobs_too(session):
 def test_claim_is_found_by_its_id(session):
     claim = take(session, put(session))
     connection = session.connection()
-    assert claims.find_claim(connection, claim.job_id, claim.claim_id) == claim
-    assert claims.find_claim(connection, claim.job_id, uuid4()) is None
+    assert claims.find_claims(connection, [claim.job_id], claim.claim_id) == [claim]
+    assert claims.find_claims(connection, [claim.job_id], uuid4()) == []
     claims.succeed(session, claim, claims.Notes(), result=None)
-    assert claims.find_claim(connection, claim.job_id, claim.claim_id) is None
+    assert claims.find_claims(connection, [claim.job_id], claim.claim_id) == []

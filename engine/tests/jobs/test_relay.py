@@ -687,9 +687,7 @@ BUNDLES = {"test.plain": 10, "test.side": 5}
 
 
 def send_bundles(session, *, buffer=100, bundles=BUNDLES):
-    return relay.mark_due_sent(
-        session, kinds=KINDS, queues=QUEUES, buffer=buffer, bundles=bundles
-    )
+    return relay.mark_due_sent(session, kinds=KINDS, queues=QUEUES, buffer=buffer, bundles=bundles)
 
 
 def sizes(messages):

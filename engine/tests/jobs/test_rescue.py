@@ -392,8 +392,50 @@ def test_job_that_only_a_message_calls_unknown_is_left_alone(session, why):
 
 def test_claim_that_never_started_is_undone(session):
     claim, other = take(session, put(session)), take(session, put(session))
-    assert claims.undo_claims(session, [claim.claim_id, uuid4()]) == 1
+    assert claims.undo_claims(session, [claim.claim_id, uuid4()]) == [claim.job_id]
     job = row(session, claim.job_id)
     assert (job.state, job.attempt, job.claim_id, job.sent_at) == ("queued", 0, None, None)
     assert state(session, other.job_id) == JobState.RUNNING
     assert take(session, claim.job_id).attempt == 1
+
+
+# --- jobs that ran together ---
+
+
+def take_together(session, number, **worker):
+    """Claim jobs that one message has named."""
+    taken = [take(session, put(session), **worker) for _ in range(number)]
+    message = update(Job).where(Job.id.in_([claim.job_id for claim in taken]))
+    session.execute(message.values(message_id=uuid4(), claim_id=taken[0].claim_id))
+    return taken[0].claim_id, [claim.job_id for claim in taken]
+
+
+def release_by_claim(session, claim_id, _worker_id):
+    return rescue.release_claims(session, [claim_id])
+
+
+def release_by_worker(session, _claim_id, worker_id):
+    return rescue.release_worker(session, worker_id)
+
+
+@pytest.mark.parametrize("release", [release_by_claim, release_by_worker])
+def test_death_is_not_charged_to_jobs_that_ran_together(session, release):
+    worker_id = uuid4()
+    claim_id, ids = take_together(session, 3, worker_id=worker_id)
+    other = take(session, put(session))
+    assert release(session, claim_id, worker_id) == 3
+    for job_id in ids:
+        job = row(session, job_id)
+        assert (job.state, job.attempt, job.sent_at, job.errors) == ("queued", 0, None, None)
+        assert job.message_id == job_id
+    assert state(session, other.job_id) == JobState.RUNNING
+
+
+def test_death_is_charged_to_a_job_that_ran_alone_after_it_ran_together(session):
+    worker_id = uuid4()
+    claim_id, (job_id,) = take_together(session, 1)
+    rescue.release_claims(session, [claim_id])
+    take(session, job_id, worker_id=worker_id)
+    assert rescue.release_worker(session, worker_id) == 1
+    job = row(session, job_id)
+    assert (job.state, job.attempt, len(job.errors)) == ("scheduled", 1, 1)

@@ -275,9 +275,9 @@ def test_statements_of_a_job_are_constant(engine, session):
         enqueued = len(statements)
         relay.mark_sent(session, [job_id], kinds=KINDS, buffer=100)
         sent = len(statements) - enqueued
-        claim = claims.claim(
+        (claim,) = claims.claim(
             session.connection(),
-            job_id,
+            [job_id],
             claim_id=uuid4(),
             kind=Plain.policy.kind,
             worker_id=job_id,

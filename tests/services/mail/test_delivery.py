@@ -54,9 +54,9 @@ def start(session, lane=0):
     session.execute(delete(Job).where(Job.state != JobState.RUNNING))
     job_id = enqueue(session, DeliverMail(lane=lane), now=LONG_AGO)
     relay.queue_due(session)
-    claim = claims.claim(
+    (claim,) = claims.claim(
         session.connection(),
-        job_id,
+        [job_id],
         claim_id=uuid4(),
         kind=DeliverMail.policy.kind,
         worker_id=uuid4(),

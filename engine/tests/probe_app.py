@@ -224,9 +224,30 @@ def refresh(session: Session, args: Refresh, run: Run) -> Outcome:
     return args.number
 
 
+class Mixed(
+    JobArgs, kind="probe.mixed", time_limit=timedelta(seconds=2), max_attempts=3, backoff=SOON
+):
+    """Leave a row, and do what may harm the jobs that run together with it."""
+
+    seconds: float = 0
+    dies: bool = False
+    locks: int | None = None
+
+
+@job(Mixed)
+def mixed(session: Session, args: Mixed, run: Run) -> None:
+    if args.locks is not None:
+        lock = "update effect set attempt = attempt where id = :id"
+        session.execute(text(lock), {"id": args.locks})
+    time.sleep(args.seconds)
+    leave(session, run)
+    if args.dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 KINDS = (
     Leave, Fail, Answer, Die, Sleep, Stubborn, Long, TooLong, Parent, Counted, Limited, Rated,
-    Steps, Refresh,
+    Steps, Refresh, Mixed,
 )  # fmt: skip
 
 probe = Component(name="probe", models=("probe_app",), kinds=KINDS, tasks=("probe_app",))

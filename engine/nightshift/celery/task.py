@@ -47,9 +47,10 @@ Body = Callable[..., Any]
 DATABASE_PATIENCE = timedelta(seconds=30)
 DATABASE_PAUSE = 0.5
 
-# Seconds that jobs which run together may hold their transaction before it is committed. A job that
-# takes longer by itself is slow: those behind it are left to other processes.
+# Seconds that jobs which run together may hold their transaction before it is committed. And the
+# seconds after which one job is slow: those behind it are left to other processes.
 SLICE = 0.05
+SLOW = 0.1
 
 
 class LedgerTask(Task):
@@ -285,12 +286,13 @@ class Together:
             with job_context(self.task.name, str(claim.job_id)):
                 goes_on = self._run(bundle, replace(claim, started_at=bundle.now()))
             now = time.monotonic()
+            goes_on &= now - started < SLOW
+            stops = not goes_on or now - self._began >= messages.BUNDLE_SECONDS
             last = claim is self.held[-1]
-            goes_on &= now - started < SLICE and now - self._began < messages.BUNDLE_SECONDS
-            if last or not goes_on or now - committed >= SLICE or bundle.is_marked:
-                self._commit(bundle, give_back=not goes_on)
+            if last or stops or now - committed >= SLICE or bundle.is_marked:
+                self._commit(bundle, give_back=stops, alone=not goes_on)
                 committed = time.monotonic()
-            if not goes_on:
+            if stops:
                 return
 
     def _run(self, bundle: Bundle, claim: claims.Claim) -> bool:
@@ -324,8 +326,8 @@ class Together:
             self._lines.append((claim.job_id, line))
         return not terminate_handler_fired()
 
-    def _commit(self, bundle: Bundle, *, give_back: bool) -> None:
-        ids = bundle.commit(give_back=self._claim_id if give_back else None)
+    def _commit(self, bundle: Bundle, *, give_back: bool, alone: bool) -> None:
+        ids = bundle.commit(give_back=self._claim_id if give_back else None, alone=alone)
         for job_id, line in self._lines:
             with job_context(self.task.name, str(job_id)):
                 logger.info("%s", line)

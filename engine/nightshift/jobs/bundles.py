@@ -91,16 +91,16 @@ class Bundle:
         """Whether the transaction has ended, so that nothing of it is kept."""
         return self._begun and self._connection is not None and is_idle(self._connection)
 
-    def commit(self, *, give_back: UUID | None = None) -> list[UUID]:
+    def commit(self, *, give_back: UUID | None = None, alone: bool = True) -> list[UUID]:
         """Write the jobs' ends and commit. Return the jobs that may be sent now.
 
-        With `give_back`, the jobs that still run under that claim are queued again, each to run
-        alone. Raises LostClaim when one of the jobs was cancelled or released; then nothing may be
+        With `give_back`, the jobs that still run under that claim are queued again; `alone` as in
+        `claims.undo_claims`. Raises LostClaim when one of the jobs was cancelled or released; then nothing may be
         kept.
         """
         with self.unit_of_work() as session:
             claims.mark_all_ended(session, self._ends)
-            back = claims.undo_claims(session, [give_back]) if give_back else []
+            back = claims.undo_claims(session, [give_back], alone=alone) if give_back else []
         self.connection.commit()
         ids = [job_id for notes in self._parts for job_id in notes.enqueued] + back
         if self.is_marked:

@@ -256,17 +256,18 @@ def _make_claims(rows: Any, job_ids: Sequence[UUID], claim_id: UUID) -> list[Cla
     return [made[job_id] for job_id in dict.fromkeys(job_ids) if job_id in made]
 
 
-def undo_claims(session: Session, claim_ids: Collection[UUID]) -> list[UUID]:
+def undo_claims(session: Session, claim_ids: Collection[UUID], *, alone: bool = True) -> list[UUID]:
     """Queue the jobs that still run under these claims, and return their ids.
 
-    No attempt is charged, so each is to run alone from now on: none can do the same harm twice
-    without being charged. A unique key that the claim has freed stays free, and a rate has counted
+    No attempt is charged. With `alone` each is to run alone from now on, so that none can do the
+    same harm twice without being charged. A unique key that the claim has freed stays free, and a rate has counted
     the start.
     """
-    return undo_runs(session, Job.claim_id.in_(claim_ids)) if claim_ids else []
+    which = Job.claim_id.in_(claim_ids)
+    return undo_runs(session, which, alone=alone) if claim_ids else []
 
 
-def undo_runs(session: Session, which: ColumnElement[bool]) -> list[UUID]:
+def undo_runs(session: Session, which: ColumnElement[bool], *, alone: bool = True) -> list[UUID]:
     """Queue the running jobs that fit a condition, as `undo_claims` does."""
     undone = (
         update(Job)
@@ -275,7 +276,7 @@ def undo_runs(session: Session, which: ColumnElement[bool]) -> list[UUID]:
             state=JobState.QUEUED,
             sent_at=None,
             claim_id=None,
-            message_id=Job.id,
+            message_id=Job.id if alone else null(),
             attempt=Job.attempt - 1,
         )
         .returning(Job.id)

@@ -1,0 +1,169 @@
+"""Jobs that run together on real workers: what one of them does is not the others' harm."""
+
+import itertools
+import os
+import signal
+import time
+from uuid import uuid4
+
+import probe_app as probe
+import pytest
+from nightshift.jobs import enqueue, enqueue_many
+from nightshift.jobs.models import Job, JobState
+from probing import count_effects, put
+from sqlalchemy import func, select, text
+
+# More than a caller sends itself: the relay finds all of them waiting.
+MANY = 250
+
+
+@pytest.fixture(autouse=True)
+def _without_earlier_jobs(working):
+    """Let the jobs of the test before end."""
+    working.until(lambda: working.open_jobs() == 0, seconds=120)
+
+
+def put_many(working, jobs):
+    with working.runtime.unit_of_work() as session:
+        return enqueue_many(session, jobs, now=working.runtime.now())
+
+
+def rows(working, ids):
+    with working.runtime.read_only() as session:
+        return list(session.execute(select(Job).where(Job.id.in_(ids))).scalars())
+
+
+def wait(working, ids, *, seconds=60):
+    """Wait for the end of jobs and return their rows."""
+    working.until(lambda: all(row.finished_at for row in rows(working, ids)), seconds=seconds)
+    return rows(working, ids)
+
+
+def outcomes(found):
+    return {(row.state, row.attempt, row.errors is None) for row in found}
+
+
+ONCE = {(JobState.SUCCEEDED, 1, True)}
+
+
+def count_running_together(working):
+    largest = (
+        select(func.count())
+        .where(Job.state == JobState.RUNNING)
+        .group_by(Job.claim_id)
+        .order_by(func.count().desc())
+        .limit(1)
+    )
+    with working.runtime.read_only() as session:
+        return session.execute(largest).scalar() or 0
+
+
+def find_a_bundles_process(working):
+    if count_running_together(working) < 2:
+        return None
+    with working.runtime.read_only() as session:
+        return (
+            session.execute(select(Job.pid).where(Job.state == JobState.RUNNING)).scalars().first()
+        )
+
+
+def test_many_short_jobs_run_together_and_each_once(working):
+    before = count_effects(working.runtime)
+    ids = put_many(working, [probe.Leave(number=n) for n in range(MANY)])
+    found = wait(working, ids)
+    assert outcomes(found) == ONCE
+    assert {row.result for row in found} == set(range(MANY))
+    assert count_effects(working.runtime) - before == MANY
+    assert sum(row.message_id not in (None, row.id) for row in found) > MANY / 2
+    assert all(row.created_at <= row.started_at <= row.finished_at for row in found)
+    by_process = sorted(found, key=lambda row: (row.pid, row.started_at))
+    for earlier, later in itertools.pairwise(by_process):
+        assert earlier.pid != later.pid or earlier.finished_at <= later.started_at
+
+
+def test_death_in_the_middle_loses_and_doubles_and_charges_nothing(working):
+    before = count_effects(working.runtime)
+    ids = put_many(working, [probe.Leave(number=n, milliseconds=10) for n in range(MANY)])
+    for _ in range(2):
+        os.kill(working.until(lambda: find_a_bundles_process(working)), signal.SIGKILL)
+        time.sleep(0.3)
+    assert outcomes(wait(working, ids, seconds=120)) == ONCE
+    assert count_effects(working.runtime) - before == MANY
+
+
+def test_job_that_kills_its_process_is_charged_alone(working):
+    before = count_effects(working.runtime)
+    ids = put_many(working, [probe.Mixed() for _ in range(MANY)])
+    poison = put_many(working, [probe.Mixed(dies=True)])
+    found = wait(working, [*ids, *poison], seconds=120)
+    assert outcomes(row for row in found if row.id in ids) == ONCE
+    (row,) = (row for row in found if row.id in poison)
+    assert (row.state, row.attempt, len(row.errors)) == (JobState.FAILED, 3, 3)
+    assert count_effects(working.runtime) - before == MANY
+
+
+def test_time_limit_holds_for_each_job(working):
+    jobs = [probe.Mixed() for _ in range(MANY)]
+    ids = put_many(working, [*jobs[:-1], probe.Mixed(seconds=60)])
+    found = wait(working, ids, seconds=120)
+    (stuck,) = (row for row in found if row.args["seconds"])
+    assert outcomes(row for row in found if row is not stuck) == ONCE
+    assert (stuck.state, stuck.attempt, len(stuck.errors)) == (JobState.FAILED, 3, 3)
+
+
+def test_jobs_do_not_wait_for_a_slow_one(working):
+    ids = put_many(working, [probe.Mixed(), probe.Mixed(seconds=1.5)] + [probe.Mixed()] * MANY)
+    found = wait(working, ids)
+    (slow,) = (row for row in found if row.args["seconds"])
+    assert outcomes(found) == ONCE
+    assert (slow.finished_at - slow.started_at).total_seconds() >= 1.5
+    last = max(row.finished_at for row in found if row is not slow)
+    # At most those that were in the same message as one that is as slow.
+    assert last < slow.finished_at or (last - slow.finished_at).total_seconds() < 1.5
+
+
+def test_slow_jobs_are_shared_out(working):
+    before = time.monotonic()
+    ids = put_many(working, [probe.Mixed(seconds=0.1) for _ in range(40)])
+    found = wait(working, ids)
+    assert outcomes(found) == ONCE
+    ran = [sum(row.pid == pid for row in found) for pid in {row.pid for row in found}]
+    assert len(ran) == 2
+    assert min(ran) >= 12
+    assert time.monotonic() - before < 8
+
+
+def test_urgent_job_overtakes_many_short_ones(working):
+    ids = put_many(working, [probe.Leave(number=n, milliseconds=2) for n in range(4 * MANY)])
+    with working.runtime.unit_of_work() as session:
+        urgent = enqueue(session, probe.Leave(), now=working.runtime.now(), priority=0)
+    found = wait(working, [*ids, urgent])
+    (first,) = (row for row in found if row.id == urgent)
+    later = sum(row.started_at > first.started_at for row in found)
+    assert later > 0
+    assert outcomes(found) == ONCE
+
+
+def test_jobs_that_would_deadlock_together_run_alone(working):
+    for _ in range(2):
+        working.ended(put(working.runtime, probe.Leave()))
+    with working.runtime.read_only() as session:
+        rows_ = list(session.execute(text("select id from effect order by id limit 2")).scalars())
+    one, two = rows_
+    jobs = [probe.Mixed(locks=(one, two)[n % 2], seconds=0.004) for n in range(MANY)]
+    before = count_effects(working.runtime)
+    found = wait(working, put_many(working, jobs), seconds=120)
+    assert outcomes(found) == ONCE
+    assert count_effects(working.runtime) - before == MANY
+
+
+def test_message_of_several_jobs_whose_first_is_not_there_runs_the_others(working):
+    with working.runtime.unit_of_work() as session:
+        ids = enqueue_many(
+            session, [probe.Leave(number=n) for n in range(3)], now=working.runtime.now()
+        )
+        named = [str(uuid4()), *map(str, ids)]
+        working.app.send_task(
+            "probe.leave", kwargs={"job_ids": named}, task_id=named[0], queue="default"
+        )
+    assert outcomes(wait(working, ids)) == ONCE

@@ -95,8 +95,8 @@ class Bundle:
         """Write the jobs' ends and commit. Return the jobs that may be sent now.
 
         With `give_back`, the jobs that still run under that claim are queued again; `alone` as in
-        `claims.undo_claims`. Raises LostClaim when one of the jobs was cancelled or released; then nothing may be
-        kept.
+        `claims.undo_claims`. Raises LostClaim when one of the jobs was cancelled or released; then
+        nothing may be kept.
         """
         with self.unit_of_work() as session:
             claims.mark_all_ended(session, self._ends)

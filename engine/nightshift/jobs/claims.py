@@ -260,8 +260,8 @@ def undo_claims(session: Session, claim_ids: Collection[UUID], *, alone: bool = 
     """Queue the jobs that still run under these claims, and return their ids.
 
     No attempt is charged. With `alone` each is to run alone from now on, so that none can do the
-    same harm twice without being charged. A unique key that the claim has freed stays free, and a rate has counted
-    the start.
+    same harm twice without being charged. A unique key that the claim has freed stays free, and a
+    rate has counted the start.
     """
     which = Job.claim_id.in_(claim_ids)
     return undo_runs(session, which, alone=alone) if claim_ids else []

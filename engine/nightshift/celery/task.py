@@ -264,13 +264,16 @@ class Together:
         # What is logged once it is committed: the job's id, and the line.
         self._lines: list[tuple[UUID, str]] = []
         self._failed: list[BaseException] = []
-        self._lost: list[claims.Claim] = []
+        self._lost = False
 
     def perform(self) -> None:
         """Run the jobs."""
         try:
             with self.runtime.bundle(self.held[0].started_at) as bundle:
                 self._run_all(bundle)
+            if self._lost:
+                # Where a claim is ours after all, its job would have no runner.
+                self._give_back()
         except BaseException as error:
             if self.task.ends_process(error):
                 raise
@@ -306,7 +309,7 @@ class Together:
                 report(run.state or "not recorded")
         except claims.LostClaim as lost:
             logger.warning("%s", lost)
-            self._lost.append(claim)
+            self._lost = True
         except BaseException as error:
             if self.task.ends_process(error) or bundle.is_lost:
                 raise
@@ -333,14 +336,6 @@ class Together:
                 logger.info("%s", line)
         self._lines.clear()
         self.runtime.send_soon(ids)
-        if self._lost:
-            self._note_returns(self._lost)
-            self._lost.clear()
-
-    def _note_returns(self, lost: Sequence[claims.Claim]) -> None:
-        with suppress(SQLAlchemyError), self.runtime.unit_of_work() as session:
-            for claim in lost:
-                claims.note_return(session.connection(), claim)
 
     def _give_back(self) -> None:
         """Let the jobs that have not ended run alone, and wait for a database that is away."""
@@ -350,13 +345,14 @@ class Together:
                 with self.runtime.unit_of_work() as session:
                     back = claims.undo_claims(session, [self._claim_id])
                     get_carried(session).enqueued.extend(back)
+                    for claim in self.held:
+                        claims.note_return(session.connection(), claim)
             except SQLAlchemyError:
                 if time.monotonic() > give_up:
                     tell_keeper(self.task.app, Word.UNENDED, self._claim_id)
                     return
                 time.sleep(DATABASE_PAUSE)
             else:
-                self._note_returns(self.held)
                 return
 
 

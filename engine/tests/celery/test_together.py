@@ -30,6 +30,7 @@ from nightshift.jobs import (
     enqueue,
     enqueue_many,
 )
+from nightshift.jobs.claims import LostClaim
 from nightshift.jobs.models import Job, JobLog, JobState, Worker
 from probing import count_effects
 from sqlalchemy import delete, event, func, select, text, update
@@ -122,6 +123,8 @@ def do(session: Session, args: Do, run: Run) -> Outcome:  # noqa: PLR0912 - one 
             session.connection().connection.driver_connection.commit()
         case "exit":
             raise SystemExit("as asked")
+        case "lost":
+            raise LostClaim("as asked")
         case "deadlock":
             raise OperationalError("update", {}, Exception("deadlock detected"))
         case "packed deadlock":
@@ -503,6 +506,15 @@ def test_job_that_was_cancelled_meanwhile_is_undone_and_the_others_run_alone(app
     assert (cancelled.state, cancelled.claim_id) == (JobState.CANCELLED, None)
     assert are_given_back([first, last])
     assert effects(app, ids) == [0] * 3
+
+
+def test_claim_that_a_body_calls_lost_is_given_back_at_the_end(app):
+    ids = put_all(app, "leave", "lost", "leave")
+    receive(app, ids)
+    first, lost, last = rows(app, ids)
+    assert [first.state, last.state] == [JobState.SUCCEEDED] * 2
+    assert are_given_back([lost])
+    assert effects(app, ids) == [1, 0, 1]
 
 
 def test_keeper_is_told_when_the_jobs_cannot_be_given_back(app, keeper, monkeypatch):

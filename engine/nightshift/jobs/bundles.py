@@ -13,7 +13,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine
 
-from nightshift.database import Session, is_idle, take_mark
+from nightshift.database import Session, combine_savepoints, is_idle, take_mark
 from nightshift.jobs import claims
 from nightshift.jobs.models import JobState
 from nightshift.jobs.session import Carried, LentSession, lent
@@ -58,6 +58,7 @@ class Bundle:
         if not self._begun:
             self._begun = True
             self._connection.begin()
+            combine_savepoints(self._connection)
         return self._connection
 
     def now(self) -> datetime:

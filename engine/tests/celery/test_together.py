@@ -1,6 +1,7 @@
 """How several jobs of one message run, in the test's process, on each database."""
 
 import itertools
+import re
 import time
 from contextlib import suppress
 from datetime import timedelta
@@ -8,6 +9,7 @@ from uuid import uuid4
 
 import probe_app
 import probe_app as probe
+import psycopg
 import pytest
 from job_rows import only_on_postgres
 from nightshift.celery import messages, task
@@ -140,6 +142,19 @@ def do(session: Session, args: Do, run: Run) -> Outcome:  # noqa: PLR0912 - one 
             session.execute(text("set local work_mem = '123kB'"))
         case "show":
             return session.execute(text("show work_mem")).scalar_one()
+        case "keep a part" | "keep a part and fail":
+            with session.begin_nested():
+                probe.leave(session, run)
+            if args.what != "keep a part":
+                raise TransientError("as asked")
+        case "undo a part" | "undo a part and fail":
+            for error in (None, TransientError("undone")):
+                with suppress(TransientError), session.begin_nested():
+                    probe.leave(session, run)
+                    if error:
+                        raise error
+            if args.what != "undo a part":
+                raise TransientError("as asked")
         case "swallow":
             with suppress(Exception):
                 session.execute(text("select * from no_such_table"))
@@ -186,6 +201,13 @@ def app(database_url, tmp_path):
         for table in (JobLog, Job, Worker, probe.Effect):
             session.execute(delete(table))
     app.runtime.close()
+
+
+@pytest.fixture(autouse=True)
+def without_hurry(monkeypatch):
+    """Let no job count as slow because the machine is."""
+    for where, name in ((task, "SLICE"), (task, "SLOW"), (messages, "BUNDLE_SECONDS")):
+        monkeypatch.setattr(where, name, 60.0)
 
 
 @pytest.fixture
@@ -323,7 +345,7 @@ def test_jobs_without_an_effect_cost_a_claim_and_an_end_together(app):
 
 
 def test_each_job_has_a_start_and_an_end_of_its_own(app):
-    ids = put(app, [Do(seconds=0.02) for _ in range(4)])
+    ids = put(app, [Do(seconds=0.04) for _ in range(4)])
     receive(app, ids)
     found = sorted(rows(app, ids), key=lambda row: row.started_at)
     for row in found:
@@ -444,6 +466,37 @@ def test_error_undoes_its_own_job_only(app, what, state):
     assert (failed.attempt, len(failed.errors), failed.claim_id) == (1, 1, None)
 
 
+@pytest.mark.parametrize(
+    ("what", "left"),
+    [
+        ("keep a part", 2), ("undo a part", 2),
+        ("keep a part and fail", 0), ("undo a part and fail", 0),
+    ],
+)  # fmt: skip
+def test_savepoints_of_a_body_are_its_own(app, what, left):
+    ids = put_all(app, "leave", what, "fail", what, "leave")
+    with pytest.raises(AttemptFailed):
+        receive(app, ids)
+    assert effects(app, ids) == [1, left, 0, left, 1]
+
+
+@only_on_postgres
+def test_savepoint_costs_one_round_trip_and_the_last_one_none(app, monkeypatch):
+    sent, execute = [], psycopg.Connection.execute
+
+    def note(connection, statement, *arguments, **options):
+        sent.append(re.sub(r"\d+", "N", statement))
+        return execute(connection, statement, *arguments, **options)
+
+    monkeypatch.setattr(psycopg.Connection, "execute", note)
+    ids = put_all(app, *["leave"] * 3)
+    statements = count_statements(app, lambda: receive(app, ids))
+    # Three jobs' and that of their ends.
+    both = "RELEASE SAVEPOINT sa_savepoint_N;SAVEPOINT sa_savepoint_N"
+    assert sent == ["SAVEPOINT sa_savepoint_N", both, both, both]
+    assert not {"SAVEPOINT", "RELEASE"} & set(statements)
+
+
 def test_wrong_sql_fails_its_own_job_only(app):
     ids = put_all(app, "leave", "wrong SQL", "leave")
     with suppress(AttemptFailed):
@@ -542,7 +595,8 @@ def test_what_a_job_sets_for_its_transaction_is_not_its_neighbours(app):
 # --- slow jobs ---
 
 
-def test_jobs_behind_a_slow_one_are_left_to_others(app):
+def test_jobs_behind_a_slow_one_are_left_to_others(app, monkeypatch):
+    monkeypatch.setattr(task, "SLOW", 1.0)
     ids = put_all(app, "leave", Do(seconds=task.SLOW), "leave", "leave")
     receive(app, ids)
     found = rows(app, ids)
@@ -553,8 +607,7 @@ def test_jobs_behind_a_slow_one_are_left_to_others(app):
 
 def test_what_is_done_is_committed_after_each_slice(app, monkeypatch):
     monkeypatch.setattr(task, "SLICE", 0.03)
-    monkeypatch.setattr(task, "SLOW", 10.0)
-    ids = put(app, [Do(seconds=0.02) for _ in range(4)] + [Do(what="commit by the driver")])
+    ids = put(app, [Do(seconds=0.04) for _ in range(4)] + [Do(what="commit by the driver")])
     with app.runtime.read_only() as session:
         broken = session.execute(
             select(Job.id).where(Job.id.in_(ids), func.length(Job.args["what"].as_string()) > 10)

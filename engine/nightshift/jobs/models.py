@@ -71,7 +71,7 @@ class Job(Base):
         ),
         partial_index("ix_job_running", "worker_id", where="state = 'running'"),
         partial_index("ix_job_children", "parent_id", "state", where="parent_id is not null"),
-        Index("ix_job_kind_started", "kind", "started_at"),
+        partial_index("ix_job_kind_started", "kind", "started_at", where="started_at is not null"),
         partial_index("ix_job_finished", "finished_at", where="finished_at is not null"),
     )
 

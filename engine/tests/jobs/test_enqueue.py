@@ -40,7 +40,7 @@ from nightshift.jobs.args import DECLARED
 from nightshift.jobs.enqueue import build_declared_columns, enqueue_declared
 from nightshift.jobs.models import Job, JobState
 from nightshift.jobs.session import Carried, carry, get_carried
-from sqlalchemy import create_engine, select
+from sqlalchemy import create_engine, select, text
 
 HOUR = timedelta(hours=1)
 
@@ -371,6 +371,20 @@ def test_two_transactions_with_the_same_keys_do_not_wait_for_each_other(runtime)
         thread.join(20)
     with runtime.read_only() as session:
         assert count(session) == 200
+
+
+@only_on_postgres
+def test_uniqueness_needs_no_index_of_the_rows_without_a_key(session):
+    # The next release's migration may do this while this release still runs.
+    session.execute(text("ALTER TABLE job DROP CONSTRAINT uq_job_unique_key"))
+    key = "CREATE UNIQUE INDEX uq_job_key ON job (unique_key) WHERE unique_key IS NOT NULL"
+    session.execute(text(key))
+    first = put(session, Only(number=1))
+    assert put(session, Only(number=1)) == first
+    assert enqueue_many(session, [Only(number=1), Plain()], now=NOW) != [first]
+    later = put(session, Refresh(number=1), debounce=HOUR)
+    assert put(session, Refresh(number=2), debounce=HOUR) == later
+    assert count(session) == 3
 
 
 # --- debounce ---

@@ -89,16 +89,13 @@ def write_notice(
     new = _make_version(session, event, last, readers=affected(session, event_id), now=run.now)
     assert new.content is not None
     is_first = last is not None and last.content is None
-    ends = [
-        compute_end(version.content, rules.zone)
-        for version in (new, *_read_versions(session, event_id).values())
-        if version.content is not None
-    ]
+    versions = [new, *_read_versions(session, event_id).values()]
+    ends = [compute_end(one.content, rules.zone) for one in versions if one.content is not None]
     if (is_first and new.content["cancelled"]) or max(ends) <= run.now:
         return {"concerned": 0}
-    before = set() if last is None else set(last.invited)
-    if new.invited or before:
-        raised = last is not None and last.version > 0 and before != set(new.invited)
+    if any(version.invited for version in versions):
+        # Also for those who were invited long ago, and whose cancellation still waits.
+        raised = last is not None and last.version > 0 and last.invited != new.invited
         new.vevents = revise(session, event_id, raised=raised, now=run.now)
     concerned = _find_concerned(session, last, new, rules)
     if not concerned:
@@ -261,37 +258,6 @@ class Known:
 
     versions: tuple[EventNotice | None, ...]
 
-    @classmethod
-    def read(
-        cls,
-        reader_id: int,
-        mails: Sequence[Told],
-        versions: Mapping[int, EventNotice],
-        newest: int,
-        *,
-        but: Told | None = None,
-    ) -> "Known":
-        """Return what the mails to a reader, oldest first, say that the reader knows.
-
-        A reader who was sent no mail, not even one that was withdrawn, wanted none: this reader
-        knows what the calendar showed. `but`: as if this mail had not been queued.
-        """
-
-        def by_calendar(number: int) -> EventNotice | None:
-            found = versions.get(number)
-            shown = found is not None and found.content is not None and reader_id in found.readers
-            return found if shown else None
-
-        may_know = [by_calendar(0 if mails else newest - 1)]
-        for mail in mails:
-            # What a version said is no longer known where an earlier release has deleted it.
-            told = versions.get(mail.version) or by_calendar(newest - 1)
-            if mail.state == MailState.SENT:
-                may_know = [told]
-            elif mail.may_have_arrived and mail is not but:
-                may_know.append(told)
-        return cls(tuple({None if one is None else one.version: one for one in may_know}.values()))
-
     @property
     def is_certain(self) -> bool:
         """Return whether it is known what the reader knows."""
@@ -327,6 +293,55 @@ class Known:
 def _says(version: EventNotice) -> Content:
     assert version.content is not None
     return version.content
+
+
+def find_known(
+    to: Recipient,
+    mails: Sequence[Told],
+    versions: Mapping[int, EventNotice],
+    newest: int,
+    rules: LetterRules,
+    *,
+    but: Told | None = None,
+) -> Known:
+    """Return what the mails to a reader, oldest first, say that the reader knows.
+
+    A reader who was sent no mail, not even one that was withdrawn, wanted none: this reader knows
+    from the calendar what the mails before `newest` would have told. `but`: as if this mail had not
+    been queued.
+    """
+    first = versions.get(0)
+    if first is not None and (first.content is None or to.id not in first.readers):
+        first = None
+    if not mails:
+        return _find_shown(to, first, versions, newest, rules)
+    may_know: list[EventNotice | None] = [first]
+    for mail in mails:
+        # What a version said is not known where an earlier release has deleted it.
+        told = versions.get(mail.version)
+        if told is None:
+            told = _find_shown(to, first, versions, newest, rules).versions[0]
+        if mail.state == MailState.SENT:
+            may_know = [told]
+        elif mail.may_have_arrived and mail is not but:
+            may_know.append(told)
+    one_each = {None if one is None else one.version: one for one in may_know}
+    return Known(tuple(one_each.values()))
+
+
+def _find_shown(
+    to: Recipient,
+    first: EventNotice | None,
+    versions: Mapping[int, EventNotice],
+    newest: int,
+    rules: LetterRules,
+) -> Known:
+    known = Known((first,))
+    for number in sorted(number for number in versions if 0 < number < newest):
+        version, previous = versions[number], versions.get(number - 1)
+        told = _choose_kind(known, version, previous, to, rules)
+        known = Known((version,)) if told else known
+    return known
 
 
 class Notice(NamedTuple):
@@ -473,7 +488,7 @@ def queue_notices(
     notices = []
     for plan in plans:
         if plan.withdrawn <= withdrawn and plan.to.id not in ignoring:
-            known = Known.read(plan.to.id, plan.remaining, versions, new.version)
+            known = find_known(plan.to, plan.remaining, versions, new.version, rules)
             notice = compare(known, new, versions.get(new.version - 1), plan.to, rules)
             if notice is not None and notice.expires_at > now:
                 notices.append((plan, notice))
@@ -506,7 +521,7 @@ def _still_says(
         return False
     said, says = (
         compare(
-            Known.read(to.id, mails, versions, version.version, but=mail),
+            find_known(to, mails, versions, version.version, rules, but=mail),
             version,
             versions.get(version.version - 1),
             to,

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 from datetime import date
 from functools import partial
+from uuid import UUID
 
 from nightshift.celery.task import job
 from nightshift.database import Session
@@ -49,7 +50,7 @@ def send_key(session: Session, args: SendKey, run: Run) -> Outcome:
 
 @job(NoticeEvent)
 def notice_event(session: Session, args: NoticeEvent, run: Run) -> Outcome:
-    """Write an event's notice, and start the jobs that queue its mails.
+    """Write an event's next version, and start the jobs that queue its mails.
 
     A second run finds that nothing has changed.
     """
@@ -66,13 +67,20 @@ def notice_event(session: Session, args: NoticeEvent, run: Run) -> Outcome:
 
 @job(QueueNotices)
 def queue_notices(session: Session, args: QueueNotices, run: Run) -> Outcome:
-    """Queue one version's mails to some readers. A second run queues no others."""
-    return notices.queue_notices(session, args, run.runtime[LetterRules], now=run.now)
+    """Tell some readers of an event what is new to them. A second run finds all told."""
+
+    def find_showing(session: Session, event_id: UUID, user_ids: Collection[int]) -> set[int]:
+        window = run.runtime[Rules].window(run.now)
+        return agendas.find_showing(session, window, event_id, user_ids)
+
+    return notices.queue_notices(
+        session, args, run.runtime[LetterRules], shown=find_showing, now=run.now
+    )
 
 
 @job(NoticeReview)
 def notice_review(session: Session, args: NoticeReview, run: Run) -> Outcome:
-    """Queue the mails about one step of a review. A second run queues no others."""
+    """Queue the mails about the present step of a review. A second run queues no others."""
     return reviews.queue_reviews(
         session, args, run.runtime[LetterRules], request_id=run.id, now=run.now
     )

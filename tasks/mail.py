@@ -16,7 +16,7 @@ def deliver_mail(args: DeliverMail, run: Run) -> None:
     A message that the first claimed and did not record may have been sent.
     """
     mailer = run.runtime[Mailer]
-    delivery.deliver(run, args.lane, mailer.transport, mailer.terms)
+    delivery.deliver(run, args.lane, mailer.transport, mailer.terms, mailer.check)
 
 
 @job(SweepMail)

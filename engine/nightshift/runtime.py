@@ -78,6 +78,11 @@ class Runtime:
         found: T = self._made[wanted]
         return found
 
+    def find(self, wanted: type[T]) -> T | None:
+        """Return the object for this type, or None when no component provides one."""
+        provided = wanted in self._given or wanted in self._providers
+        return self[wanted] if provided else None
+
     @property
     def sections(self) -> list[ComponentSettings]:
         """Return the settings of every component."""

@@ -10,6 +10,7 @@ from nightshift.runtime import Runtime
 from project.letters.settings import LetterSettings
 from project.mail.settings import MailSettings
 from project.school.settings import SchoolSettings
+from services.letters.checks import make_check
 from services.letters.jobs import (
     NoticeEvent,
     NoticeReview,
@@ -20,6 +21,7 @@ from services.letters.jobs import (
     SendWelcome,
 )
 from services.letters.rules import LetterRules
+from services.mail.runtime import MailCheck
 
 
 def make_rules(runtime: Runtime) -> LetterRules:
@@ -36,6 +38,11 @@ def make_rules(runtime: Runtime) -> LetterRules:
         zone=school.school_timezone,
         link_secret=runtime[LetterSettings].link_secret.get_secret_value(),
     )
+
+
+def provide_check(runtime: Runtime) -> MailCheck:
+    """Return what is looked at right before a letter is sent."""
+    return MailCheck(make_check(runtime[SchoolSettings].school_timezone))
 
 
 def make_schedule(runtime: Runtime) -> Sequence[Entry]:
@@ -62,7 +69,7 @@ letters = Component(
     tasks=("tasks.letters",),
     settings=LetterSettings,
     schedule=make_schedule,
-    provides={LetterRules: make_rules},
+    provides={LetterRules: make_rules, MailCheck: provide_check},
     routes="project.letters.routes:make_routes",
     commands={"letters": "project.letters.cli:letters"},
 )

@@ -15,7 +15,7 @@ from services.mail import outbox
 from services.mail.delivery import Terms
 from services.mail.jobs import DeliverMail, PruneMail, SweepMail
 from services.mail.models import MailState
-from services.mail.runtime import Mailer, MailRetention
+from services.mail.runtime import MailCheck, Mailer, MailRetention
 from services.mail.transport import open_transport
 
 
@@ -35,7 +35,8 @@ def make_mailer(runtime: Runtime) -> Mailer:
         # a message that it put off.
         away=Backoff(first=first / 12, cap=first * 5),
     )
-    return Mailer(transport, terms)
+    found = runtime.find(MailCheck)
+    return Mailer(transport, terms, None if found is None else found.examine)
 
 
 def make_retention(runtime: Runtime) -> MailRetention:

@@ -5,14 +5,20 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 from uuid import UUID
 
-from nightshift.database import Session, plain
-from sqlalchemy import select
+from nightshift.database import LONGEST_LIST, Session, batched, plain
+from sqlalchemy import exists, select
 
 from services.calendars import ics
-from services.calendars.audience import UserFacts, read_school
+from services.calendars.audience import (
+    EventFacts,
+    UserFacts,
+    find_local_days,
+    has_user_feed,
+    read_school,
+)
 from services.calendars.models import EventRendering
 from services.calendars.window import Window
-from services.school.models import User
+from services.school.models import Event, Subscription, User
 
 
 class Agenda(NamedTuple):
@@ -39,7 +45,11 @@ def read_agendas(
     }
     school = read_school(session, window, [facts for _, facts in users.values()])
     held = {
-        user_id: [school.events[index].id for index in sorted(school.of_user(facts))]
+        user_id: [
+            school.events[index].id
+            for index in sorted(school.of_user(facts))
+            if _reaches(school.events[index], window)
+        ]
         for user_id, (_, facts) in users.items()
     }
     rendered: dict[str, dict[UUID, bytes]] = defaultdict(dict)
@@ -59,3 +69,24 @@ def read_agendas(
                 event_ids,
                 b"".join([head, *(bodies[event_id] for event_id in event_ids), ics.CALENDAR_FOOT]),
             )
+
+
+def _reaches(event: EventFacts, window: Window) -> bool:
+    # A feed may show an event that ends as its first day begins. A week's mail must not.
+    return find_local_days(event.starts, event.ends, window.zone)[1] >= window.first
+
+
+def find_showing(
+    session: Session, window: Window, event_id: UUID, user_ids: Collection[int]
+) -> set[int]:
+    """Return those of these users, whom an event affects, whose calendars show it in the window.
+
+    A user who follows only chosen classes and departments is left out: what they show may differ.
+    """
+    follows = ~exists().where(Subscription.user_id == User.id, ~Subscription.follows_me)
+    shown = exists().where(Event.id == event_id, window.current())
+    found: set[int] = set()
+    for some in batched(sorted(user_ids), LONGEST_LIST):
+        theirs = (User.id.in_(some), has_user_feed(), follows, shown)
+        found.update(session.execute(select(User.id).where(*theirs)).scalars())
+    return found

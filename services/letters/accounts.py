@@ -91,8 +91,15 @@ def _queue(
 ) -> dict[str, int]:
     name, how = f"{user.first_name} {user.last_name}", LETTERS[kind]
     assert how.lasts is not None
+    # Of the keys for one purpose only the newest works, and one welcome is enough.
+    earlier = outbox.find_about(session, kind, [user.id]).get(user.id, [])
+    waiting = [mail.id for mail in earlier if mail.waits]
+    outbox.withdraw(session, waiting, reason="overtaken: its reader is sent a newer one", now=now)
     message = outbox.Message(
         kind=kind,
+        about=kind,
+        reader_id=user.id,
+        version=0,
         dedupe_key=f"{kind}:{request_id}",
         recipient=user.email,
         name=name,

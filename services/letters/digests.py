@@ -69,12 +69,23 @@ def queue_digests(
         for event in session.execute(select(Event).where(Event.id.in_(shown))).scalars()
     }
     number = f"{args.week:%G-W%V}"
+    about = f"digest:{args.week}"
+    told = outbox.find_about(session, about, args.user_ids)
     messages = []
     for to in find_recipients(session, found):
         event_ids, calendar = found[to.id]
         days = group_by_day(to, [events[event_id] for event_id in event_ids], args.week, rules)
         message = make_letter(
-            "digest", to, rules, about=number, now=now, first=args.week, last=last, days=days
+            "digest",
+            to,
+            rules,
+            key=number,
+            mails=told.get(to.id, ()),
+            about=about,
+            now=now,
+            first=args.week,
+            last=last,
+            days=days,
         )
         if message is not None:
             message.content.add_attachment(

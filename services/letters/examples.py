@@ -70,12 +70,12 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "key_url": f"https://calendar.school.example/u/reset?key={KEY}",
         "expires_at": datetime(2026, 12, 1, 7, 15, tzinfo=UTC),
     },
-    "event_published": {"says": TRIP},
+    "event_published": {"says": TRIP, "shown": True},
     "event_changed": {"says": TRIP, "said": BEFORE, "status": "still"},
     "event_cancelled": {"says": TRIP},
     "review_requested": {
-        "says": TRIP,
-        "said": BEFORE,
+        "says": TRIP | {"people": ["Anna Müller", "Jérôme Çelik"]},
+        "said": BEFORE | {"people": ["Anna Müller"]},
         "author": "Jérôme Çelik",
         "event_id": EVENT_ID,
     },
@@ -123,7 +123,7 @@ def _make_event_letter(
             "title": says["title"],
             "facts": make_facts(says, locale, rules.zone, said=said),
         }
-    message = make_letter(kind, anna, rules, about="", now=AT, expires_at=AT, **context)
+    message = make_letter(kind, anna, rules, key="", about="", now=AT, expires_at=AT, **context)
     assert message is not None
     if method is not None:
         attach_invitation(

@@ -9,7 +9,7 @@ from babel.dates import format_date, format_time
 from nightshift.database import Session
 from sqlalchemy import select, union_all
 
-from services.mail.compose import WRITTEN_AS
+from services.mail.compose import WRITTEN_AS, remove_unwanted
 from services.school.models import (
     Audience,
     Department,
@@ -17,8 +17,10 @@ from services.school.models import (
     EventClass,
     EventClassGroup,
     EventDepartment,
+    EventUser,
     SchoolClass,
     TeachingAffected,
+    User,
 )
 from services.translation import Locale, translations
 
@@ -62,6 +64,26 @@ def read_content(session: Session, event: Event) -> Content:
     }
 
 
+def read_people(session: Session, event: Event) -> list[str]:
+    """Return the names of the users whom an event names, for those who review it."""
+    named = (
+        select(User.first_name, User.last_name)
+        .join(EventUser, EventUser.user_id == User.id)
+        .where(EventUser.event_id == event.id)
+    )
+    return sorted(f"{first} {last}" for first, last in session.execute(named))
+
+
+def look_different(one: Content, other: Content, zone: ZoneInfo) -> bool:
+    """Return whether readers of any language would see a difference."""
+    return one != other and any(look_different_in(locale, one, other, zone) for locale in Locale)
+
+
+def look_different_in(locale: Locale, one: Content, other: Content, zone: ZoneInfo) -> bool:
+    """Return whether readers of this language would see a difference."""
+    return any(fact.old is not None for fact in make_facts(one, locale, zone, said=other))
+
+
 def make_facts(
     says: Content, locale: Locale, zone: ZoneInfo, *, said: Content | None = None
 ) -> list[Fact]:
@@ -69,7 +91,7 @@ def make_facts(
     now = _make_texts(says, locale, zone)
     before = now if said is None else _make_texts(said, locale, zone)
     both = [
-        Fact(name, text, None if before[name] == text else before[name])
+        Fact(name, text, None if before.get(name, "") == text else before.get(name, ""))
         for name, text in now.items()
     ]
     if said is not None and says["cancelled"] != said["cancelled"]:
@@ -103,14 +125,18 @@ def _make_texts(says: Content, locale: Locale, zone: ZoneInfo) -> dict[str, str]
         whom = texts.gettext("Those whom it names")
     else:
         whom = texts.gettext("%(audience)s of the whole school") % {"audience": audience}
-    return {
+    people = {texts.gettext("People"): ", ".join(says["people"])} if "people" in says else {}
+    shown = {
         texts.gettext("Title"): says["title"],
         texts.gettext("When"): format_when(*parse_span(says), locale, zone),
         texts.gettext("Where"): says["location"],
         texts.gettext("For"): whom,
+        **people,
         texts.gettext("Teaching affected"): affected,
         texts.gettext("Description"): says["description"],
     }
+    # As the mail shows them: two texts that look the same are the same.
+    return {name: remove_unwanted(text) for name, text in shown.items()}
 
 
 def read_moments(event: Event) -> tuple[date, date]:

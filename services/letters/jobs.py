@@ -43,18 +43,33 @@ class NoticeEvent(
 
 
 class QueueNotices(JobArgs, kind="mail.queue_notices", queue="mail", max_attempts=10):
-    """Queue one version's notices to some of its readers."""
+    """Queue the notices that some readers of an event need since a version."""
 
     event_id: UUID
     version: int
     user_ids: tuple[int, ...]
 
 
-class NoticeReview(JobArgs, kind="mail.notice_review", queue="mail"):
-    """Tell the reviewers that a review is requested, or tell the author how it ended."""
+# Steps of a review within this time become one mail, about the last.
+REVIEW_SETTLED = timedelta(seconds=1)
+
+
+class NoticeReview(
+    JobArgs,
+    kind="mail.notice_review",
+    queue="mail",
+    unique_by=("event_id", "user_ids"),
+    unique_until="started",
+):
+    """Tell the reviewers that a review is requested, or tell the author how it ended.
+
+    The mail is about the step that the event is at when the job runs; `step` is read only by
+    workers of the release before. With `user_ids` only these users are told.
+    """
 
     event_id: UUID
     step: Literal["requested", "accepted", "refused"]
+    user_ids: tuple[int, ...] = ()
 
 
 class SendDigests(JobArgs, kind="mail.send_digests", queue="mail", unique_by=()):

@@ -1,4 +1,4 @@
-"""What readers were told about events."""
+"""The versions of events that readers were told about."""
 
 from datetime import datetime
 from typing import Any
@@ -10,12 +10,17 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 
 class EventNotice(Base):
-    """What readers were told about an event: one row each time, the newest `version` last.
+    """A version of an event that its readers are told: one row each time, the newest the highest.
 
-    `content` is what the event said. It is None before the first notice: `publish` writes that row,
-    so an event without a row was written by another program or a CSV file. `readers` are the ids of
-    the users whom the event affected, `invited` of those whom it names, and `vevents` is what these
-    got for their calendars, by language.
+    `content` is what the event said. `readers` are the ids of the users whom the event affected,
+    `invited` of those whom it names, and `vevents` is what these get for their calendars, by
+    language. What one reader was told last is in the outbox: a mail names the version that it
+    tells.
+
+    Version 0 is what calendars showed before the first notice. Its content is None for an event
+    that was then published for the first time. When our services change an event that another
+    program wrote, `before_id` is the row of `event` that has its former content and links, and
+    `before_cancelled` whether it was cancelled; the first notice reads them into this version.
     """
 
     __tablename__ = "event_notice"
@@ -29,3 +34,5 @@ class EventNotice(Base):
     invited: Mapped[list[int]] = mapped_column(JSON, default=list)
     vevents: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
     told_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    before_id: Mapped[UUID | None]
+    before_cancelled: Mapped[bool | None]

@@ -1,6 +1,6 @@
 """The recipients of letters about events, and a letter to one of them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from email.policy import Policy
 from typing import Any, NamedTuple
@@ -13,7 +13,8 @@ from services.letters import unsubscribe
 from services.letters.kinds import LETTERS
 from services.letters.rules import LetterRules
 from services.mail.compose import compose
-from services.mail.outbox import Message
+from services.mail.models import MailState
+from services.mail.outbox import Message, Told
 from services.school.models import User
 from services.translation import Locale
 
@@ -76,14 +77,19 @@ def make_letter(
     to: Recipient,
     rules: LetterRules,
     *,
+    key: str,
     about: str,
     now: datetime,
+    version: int = 0,
+    mails: Sequence[Told] = (),
+    held: bool = False,
     expires_at: datetime | None = None,
     **context: Any,
 ) -> Message | None:
     """Return one letter, or None for a reader who does not want this kind.
 
-    `about` identifies what it is about: each reader gets one letter of a kind about one thing.
+    Each reader gets one letter of a kind with a key, unless all earlier ones among `mails` (those
+    about the same thing to this reader) were withdrawn. `about` and `version` are the outbox's.
     """
     how = LETTERS[kind]
     url = None
@@ -101,9 +107,16 @@ def make_letter(
     if expires_at is None:
         assert how.lasts is not None
         expires_at = now + how.lasts
+    base = f"{kind}:{key}:{to.id}"
+    earlier = [mail for mail in mails if f"{mail.dedupe_key}:".startswith(f"{base}:")]
+    again = all(mail.state == MailState.CANCELLED for mail in earlier)
     return Message(
         kind=kind,
-        dedupe_key=f"{kind}:{about}:{to.id}",
+        dedupe_key=f"{base}:{len(earlier)}" if earlier and again else base,
+        about=about,
+        reader_id=to.id,
+        version=version,
+        held=held,
         recipient=to.address,
         name=to.name,
         content=content,

@@ -6,7 +6,8 @@
      │  └── send again ──┘                    the server may have it; a second copy does little
      │                                        harm, and is counted in `repeats`
      └─ release ── held <── queued            failed, unknown ── retry, by hand ──> queued
-    queued, held ──> cancelled                suppressed: its address is on the suppression list
+    queued, held, sending ──> cancelled       withdrawn: it is not true or not wanted any more
+                                              suppressed: its address is on the suppression list
 
 Two modules change a state:
 
@@ -14,6 +15,10 @@ Two modules change a state:
                  ends those that are past their deadline
     delivery.py  commits queued → sending before the server gets the message, and makes every
                  change of state from there
+
+A queued message is a snapshot. What it says may have changed when its turn comes: the server was
+away, or put it off. So each message passes a check right before it is sent (`outbox.Check`). The
+noun that wrote the message provides the check, since the mail does not know what it is about.
 
 A process can die after the server took a message and before that was recorded. The outbox has a
 state for it, a policy (`resend`), a Message-ID that stays the same, and a counter.

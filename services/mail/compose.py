@@ -93,7 +93,7 @@ def _load_templates(locale: Locale, folder: Path) -> Environment:
         loader=FileSystemLoader([folder, TEMPLATES]),
         autoescape=select_autoescape(["html"], default=False),
         undefined=StrictUndefined,
-        finalize=_remove_unwanted,
+        finalize=remove_unwanted,
         auto_reload=False,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -108,7 +108,8 @@ def _load_templates(locale: Locale, folder: Path) -> Environment:
     return environment
 
 
-def _remove_unwanted(value: Any) -> Any:
+def remove_unwanted(value: Any) -> Any:
+    """Return a text without the characters that no mail shows; another value as it is."""
     # The type stays the same, so text that is escaped already is not escaped again.
     return type(value)(_UNWANTED.sub("", value)) if isinstance(value, str) else value
 

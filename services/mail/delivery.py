@@ -1,8 +1,9 @@
 """Send the messages that are due.
 
-A job claims a message and commits the claim before the server gets the message. Then it records
-what became of that message, and claims the next one in the same commit. Every record carries the
-claim, so a job that was presumed dead cannot change a message that another job has claimed since.
+A job claims a message and commits the claim before the server gets the message. It lets a check
+look whether the message is still true and wanted. Then it records what became of that message, and
+claims the next one in the same commit. Every record carries the claim, so a job that was presumed
+dead cannot change a message that another job has claimed since.
 """
 
 import logging
@@ -39,6 +40,7 @@ from sqlalchemy.exc import OperationalError
 from services.mail import outbox
 from services.mail.jobs import DeliverMail
 from services.mail.models import Mail, MailServer, MailState
+from services.mail.outbox import Check, Claimed, Halt
 from services.mail.transport import Answer, Transport, Verdict
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,9 @@ MAX_ATTEMPTS = 12
 # A job waits this long for a database that is being restarted: no other process knows what the job
 # has to write.
 DATABASE_PATIENCE = timedelta(seconds=30)
+
+# A message that could not be checked is checked again after this time.
+UNCHECKED_WAITS = timedelta(minutes=5)
 
 TABLE = Base.metadata.tables[Mail.__tablename__]
 
@@ -75,16 +80,6 @@ class Terms:
     backoff: Backoff
     away: Backoff
     work_for: timedelta = timedelta(seconds=5)
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A message that this job has claimed."""
-
-    id: int
-    recipient: str
-    body: bytes
-    attempt: int
 
 
 def _build_claim() -> Update:
@@ -111,7 +106,7 @@ def _build_claim() -> Update:
         "claimed_at": utc_now(),
         "attempt": TABLE.c.attempt + 1,
     }
-    taken = (TABLE.c[name] for name in Taken.__slots__)
+    taken = (TABLE.c[name] for name in Claimed._fields)
     return (
         update(TABLE)
         .where(TABLE.c.id == first, queued, ours, ~paused)
@@ -150,8 +145,13 @@ def _build_sent_and_claim() -> Select[Any]:
 SENT_AND_CLAIM = _build_sent_and_claim()
 
 
-def deliver(run: Run, lane: int, transport: Transport, terms: Terms) -> None:
-    """Send what is due, in slices of up to fifty messages; enqueue the next job if more is left."""
+def deliver(
+    run: Run, lane: int, transport: Transport, terms: Terms, check: Check | None = None
+) -> None:
+    """Send what is due, in slices of up to fifty messages; enqueue the next job if more is left.
+
+    A message that `check` halts is not sent.
+    """
     began, tally = monotonic(), Counter[str]()
     with run.unit_of_work() as session:
         release_orphans(session, terms)
@@ -161,7 +161,8 @@ def deliver(run: Run, lane: int, transport: Transport, terms: Terms) -> None:
         # While the server fails, only lane 0 asks whether it is back.
         taken = _claim(session, run.claim_id, terms) if lane == 0 or not failing else None
     while taken is not None:
-        answer = transport.send(terms.sender, taken.recipient, taken.body)
+        halt = None if check is None else _examine(run, taken, check)
+        answer = halt or transport.send(terms.sender, taken.recipient, taken.body)
         ends = (tally.total() + 1) % SLICE == 0
         going_on = monotonic() - began < (terms.work_for if ends else LONGEST_SLICE).total_seconds()
         step = partial(
@@ -170,25 +171,45 @@ def deliver(run: Run, lane: int, transport: Transport, terms: Terms) -> None:
         became, following = _transact(run, step)
         tally[became] += 1
         logger.info("mail %d: %s", taken.id, became)
-        if answer.pause:
-            logger.error(
-                "the mail server %s does not take our mail: %s", terms.server, answer.reply
-            )
-        failing = answer.pause or (failing and answer.verdict is not Verdict.SENT)
+        if isinstance(answer, Answer):
+            if answer.pause:
+                logger.error(
+                    "the mail server %s does not take our mail: %s", terms.server, answer.reply
+                )
+            failing = answer.pause or (failing and answer.verdict is not Verdict.SENT)
         taken = following
     _transact(run, partial(_finish, run, lane, tally, terms))
 
 
+def _examine(run: Run, taken: Claimed, check: Check) -> Halt | None:
+    """Return what the check says of a message, by a transaction of its own."""
+
+    def look() -> Halt | None:
+        with run.read_only() as session:
+            return check(session, taken)
+
+    try:
+        return _insist(look)
+    except OperationalError:
+        raise
+    except Exception:  # only this message waits
+        logger.exception("mail %d cannot be checked, and waits", taken.id)
+        return Halt("it could not be checked: see the worker's log", wait=UNCHECKED_WAITS)
+
+
 def _record_and_claim(
     run: Run,
-    taken: Taken,
-    answer: Answer,
+    taken: Claimed,
+    answer: Answer | Halt,
     terms: Terms,
     session: Session,
     *,
     failing: bool,
     going_on: bool,
-) -> tuple[str, Taken | None]:
+) -> tuple[str, Claimed | None]:
+    if isinstance(answer, Halt):
+        became = _record_halt(session, run.claim_id, taken, answer)
+        return became, _claim(session, run.claim_id, terms) if going_on else None
     as_usual = answer.verdict is Verdict.SENT and going_on and not failing and not terms.rate
     if as_usual and session.get_bind().dialect.name == "postgresql":
         known = {
@@ -199,7 +220,7 @@ def _record_and_claim(
         }
         with single_statement(session) as connection:
             recorded, *following = connection.execute(SENT_AND_CLAIM, known).one()
-        return "sent" if recorded else "lost", None if following[0] is None else Taken(*following)
+        return "sent" if recorded else "lost", None if following[0] is None else Claimed(*following)
     became = _record(session, run.claim_id, taken, answer, terms)
     if answer.pause or (failing and answer.verdict is Verdict.SENT):
         _record_answer(session, answer, terms)
@@ -232,7 +253,7 @@ def release_orphans(session: Session, terms: Terms) -> None:
     outbox.fail_expired(session)
 
 
-def _claim(session: Session, claim_id: UUID, terms: Terms) -> Taken | None:
+def _claim(session: Session, claim_id: UUID, terms: Terms) -> Claimed | None:
     """Claim the next message.
 
     Return None when the job is no longer ours, the server is paused, or the rate is used up.
@@ -249,10 +270,10 @@ def _claim(session: Session, claim_id: UUID, terms: Terms) -> Taken | None:
         session.execute(
             update(MailServer).where(MailServer.name == terms.server).values(rate_at=slot[1])
         )
-    return None if row is None else Taken(*row)
+    return None if row is None else Claimed(*row)
 
 
-def _record(session: Session, claim_id: UUID, taken: Taken, answer: Answer, terms: Terms) -> str:
+def _record(session: Session, claim_id: UUID, taken: Claimed, answer: Answer, terms: Terms) -> str:
     """Record what became of a message and return its new state, "lost" without a valid claim."""
     known = {"mail": taken.id, "claim": claim_id, "said": answer.reply}
     if answer.verdict is Verdict.SENT:
@@ -282,6 +303,25 @@ def _record(session: Session, claim_id: UUID, taken: Taken, answer: Answer, term
     if state == MailState.QUEUED and outbox.suppress_queued(session, [taken.id]):
         return "suppressed"
     return "lost" if state is None else str(state)
+
+
+def _record_halt(session: Session, claim_id: UUID, taken: Claimed, halt: Halt) -> str:
+    """Record that a message was not sent and return its new state, as `_record` does."""
+    now = read_clock(session)
+    values: dict[str, Any] = {"state": MailState.CANCELLED, "ended_at": now, "body": ERASED}
+    if halt.wait is not None:
+        values = {"state": MailState.QUEUED, "claim_id": None, "due_at": now + halt.wait}
+    # Nobody tried to send it.
+    values |= {"reply": halt.reason, "attempt": taken.attempt - 1}
+    recorded = update(TABLE).where(*OURS).values(values).returning(TABLE.c.state)
+    state = session.execute(recorded, {"mail": taken.id, "claim": claim_id}).scalar()
+    if state is None:
+        return "lost"
+    if halt.job is not None:
+        enqueue(session, halt.job, now=now)
+    if state == MailState.QUEUED and outbox.suppress_queued(session, [taken.id]):
+        return "suppressed"
+    return "put off" if state == MailState.QUEUED else str(state)
 
 
 def _make_unknown(attempt: int, terms: Terms, *, now: datetime) -> dict[str, Any]:
@@ -397,11 +437,18 @@ def _finish(run: Run, lane: int, tally: Counter[str], terms: Terms, session: Ses
 
 
 def _transact(run: Run, work: Callable[[Session], T]) -> T:
+    def once() -> T:
+        with run.unit_of_work() as session:
+            return work(session)
+
+    return _insist(once)
+
+
+def _insist(work: Callable[[], T]) -> T:
     give_up = monotonic() + DATABASE_PATIENCE.total_seconds()
     while True:
         try:
-            with run.unit_of_work() as session:
-                return work(session)
+            return work()
         except OperationalError:
             if monotonic() > give_up:
                 raise

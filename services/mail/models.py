@@ -5,7 +5,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from nightshift.database import Base, UtcDateTime, choice, partial_index
-from sqlalchemy import LargeBinary, String, Text, false, true
+from sqlalchemy import BigInteger, LargeBinary, String, Text, false, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 
@@ -35,7 +35,12 @@ class Mail(Base):
     `body` is the finished MIME message; that of a `sensitive` message is erased as soon as it is
     not needed. `claim_id` is the claim of the job that sends the message and may record what became
     of it. `resend` says whether a message that may have been sent is sent again, and `repeats` how
-    often that happened. `reply` is the server's last answer, without addresses.
+    often that happened. `reply` is the server's last answer, without addresses, or why the message
+    was not sent.
+
+    `about` names the object that the message is about, `version` the object's state, and
+    `reader_id` the reader; the noun that queues the message knows what they are. Messages with one
+    `about` and `reader_id` say what this reader was told about this object.
     """
 
     __tablename__ = "mail"
@@ -45,6 +50,7 @@ class Mail(Base):
         partial_index("ix_mail_deadline", "expires_at", where="ended_at is null"),
         partial_index("ix_mail_sending", "claim_id", where="state = 'sending'"),
         partial_index("ix_mail_ended", "ended_at", where="ended_at is not null"),
+        partial_index("ix_mail_about", "about", "reader_id", where="about is not null"),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -52,6 +58,9 @@ class Mail(Base):
     dedupe_key: Mapped[str] = mapped_column(String(200), unique=True)
     message_id: Mapped[str] = mapped_column(String(300))
     recipient: Mapped[str] = mapped_column(String(320))
+    about: Mapped[str | None] = mapped_column(String(100))
+    reader_id: Mapped[int | None]
+    version: Mapped[int | None] = mapped_column(BigInteger)
     subject: Mapped[str] = mapped_column(Text)
     body: Mapped[bytes | None] = mapped_column(LargeBinary)
     sensitive: Mapped[bool] = mapped_column(default=False, server_default=false())

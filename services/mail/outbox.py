@@ -1,22 +1,36 @@
 """The outbox for all callers but the delivery: queue messages, change them, and count them."""
 
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.policy import SMTP, SMTPUTF8
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from email_validator import EmailNotValidError, validate_email
 from nightshift.database import Session, ago, batched, insert_or, plain, utc_now
 from nightshift.errors import Conflict, InvalidInput
 from nightshift.jobs import enqueue
+from nightshift.jobs.args import JobArgs
 from nightshift.jobs.run import UnitOfWork, repeat
-from sqlalchemy import ColumnElement, and_, case, delete, exists, func, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Update,
+    and_,
+    case,
+    delete,
+    exists,
+    func,
+    null,
+    or_,
+    select,
+    update,
+)
 
 from services.mail.headers import make_header_text
 from services.mail.jobs import DeliverMail
@@ -42,7 +56,8 @@ class Message:
     object, version); of messages with one key only the first is queued. The message is not sent
     after `expires_at`. `resend`: send it again when it is unknown whether it was sent; otherwise a
     person decides. The body of a `sensitive` message is never shown, and is erased as soon as it is
-    not needed.
+    not needed. `held`: it waits until a person releases it. `about`, `reader_id` and `version` say
+    what the message tells whom: see `find_about`.
     """
 
     kind: str
@@ -54,6 +69,66 @@ class Message:
     resend: bool = True
     sensitive: bool = False
     priority: int = 5
+    held: bool = False
+    about: str | None = None
+    reader_id: int | None = None
+    version: int | None = None
+
+
+class Claimed(NamedTuple):
+    """A message that is about to be sent."""
+
+    id: int
+    kind: str
+    dedupe_key: str
+    recipient: str
+    about: str | None
+    reader_id: int | None
+    version: int | None
+    attempt: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """Why a message must not be sent now.
+
+    The message is cancelled; with `wait` it is queued again and due after that time. `job` is
+    enqueued in the same transaction: it queues what is to be sent instead.
+    """
+
+    reason: str
+    wait: timedelta | None = None
+    job: JobArgs | None = None
+
+
+# Look once more, right before it is sent, whether a message is still true and still wanted.
+Check = Callable[[Session, Claimed], Halt | None]
+
+
+class Told(NamedTuple):
+    """A message about an object to a reader, without its text."""
+
+    id: int
+    reader_id: int
+    kind: str
+    dedupe_key: str
+    recipient: str
+    version: int
+    state: MailState
+    repeats: int
+
+    @property
+    def waits(self) -> bool:
+        """Return whether the message can still be withdrawn."""
+        return self.state in WAITING
+
+    @property
+    def may_have_arrived(self) -> bool:
+        """Return whether a server may have taken the message, although none said so."""
+        return self.state == MailState.UNKNOWN or (
+            self.state not in (MailState.SENT, MailState.SENDING) and self.repeats > 0
+        )
 
 
 def queue(session: Session, message: Message, *, now: datetime) -> int:
@@ -78,7 +153,7 @@ def queue_many(session: Session, messages: Sequence[Message], *, now: datetime) 
     )
     suppressed = _find_suppressed(session, [row["recipient"].lower() for row in rows])
     for row in rows:
-        if row["recipient"].lower() in suppressed and row["state"] == MailState.QUEUED:
+        if row["recipient"].lower() in suppressed and row["state"] in WAITING:
             row |= {
                 "state": MailState.SUPPRESSED,
                 "reply": "the address is suppressed",
@@ -116,7 +191,10 @@ def _make_row(message: Message, now: datetime) -> dict[str, Any]:
         "body": None,
         "sensitive": message.sensitive,
         "resend": message.resend,
-        "state": MailState.QUEUED,
+        "about": message.about,
+        "reader_id": message.reader_id,
+        "version": message.version,
+        "state": MailState.HELD if message.held else MailState.QUEUED,
         "priority": message.priority,
         "attempt": 0,
         "repeats": 0,
@@ -209,9 +287,49 @@ def release(session: Session, mail_id: int, *, now: datetime) -> None:
     enqueue_delivery(session, now=now)
 
 
+def find_about(
+    session: Session, about: str, reader_ids: Collection[int] | None = None
+) -> dict[int, list[Told]]:
+    """Return the messages about an object by reader (only these readers), oldest first.
+
+    They say what each reader was told: the newest that was sent, and those that
+    `may_have_arrived`. Such a message is kept until its deadline.
+    """
+    columns = (getattr(Mail, name) for name in Told._fields)
+    # Compared with `is not null` too, so that SQLite uses the index.
+    found = select(*columns).where(Mail.about == about, Mail.about.is_not(None))
+    told: dict[int, list[Told]] = defaultdict(list)
+    for some in [None] if reader_ids is None else batched(sorted(reader_ids), BATCH):
+        which = found if some is None else found.where(Mail.reader_id.in_(some))
+        for row in session.execute(which.order_by(Mail.id)):
+            told[row.reader_id].append(Told(*row))
+    return told
+
+
+def withdraw(
+    session: Session, mail_ids: Collection[int], *, reason: str, now: datetime
+) -> set[int]:
+    """Cancel those of these messages that wait, and return their ids.
+
+    One that is being sent is not cancelled.
+    """
+    withdrawn: set[int] = set()
+    for some in batched(sorted(mail_ids), BATCH):
+        ending = _ending(Mail.id.in_(some), state=MailState.CANCELLED, reply=reason, at=now)
+        ending = ending.returning(Mail.id).execution_options(synchronize_session=False)
+        withdrawn.update(session.execute(ending).scalars())
+    return withdrawn
+
+
+def confirm(session: Session, mail_ids: Collection[int], version: int) -> None:
+    """Record that messages which wait also say what is so in this version."""
+    for some in batched(sorted(mail_ids), BATCH):
+        _execute(session, update(Mail).where(Mail.id.in_(some)).values(version=version))
+
+
 def suppress(session: Session, address: str, *, now: datetime, reason: str = "by hand") -> None:
     """Suppress an address, and end what is queued for it as suppressed."""
-    address = _normalise(address)
+    address = normalise(address)
     session.execute(
         insert_or(session, Suppression)
         .values(address=address, refusals=0, suppressed_at=now)
@@ -260,12 +378,12 @@ def record_refusal(session: Session, address: str, *, now: datetime) -> None:
 
 def unsuppress(session: Session, address: str) -> bool:
     """Remove an address from the suppression list, and return whether it was there."""
-    statement = delete(Suppression).where(Suppression.address == _normalise(address))
+    statement = delete(Suppression).where(Suppression.address == normalise(address))
     return _execute(session, statement) > 0
 
 
-def _normalise(address: str) -> str:
-    """Return an address, as a person writes it, in the form that messages have."""
+def normalise(address: str) -> str:
+    """Return an address, as a person writes it, in the form that messages have, in lower case."""
     try:
         valid = validate_email(address.strip(), check_deliverability=False)
     except EmailNotValidError:
@@ -305,16 +423,21 @@ def prune(unit_of_work: UnitOfWork, *, keep_sent: timedelta, keep_others: timede
         Mail.body.is_not(None),
         Mail.expires_at <= utc_now(),
     )
-    for statement in (
-        delete(Suppression).where(Suppression.address.in_(old.limit(BATCH))),
-        update(Mail).where(Mail.id.in_(over.limit(BATCH))).values(body=None),
-    ):
-        repeat(unit_of_work, partial(_execute, statement=statement))
     too_old = or_(
         and_(Mail.state == MailState.SENT, Mail.ended_at < ago(keep_sent)),
         and_(Mail.state.in_(ENDED), Mail.state != MailState.SENT, Mail.ended_at < ago(keep_others)),
     )
-    some = select(Mail.id).where(too_old).limit(BATCH)
+    # Until its deadline, a later message about the same is compared with it. Its text is not
+    # needed for that.
+    compared = and_(Mail.about.is_not(None), Mail.expires_at > utc_now())
+    textless = select(Mail.id).where(too_old, compared, Mail.body.is_not(None))
+    for statement in (
+        delete(Suppression).where(Suppression.address.in_(old.limit(BATCH))),
+        update(Mail).where(Mail.id.in_(over.limit(BATCH))).values(body=None),
+        update(Mail).where(Mail.id.in_(textless.limit(BATCH))).values(body=None),
+    ):
+        repeat(unit_of_work, partial(_execute, statement=statement))
+    some = select(Mail.id).where(too_old, ~compared).limit(BATCH)
     return repeat(unit_of_work, partial(_execute, statement=delete(Mail).where(Mail.id.in_(some))))
 
 
@@ -337,13 +460,16 @@ def _move(session: Session, mail_id: int, expected: MailState, state: MailState)
 def _end(
     session: Session, *which: ColumnElement[bool], state: MailState, reply: str, at: Any
 ) -> int:
+    return _execute(session, _ending(*which, state=state, reply=reply, at=at))
+
+
+def _ending(*which: ColumnElement[bool], state: MailState, reply: str, at: Any) -> Update:
     body = case((Mail.sensitive, null()), else_=Mail.body)
-    ending = (
+    return (
         update(Mail)
         .where(*which, Mail.state.in_(WAITING), Mail.ended_at.is_(None))
         .values(state=state, reply=reply, ended_at=at, body=body)
     )
-    return _execute(session, ending)
 
 
 def _execute(session: Session, statement: Any) -> int:

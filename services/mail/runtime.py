@@ -7,15 +7,27 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from services.mail.delivery import Terms
+from services.mail.outbox import Check
 from services.mail.transport import Transport
 
 
 @dataclass(frozen=True, slots=True)
+class MailCheck:
+    """What another component checks of a message before it is sent.
+
+    Where a component provides one, the mail calls it for each message.
+    """
+
+    examine: Check
+
+
+@dataclass(frozen=True, slots=True)
 class Mailer:
-    """Where mail is sent, and how it may be sent. A process has one, which keeps its connection."""
+    """Where mail is sent, how, and what is checked before. A process keeps one connection."""
 
     transport: Transport
     terms: Terms
+    check: Check | None = None
 
     def close(self) -> None:
         """Close the connection to the mail server, if there is one."""

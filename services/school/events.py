@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from difflib import get_close_matches
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -27,7 +27,7 @@ from nightshift.errors import Conflict, InvalidInput, NotFound
 from nightshift.jobs import enqueue
 from sqlalchemy import Select, and_, case, func, or_, select
 
-from services.letters.jobs import SETTLED, NoticeEvent, NoticeReview
+from services.letters.jobs import REVIEW_SETTLED, SETTLED, NoticeEvent, NoticeReview
 from services.letters.models import EventNotice
 from services.school.loading import TARGETS, find_ids, read_links, relink
 from services.school.models import Event, EventState, User
@@ -179,7 +179,7 @@ def submit(session: Session, event_id: UUID, *, now: datetime) -> Event:
     event = _take(session, event_id, "submit")
     event.state, event.refusal = EventState.REVIEW, ""
     session.flush()
-    enqueue(session, NoticeReview(event_id=event.id, step="requested"), now=now)
+    _notice_review(session, event, "requested", now=now)
     return event
 
 
@@ -203,12 +203,13 @@ def publish(session: Session, event_id: UUID, *, now: datetime) -> Event:
     if event.version_of_id is not None:
         current = _take(session, event.version_of_id, "edit")
         _swap(session, event, current)
+        _keep_what_was(session, current.id, before_id=event.id, cancelled=False, now=now)
         event = current
     else:
         untold = insert_or(session, EventNotice).values(event_id=event.id, version=0, told_at=now)
         session.execute(untold.on_conflict_do_nothing())
     session.flush()
-    enqueue(session, NoticeReview(event_id=event.id, step="accepted"), now=now)
+    _notice_review(session, event, "accepted", now=now)
     _notice(session, event, now=now)
     return event
 
@@ -224,7 +225,7 @@ def refuse(session: Session, event_id: UUID, reason: str, *, now: datetime) -> E
     event = _take(session, event_id, "refuse")
     event.state, event.refusal = EventState.REFUSED, reason
     session.flush()
-    enqueue(session, NoticeReview(event_id=event.id, step="refused"), now=now)
+    _notice_review(session, event, "refused", now=now)
     return event
 
 
@@ -234,6 +235,7 @@ def cancel(session: Session, event_id: UUID, *, now: datetime) -> Event:
     Raises NotFound or Conflict.
     """
     event = _take(session, event_id, "cancel")
+    _keep_state(session, event, now=now)
     event.cancelled_at = now
     session.flush()
     _notice(session, event, now=now)
@@ -246,6 +248,7 @@ def delete(session: Session, event_id: UUID, *, now: datetime) -> Event | None:
     Calendars show a deleted event that was published as cancelled. Raises NotFound or Conflict.
     """
     event = _take(session, event_id, "delete")
+    _keep_state(session, event, now=now)
     if event.state == EventState.DRAFT:
         session.delete(event)
         session.flush()
@@ -262,6 +265,7 @@ def restore(session: Session, event_id: UUID, *, now: datetime) -> Event:
     An event that was cancelled and then deleted is cancelled again. Raises NotFound or Conflict.
     """
     event = _take(session, event_id, "restore")
+    _keep_state(session, event, now=now)
     if event.deleted_at is not None:
         event.deleted_at = None
     else:
@@ -357,6 +361,50 @@ def _notice(session: Session, event: Event, *, now: datetime) -> None:
     """Enqueue the mail to those whom a published event concerns, for when it has settled."""
     if event.state == EventState.PUBLISHED:
         enqueue(session, NoticeEvent(event_id=event.id), now=now, debounce=SETTLED)
+
+
+def _notice_review(
+    session: Session,
+    event: Event,
+    step: Literal["requested", "accepted", "refused"],
+    *,
+    now: datetime,
+) -> None:
+    """Enqueue the mail about a step of a review. Of steps that follow soon, the last is told."""
+    args = NoticeReview(event_id=event.id, step=step)
+    enqueue(session, args, now=now, debounce=REVIEW_SETTLED)
+
+
+def _keep_state(session: Session, event: Event, *, now: datetime) -> None:
+    """Keep whether a published event is cancelled, before that changes."""
+    if event.state == EventState.PUBLISHED:
+        cancelled = event.cancelled_at is not None or event.deleted_at is not None
+        _keep_what_was(session, event.id, before_id=event.id, cancelled=cancelled, now=now)
+
+
+def _keep_what_was(
+    session: Session, event_id: UUID, *, before_id: UUID, cancelled: bool, now: datetime
+) -> None:
+    """Keep what calendars show of an event that another program wrote, before our first change.
+
+    `before_id` is the row that holds it.
+    """
+    first = select(EventNotice).where(EventNotice.event_id == event_id)
+    known = session.execute(first.order_by(EventNotice.version.desc()).limit(1)).scalar()
+    if known is None:
+        session.add(
+            EventNotice(
+                event_id=event_id,
+                version=0,
+                told_at=now,
+                before_id=before_id,
+                before_cancelled=cancelled,
+            )
+        )
+    elif known.before_id == event_id and known.content is None:
+        # It was cancelled or restored, and nobody was told yet. Now its content moves, too.
+        known.before_id = before_id
+    session.flush()
 
 
 def _write(

@@ -60,7 +60,9 @@ class Site:
         told = {
             "title": "Trip",
             "facts": facts,
-            "about": "1",
+            "key": "1",
+            "about": "event:1",
+            "shown": True,
             "expires_at": now + timedelta(days=1),
         }
         message = make_letter("event_published", to, self.rules, now=now, **told)

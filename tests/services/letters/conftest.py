@@ -12,13 +12,13 @@ from nightshift.database import Session
 from nightshift.jobs import Run, claims, enqueue
 from nightshift.jobs.models import Job
 from nightshift.jobs.session import get_carried
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, update
 
 from services.calendars import audience, revisions
 from services.letters import notices
 from services.letters.jobs import NoticeEvent, QueueNotices
 from services.letters.rules import LetterRules
-from services.mail.models import Mail
+from services.mail.models import Mail, MailState
 from services.school import events
 from services.school.models import (
     Lesson,
@@ -87,6 +87,8 @@ class School:
         )
         session.add(LessonTeacher(lesson_id=lesson.id, user_id=self.ids["teacher"]))
         session.flush()
+        # Whose calendars show every event.
+        self.shown = list(self.ids.values())
         self.names = {user_id: name for name, user_id in self.ids.items()}
 
     def add(self, name: str, role: Role, **values: object) -> int:
@@ -158,15 +160,30 @@ class School:
         self.session.flush()
         return self.spawned(QueueNotices)
 
-    def tell(self, event, *, now=NOW) -> dict[str, str]:
-        """Do all jobs of a notice, and return the kind of mail that each person got, by name.
+    def queue(self, event, *, now=NOW) -> dict[str, str]:
+        """Do all jobs of a notice, and return the kind of mail for each person, by name.
 
         That one person gets two is a mistake.
         """
         before = set(self.session.execute(select(Mail.id)).scalars())
         for args in self.plan(event, now=now):
-            notices.queue_notices(self.session, args, RULES, now=now)
+            self.queue_some(args, now=now)
         return self.since(before)
+
+    def queue_some(self, args, *, now=NOW):
+        return notices.queue_notices(
+            self.session, args, RULES, shown=lambda *_: set(self.shown), now=now
+        )
+
+    def tell(self, event, *, now=NOW) -> dict[str, str]:
+        """Do the same, and let the server take all mails that wait."""
+        queued = self.queue(event, now=now)
+        self.deliver()
+        return queued
+
+    def deliver(self) -> None:
+        waiting = update(Mail).where(Mail.state == MailState.QUEUED)
+        self.session.execute(waiting.values(state=MailState.SENT, ended_at=NOW))
 
     def since(self, before: set[int]) -> dict[str, str]:
         rows = self.session.execute(

@@ -1,5 +1,7 @@
 """Invitations that a mail program understands, on both databases."""
 
+import json
+import subprocess
 from datetime import timedelta
 from email import message_from_bytes
 from email.policy import default
@@ -17,6 +19,7 @@ from services.school import events
 from services.school.models import User
 from services.translation import Locale
 from tests.conftest import NOW, ZONE
+from tests.ical_js import require_ical_js
 from tests.services.letters.conftest import DOMAIN
 
 LATER = NOW + timedelta(hours=1)
@@ -116,6 +119,81 @@ def test_invitation_rises_with_each_change_and_ends_with_the_event(session, scho
     ]
 
 
+ICAL_JS = """
+const ICAL = require("ical.js"), texts = JSON.parse(require("fs").readFileSync(0));
+console.log(JSON.stringify(texts.map(text => {
+  const calendar = new ICAL.Component(ICAL.parse(text));
+  const event = calendar.getFirstSubcomponent("vevent");
+  return [calendar, event].flatMap((part, index) =>
+    ["method", "sequence", "uid", "status"].slice(index, index ? 4 : 1)
+      .map(name => part.getFirstPropertyValue(name)));
+})));
+"""
+
+
+def live_through(session, school):
+    """Invite, uninvite, invite again, change, cancel and restore; return the calendars sent."""
+    event = school.published(users=("guest@school.example",))
+    sent, feeds = [], []
+
+    def told():
+        assert school.tell(event)["guest"].startswith("invitation")
+        (calendar, _) = (
+            part.get_payload(decode=True)
+            for part in school.mail("guest").walk()
+            if part.get_content_type() in ("text/calendar", "application/ics")
+        )
+        sent.append(calendar)
+        revision = select(EventRevision.sequence).where(EventRevision.event_id == event.id)
+        feeds.append(session.execute(revision).scalar_one())
+
+    told()
+    for users in ((), ("guest@school.example",)):
+        school.change(event, users=users)
+        told()
+    school.change(event, title="Tour")
+    told()
+    events.cancel(session, event.id, now=NOW)
+    told()
+    events.restore(session, event.id, now=NOW)
+    told()
+    return event, sent, feeds
+
+
+METHODS = ["REQUEST", "CANCEL", "REQUEST", "REQUEST", "CANCEL", "REQUEST"]
+# The event takes place while one person is uninvited.
+STATUSES = ["CONFIRMED", None, "CONFIRMED", "CONFIRMED", "CANCELLED", "CONFIRMED"]
+
+
+def test_sequence_rises_with_each_request_and_cancel_as_in_the_feeds(session, school):
+    event, sent, feeds = live_through(session, school)
+    read = [icalendar.Calendar.from_ical(calendar) for calendar in sent]
+    assert [calendar["METHOD"] for calendar in read] == METHODS
+    vevents = [calendar.events[0] for calendar in read]
+    assert [vevent["SEQUENCE"] for vevent in vevents] == feeds == [0, 1, 2, 3, 4, 5]
+    assert {vevent["UID"] for vevent in vevents} == {f"{event.id}@{DOMAIN}"}
+    assert [vevent.get("STATUS") for vevent in vevents] == STATUSES
+
+
+def test_thunderbirds_parser_reads_the_same(session, school):
+    environment = require_ical_js()
+    event, sent, feeds = live_through(session, school)
+    run = subprocess.run(
+        ["node", "-e", ICAL_JS],
+        input=json.dumps([calendar.decode() for calendar in sent]),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    uid = f"{event.id}@{DOMAIN}"
+    assert json.loads(run.stdout) == [
+        [method, sequence, uid, status]
+        for method, sequence, status in zip(METHODS, feeds, STATUSES, strict=True)
+    ]
+
+
 def test_first_invitation_raises_nothing_that_subscribers_have(session, school):
     event = school.published(users=("guest@school.example",))
     revisions.revise(session, event.id, domain=DOMAIN, zone=ZONE, raised=False, now=NOW)
@@ -149,7 +227,7 @@ def test_who_is_named_and_cancelled_upon_at_once_was_never_invited(session, scho
     school.tell(event)
     school.change(event, users=("guest@school.example",))
     events.cancel(session, event.id, now=NOW)
-    assert school.tell(event)["guest"] == "event_cancelled"
+    assert "guest" not in school.tell(event)
     events.restore(session, event.id, now=NOW)
     assert school.tell(event)["guest"] == "invitation"
     assert school.text("guest").startswith("You are invited to this event.\n")

@@ -4,6 +4,7 @@ from uuid import uuid4
 
 import pytest
 from nightshift.jobs import Discard
+from nightshift.testing import assert_enqueued
 from sqlalchemy import select, update
 
 from services.letters import reviews
@@ -77,10 +78,37 @@ def test_event_without_an_author_is_answered_to_nobody(session, school):
 
 
 @pytest.mark.parametrize("step", ["requested", "refused"])
-def test_step_that_is_no_longer_so_is_not_told(session, school, step):
+def test_last_step_is_told_instead_of_those_before(session, school, step):
     event = in_review(school)
     events.publish(session, event.id, now=NOW)
-    assert queue(school, event, step) == Discard("the event has moved on")
+    assert queue(school, event, step) == {"teacher": "review_accepted"}
+
+
+def test_steps_that_nobody_was_told_are_one_mail_about_the_last(session, school):
+    event = in_review(school)
+    events.refuse(session, event.id, "no bus", now=NOW)
+    events.edit(session, event.id, {"title": "Tour"}, zone=ZONE, now=NOW)
+    events.submit(session, event.id, now=NOW)
+    assert_enqueued(session, NoticeReview, event_id=event.id, step="requested")
+    assert queue(school, event, "requested") == {"admin": "review_requested"}
+    assert school.mail("admin")["Subject"] == "To review: Tour"
+
+
+def test_step_withdraws_the_mails_about_those_before(session, school):
+    event = in_review(school)
+    queue(school, event, "requested")
+    events.refuse(session, event.id, "no bus", now=NOW)
+    assert queue(school, event, "refused") == {"teacher": "review_refused"}
+    assert session.execute(select(Mail.kind, Mail.state).order_by(Mail.id)).all() == [
+        ("review_requested", "cancelled"),
+        ("review_refused", "queued"),
+    ]
+
+
+def test_request_names_the_people_whom_the_event_names(school):
+    event = in_review(school, users=("ann@school.example", "guest@school.example"))
+    queue(school, event, "requested")
+    assert "People: Ann Muster, Guest Muster\n" in school.text("admin")
 
 
 def test_deleted_request_is_not_told(session, school):

@@ -425,7 +425,9 @@ def test_repeat_carries_the_same_bytes(session):
 
 def record(session, run, mail_id, answer):
     mail = read_row(session, mail_id)
-    taken = delivery.Taken(mail.id, mail.recipient, mail.body, 1)
+    taken = outbox.Claimed(
+        mail.id, mail.kind, mail.dedupe_key, mail.recipient, None, None, None, 1, mail.body
+    )
     return delivery._record(session, run.claim_id, taken, answer, terms())
 
 
@@ -445,7 +447,9 @@ def test_sender_that_was_presumed_dead_overrules_nobody(session):
 def test_sender_whose_message_was_taken_from_it_records_and_claims_nothing(session):
     mail_id = put(session)
     stalled, _ = die(session)
-    taken = delivery.Taken(mail_id, "anna@school.example", b"", 1)
+    taken = outbox.Claimed(
+        mail_id, "notice", "notice:1", "anna@school.example", None, None, None, 1, b""
+    )
     fail_job(session, stalled)
     delivery.release_orphans(session, terms())
     put(session, 2)

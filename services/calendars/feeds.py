@@ -37,6 +37,7 @@ from services.calendars.audience import (
     read_school,
 )
 from services.calendars.models import EventRendering, Feed, FeedKind
+from services.calendars.notes import unnoted
 from services.calendars.store import FeedStore, FileState, StoreUnavailable
 from services.calendars.window import Window
 from services.school.models import Department, SchoolClass, User
@@ -118,12 +119,11 @@ def add_missing(session: Session, some: Owners | None = None) -> int:
         for kind, owner_id in missing
     ]
     if rows:
-        session.execute(
-            insert_or(session, Feed).on_conflict_do_nothing(
-                index_elements=[Feed.kind, Feed.owner_id]
-            ),
-            rows,
+        new = insert_or(session, Feed).on_conflict_do_nothing(
+            index_elements=[Feed.kind, Feed.owner_id]
         )
+        with unnoted(session):
+            session.execute(new, rows)
     return len(rows)
 
 
@@ -440,9 +440,9 @@ def remove_orphans(
             errors.append({"feed": f"{orphan.kind}/{orphan.owner_id}", "error": str(error)})
     # By id: a feed that has just become an orphan keeps its row until its file is removed.
     for ids in batched(removed, LONGEST_LIST):
-        session.execute(
-            delete(Feed).where(Feed.id.in_(ids)).execution_options(synchronize_session=False)
-        )
+        orphans_of = delete(Feed).where(Feed.id.in_(ids))
+        with unnoted(session):
+            session.execute(orphans_of.execution_options(synchronize_session=False))
     return len(removed), errors
 
 

@@ -10,10 +10,9 @@ from uuid import UUID, uuid4
 
 import pytest
 from nightshift.database import Base
-from nightshift.jobs import enqueue
 from nightshift.jobs.models import Job, JobState
 from nightshift.testing import run_due
-from sqlalchemy import Connection, String, Table, and_, delete, func, insert, select, text, update
+from sqlalchemy import Connection, String, Table, and_, delete, insert, select, text, update
 from sqlalchemy.exc import IntegrityError
 
 from project.calendars.component import enqueue_refresh
@@ -38,43 +37,6 @@ def fresh(calendars: Calendars) -> Calendars:
     calendars.sync()
     calendars.change(ChangeLog.__table__.delete())
     return calendars
-
-
-def start(calendars: Calendars) -> UUID:
-    with calendars.runtime.unit_of_work() as session:
-        return enqueue(session, RefreshFeeds(), now=LONG_AGO)
-
-
-def refresh(calendars: Calendars) -> set[str]:
-    """Run what a keeper would start, and give the files that were written or removed."""
-    before = calendars.stamps()
-    start(calendars)
-    assert {job.state for job in run_due(calendars.app)} == {JobState.SUCCEEDED}
-    assert logged(calendars) == 0
-    after = calendars.stamps()
-    return {name for name in before | after if before.get(name) != after.get(name)}
-
-
-def logged(calendars: Calendars) -> int:
-    with calendars.runtime.read_only() as session:
-        return session.execute(select(func.count()).select_from(ChangeLog)).scalar_one()
-
-
-def right(calendars: Calendars) -> bool:
-    """Say whether a full sync finds nothing to do, and the files are what the feeds should hold."""
-    before = calendars.stamps()
-    calendars.sync()
-    with calendars.runtime.read_only() as session:
-        ids = list(session.scalars(select(Feed.id)))
-        wanted = feeds.read_contents(
-            session,
-            calendars.rules.window(calendars.runtime.now()),
-            school_name="Kantonsschule",
-            feed_ids=ids,
-        )
-        store = calendars.store
-        same = all(store.read(feed.kind, feed.owner_id) == content for feed, content in wanted)
-    return same and calendars.stamps() == before
 
 
 def sql(calendars: Calendars, *statements: str) -> None:
@@ -257,7 +219,7 @@ def test_change_writes_exactly_the_feeds_that_show_it(fresh: Calendars, change: 
     before = fresh.files()
     sql(fresh, *statements)
 
-    written = refresh(fresh)
+    written = fresh.refresh()
 
     after = fresh.files()
     assert written == {name for name in before | after if before.get(name) != after.get(name)}
@@ -265,7 +227,7 @@ def test_change_writes_exactly_the_feeds_that_show_it(fresh: Calendars, change: 
         assert written
     else:
         assert named(fresh, written) == expected
-    assert right(fresh)
+    assert fresh.is_right()
 
 
 def test_event_for_the_whole_school_is_in_every_feed_and_gone_when_it_is_addressed(
@@ -273,15 +235,15 @@ def test_event_for_the_whole_school_is_in_every_feed_and_gone_when_it_is_address
 ) -> None:
     all_files = set(fresh.files())
     sql(fresh, f"UPDATE event SET title = 'Neu' WHERE id = {event('Eröffnung')}")
-    assert refresh(fresh) == all_files
+    assert fresh.refresh() == all_files
 
     sql(
         fresh,
         f"INSERT INTO event_class (event_id, class_id) VALUES ({event('Neu')}, {class_('28Ba')})",
     )
 
-    assert refresh(fresh) == all_files
-    assert right(fresh)
+    assert fresh.refresh() == all_files
+    assert fresh.is_right()
 
 
 def new_event(calendars: Calendars, title: str) -> str:
@@ -301,7 +263,7 @@ def test_event_of_another_program_is_for_those_whom_it_names(fresh: Calendars) -
         new_event(fresh, "Neu"),
         f"INSERT INTO event_class (event_id, class_id) VALUES ({event('Neu')}, {class_('27Ga')})",
     )
-    start(fresh)
+    fresh.start_refresh()
 
     [job] = run_due(fresh.app)
 
@@ -312,9 +274,9 @@ def test_event_of_another_program_is_for_those_whom_it_names(fresh: Calendars) -
     with fresh.runtime.read_only() as session:
         assert session.execute(select(Event.addressed).where(Event.title == "Neu")).scalar_one()
     sql(fresh, "DELETE FROM event_class WHERE class_id = " + class_("27Ga"))
-    refresh(fresh)
+    fresh.refresh()
     assert not [name for name, content in fresh.files().items() if b"SUMMARY:Neu" in content]
-    assert right(fresh)
+    assert fresh.is_right()
 
 
 def test_truncated_table_is_noticed(fresh: Calendars) -> None:
@@ -322,8 +284,8 @@ def test_truncated_table_is_noticed(fresh: Calendars) -> None:
         pytest.skip("SQLite has no TRUNCATE")
     sql(fresh, "TRUNCATE event_class")
 
-    assert refresh(fresh)
-    assert right(fresh)
+    assert fresh.refresh()
+    assert fresh.is_right()
 
 
 def test_bad_event_spoils_only_itself(fresh: Calendars) -> None:
@@ -333,7 +295,7 @@ def test_bad_event_spoils_only_itself(fresh: Calendars) -> None:
         f"UPDATE event SET title = 'Neu' WHERE id = {event('Prüfung Mathematik')}",
     )
 
-    refresh(fresh)
+    fresh.refresh()
 
     told = [
         (b"Studienreise" in content, b"SUMMARY:Neu" in content)
@@ -341,7 +303,7 @@ def test_bad_event_spoils_only_itself(fresh: Calendars) -> None:
         if "classes/" in name
     ]
     assert (True in [bad for bad, _ in told], [new for _, new in told].count(True)) == (False, 1)
-    assert right(fresh)
+    assert fresh.is_right()
 
 
 def test_feed_that_cannot_be_written_keeps_its_file_and_says_why(fresh: Calendars) -> None:
@@ -350,7 +312,7 @@ def test_feed_that_cannot_be_written_keeps_its_file_and_says_why(fresh: Calendar
     path.unlink()
     path.mkdir()
     sql(fresh, MATHS_EDITED)
-    start(fresh)
+    fresh.start_refresh()
 
     [job] = run_due(fresh.app)
 
@@ -372,19 +334,19 @@ def test_many_feeds_are_left_to_jobs_of_their_own(fresh: Calendars) -> None:
             for n in range(FEEDS_A_CHUNK)
         ]
         session.execute(insert(User), people)
-    run_id = start(fresh)
+    run_id = fresh.start_refresh()
 
     kinds = [job.kind for job in run_due(fresh.app)]
 
     assert kinds == [RefreshFeeds.policy.kind]
     assert fresh.job(run_id).result["built"] == FEEDS_A_CHUNK
     sql(fresh, f"UPDATE event SET title = 'Neu' WHERE id = {event('Eröffnung')}")
-    start(fresh)
+    fresh.start_refresh()
     assert [job.kind for job in run_due(fresh.app)] == [
         RefreshFeeds.policy.kind,
         *[BuildFeeds.policy.kind] * 2,
     ]
-    assert right(fresh)
+    assert fresh.is_right()
 
 
 # --- who starts it ---
@@ -415,7 +377,9 @@ def test_keepers_start_one_refresh_when_something_changed(fresh: Calendars) -> N
 
 def refresh_with(calendars: Calendars, happens: dict[int, Callable[[], object]]) -> None:
     changes.refresh(
-        InterruptedRun(calendars, start(calendars), happens), calendars.store, calendars.rules
+        InterruptedRun(calendars, calendars.start_refresh(), happens),
+        calendars.store,
+        calendars.rules,
     )
 
 
@@ -432,9 +396,9 @@ def test_change_during_a_refresh_is_left_to_the_next(fresh: Calendars, transacti
         },
     )
 
-    assert logged(fresh) > 0
-    refresh(fresh)
-    assert right(fresh)
+    assert fresh.count_notes() > 0
+    fresh.refresh()
+    assert fresh.is_right()
 
 
 @pytest.mark.parametrize("transaction", [1, 2])
@@ -445,12 +409,12 @@ def test_two_refreshes_at_once_do_no_harm(fresh: Calendars, transaction: int) ->
         sql(fresh, MOVED)
         # As if the first had been taken for dead: by its unique key there is only one.
         fresh.change(update(Job).where(Job.state == JobState.RUNNING).values(unique_key=None))
-        refresh(fresh)
+        fresh.refresh()
 
     refresh_with(fresh, {transaction: another})
 
-    assert logged(fresh) == 0
-    assert right(fresh)
+    assert fresh.count_notes() == 0
+    assert fresh.is_right()
 
 
 class Killed(BaseException):
@@ -464,7 +428,7 @@ def die(*_: object) -> None:
 @pytest.mark.parametrize("transaction", [1, 2, "files"])
 def test_killed_refresh_loses_nothing(fresh: Calendars, transaction: int | str) -> None:
     sql(fresh, MATHS_EDITED, MOVED)
-    rows = logged(fresh)
+    rows = fresh.count_notes()
 
     class Dying(FeedStore):
         def write(self, *args: Any) -> FileState:
@@ -473,15 +437,15 @@ def test_killed_refresh_loses_nothing(fresh: Calendars, transaction: int | str) 
 
     store = Dying(fresh.store.root) if transaction == "files" else fresh.store
     run = InterruptedRun(
-        fresh, start(fresh), {} if transaction == "files" else {int(transaction): die}
+        fresh, fresh.start_refresh(), {} if transaction == "files" else {int(transaction): die}
     )
     with pytest.raises(Killed):
         changes.refresh(run, store, fresh.rules)
 
-    assert logged(fresh) == rows
+    assert fresh.count_notes() == rows
     fresh.change(Job.__table__.delete())
-    refresh(fresh)
-    assert right(fresh)
+    fresh.refresh()
+    assert fresh.is_right()
 
 
 @pytest.mark.parametrize("transaction", [1, 2, 3])
@@ -494,14 +458,14 @@ def test_change_and_its_refresh_beside_a_sync(fresh: Calendars, transaction: int
 
     def back() -> None:
         sql(fresh, original)
-        refresh(fresh)
+        fresh.refresh()
 
     run_id = fresh.enqueue()
     sync.plan(InterruptedRun(fresh, run_id, {transaction: back}), fresh.store, fresh.rules)
     fresh.run_all(run_id)
 
     assert not [name for name, content in fresh.files().items() if b"SUMMARY:Neu" in content]
-    assert right(fresh)
+    assert fresh.is_right()
 
 
 # --- any changes ---
@@ -564,12 +528,12 @@ def test_any_changes_lead_to_what_a_full_sync_would_write(fresh: Calendars, seed
                 with suppress(IntegrityError), session.begin_nested():
                     mutate(session.connection(), rng, 100 * number + step)
                     done += 1
-        written = refresh(fresh)
+        written = fresh.refresh()
         after = fresh.files()
         assert written >= {
             name for name in before | after if before.get(name) != after.get(name)
         }, number
-        assert right(fresh), number
+        assert fresh.is_right(), number
     assert done > 40
 
 
@@ -589,19 +553,19 @@ def test_event_that_is_written_anew_as_a_draft_leaves_its_feeds(fresh: Calendars
         f"DELETE FROM event WHERE id = '{event_id}'",
         NEW_EVENT.format(id=event_id, state="draft"),
     )
-    assert refresh(fresh)
-    assert right(fresh)
+    assert fresh.refresh()
+    assert fresh.is_right()
 
 
 def test_event_for_all_that_is_written_anew_for_a_class_leaves_the_others(fresh: Calendars) -> None:
     event_id = uuid4().hex if fresh.runtime.engine.dialect.name == "sqlite" else str(uuid4())
     sql(fresh, NEW_EVENT.format(id=event_id, state="published"))
-    for_all = refresh(fresh)
+    for_all = fresh.refresh()
     again = NEW_EVENT.format(id=event_id, state="published")
     link = f"INSERT INTO event_class (event_id, class_id) VALUES ('{event_id}', {class_('28Ba')})"
     sql(fresh, f"DELETE FROM event WHERE id = '{event_id}'", again, link)
-    assert set(refresh(fresh)) == set(for_all)
-    assert right(fresh)
+    assert set(fresh.refresh()) == set(for_all)
+    assert fresh.is_right()
 
 
 def test_user_who_is_given_the_id_of_another_has_an_address_of_their_own(fresh: Calendars) -> None:
@@ -618,12 +582,12 @@ def test_user_who_is_given_the_id_of_another_has_an_address_of_their_own(fresh: 
         f" created_at) VALUES ({user_id}, 'bob@school.example', 'Bob', 'B', 'de', 'teacher', 'U9',"
         " '2026-11-21 12:00:00.000000')",
     )
-    refresh(fresh)
+    fresh.refresh()
     with fresh.runtime.read_only() as session:
         after = session.execute(token).scalar_one()
     assert serving.TOKEN.fullmatch(after)
     assert after != before
-    assert right(fresh)
+    assert fresh.is_right()
 
 
 def test_right_to_a_feed_that_comes_back_while_the_feed_is_removed_makes_a_new_one(
@@ -650,9 +614,9 @@ def test_right_to_a_feed_that_comes_back_while_the_feed_is_removed_makes_a_new_o
     removed.wait(20)
     sql(fresh, f"UPDATE user_account SET untis_id = '{untis_id}' WHERE id = {user_id}")
     threading.Timer(1, go.set).start()
-    refresh(fresh)
+    fresh.refresh()
     sync.join()
-    assert right(fresh)
+    assert fresh.is_right()
 
 
 @pytest.mark.parametrize(

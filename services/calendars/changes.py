@@ -108,6 +108,7 @@ def refresh(run: Run, store: FeedStore, rules: Rules) -> None:
             doubted=touched.doubted,
             builds_feeds=True,
         )
+        revisions.mark_hidden(session, window, domain=rules.domain, doubted=touched.doubted)
         feeds.add_missing(session, touched.owners)
         removed, errors = feeds.remove_orphans(session, store, touched.owners)
     with run.unit_of_work() as session:

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from nightshift.database import LONGEST_LIST, Session, batched, upsert
 from nightshift.errors import InvalidInput
-from sqlalchemy import and_, delete, func, select, true, union_all, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, true, union_all, update
 
 from services.calendars import ics
 from services.calendars.audience import find_local_days
@@ -33,6 +33,7 @@ from services.school.models import (
     EventDepartment,
     SchoolClass,
 )
+from services.school.texts import clean
 
 # A rendered event is a kilobyte, and a database takes a limited number of parameters.
 ROWS_A_STATEMENT = 500
@@ -273,6 +274,52 @@ def prune_stamps(session: Session, *, before: datetime) -> int:
     return int(result.rowcount)  # type: ignore[attr-defined]
 
 
+def mark_hidden(session: Session, window: Window, *, domain: str, doubted: Doubted) -> None:
+    """Mark the doubted events that no calendar shows: they are rendered again when one does.
+
+    Those whose stored revision is right are left. When all events are doubted, that is not looked
+    at. A second run marks the same events.
+    """
+    current = select(Event.id).where(window.current())
+    hidden = EventRevision.event_id.not_in(current)
+    if doubted is not None:
+        wrong = _find_hidden_wrong(session, window, domain, doubted, hidden)
+        if not wrong:
+            return
+        hidden = EventRevision.event_id.in_(wrong)
+    with unnoted(session):
+        marked = update(EventRevision).where(hidden).values(source=b"", digest=SPOILT)
+        session.execute(marked.execution_options(synchronize_session=False))
+
+
+def _find_hidden_wrong(
+    session: Session,
+    window: Window,
+    domain: str,
+    doubted: Collection[UUID],
+    hidden: ColumnElement[bool],
+) -> set[UUID]:
+    if not doubted:
+        return set()
+    known = {
+        row.event_id: row
+        for row in session.execute(
+            select(*EventRevision.__table__.columns).where(
+                hidden, EventRevision.event_id.in_(doubted)
+            )
+        )
+    }
+    bodies = _read_bodies(session, known.keys())
+    contents = read_contents(session, window, domain, event_ids=known.keys(), only_current=False)
+    right = set()
+    for event_id, content in contents:
+        source, last = ics.digest_source(content), known[event_id]
+        rendering, _error = _render(content, None)
+        if last.source == source and rendering is not None and rendering.digest == last.digest:
+            right |= {event_id} if _is_intact(last, rendering, bodies.get(event_id, {})) else set()
+    return known.keys() - right
+
+
 def find_errors(session: Session, window: Window) -> list[dict[str, str]]:
     """Return the events of the window that could not be rendered, and why."""
     rows = session.execute(
@@ -282,17 +329,25 @@ def find_errors(session: Session, window: Window) -> list[dict[str, str]]:
         .order_by(Event.id)
     )
     return [
-        {"event": str(row.id), "title": ics.clean(row.title)[:80], "error": row.error}
-        for row in rows
+        {"event": str(row.id), "title": clean(row.title)[:80], "error": row.error} for row in rows
     ]
 
 
 def read_contents(
-    session: Session, window: Window, domain: str, *, event_ids: Collection[UUID] | None = None
+    session: Session,
+    window: Window,
+    domain: str,
+    *,
+    event_ids: Collection[UUID] | None = None,
+    only_current: bool = True,
 ) -> Iterator[tuple[UUID, ics.EventContent]]:
-    """Yield what is rendered of the window's events (only of these, with `event_ids`)."""
-    wanted = (
-        window.current() if event_ids is None else and_(window.current(), Event.id.in_(event_ids))
+    """Yield what is rendered of the window's events (only of these, with `event_ids`).
+
+    Without `only_current`, of all events, also of those that no calendar shows.
+    """
+    wanted = and_(
+        window.current() if only_current else true(),
+        true() if event_ids is None else Event.id.in_(event_ids),
     )
     current = select(Event.id).where(wanted)
     names: dict[UUID, set[str]] = defaultdict(set)

@@ -431,22 +431,36 @@ def remove_orphans(
 ) -> tuple[int, list[dict[str, str]]]:
     """Remove the files and rows of feeds that should not exist any more (only of `some`).
 
-    Return how many were removed, and errors for the files that could not be.
+    Also files without a row, which another program has deleted. Return how many feeds were removed,
+    and errors for the files that could not be.
     """
     _lock_feeds(session)
+    # Before the rows: each file that a build has written has its row.
+    files = (
+        store.list_owners()
+        if some is None
+        else {(kind, owner_id) for kind, ids in some.items() for owner_id in ids if owner_id}
+    )
     owners = select_entitled().subquery()
     having = exists().where(owners.c.kind == Feed.kind, owners.c.owner_id == Feed.owner_id)
     orphaned = select(Feed.id, Feed.kind, Feed.owner_id).where(
         _is_among(some, Feed.kind, Feed.owner_id), ~having
     )
     orphans = session.execute(orphaned.order_by(Feed.id).with_for_update()).all()
+    rows = session.execute(
+        select(Feed.kind, Feed.owner_id).where(_is_among(some, Feed.kind, Feed.owner_id))
+    )
+    strays = files - {(row.kind, row.owner_id) for row in rows}
     removed, errors = [], []
-    for orphan in orphans:
+    for kind, owner_id, feed_id in [
+        *((orphan.kind, orphan.owner_id, orphan.id) for orphan in orphans),
+        *((kind, owner_id, None) for kind, owner_id in sorted(strays)),
+    ]:
         try:
-            store.remove(orphan.kind, orphan.owner_id)
-            removed.append(orphan.id)
+            store.remove(kind, owner_id)
+            removed += [] if feed_id is None else [feed_id]
         except StoreUnavailable as error:
-            errors.append({"feed": f"{orphan.kind}/{orphan.owner_id}", "error": str(error)})
+            errors.append({"feed": f"{kind}/{owner_id}", "error": str(error)})
     # By id: a feed that has just become an orphan keeps its row until its file is removed.
     for ids in batched(removed, LONGEST_LIST):
         orphans_of = delete(Feed).where(Feed.id.in_(ids))

@@ -150,7 +150,7 @@ def _find_highest(last: Any, kept: Stamps | None) -> tuple[Stamps | None, bool]:
         return stamps, False
     if stamps is None:
         return kept, True
-    highest = Stamps(*map(max, stamps, kept))
+    highest = Stamps(max(stamps.sequence, kept.sequence), max(stamps.modified_at, kept.modified_at))
     return highest, highest != stamps
 
 

@@ -13,8 +13,9 @@ PACKAGES = ("nightshift", "project", "tasks", "services")
 
 # The modules of a noun that others may import: data and arguments, which do nothing.
 LEAVES = {"models", "jobs"}
-# Every noun may queue a mail, so of the mail's modules these too.
-OPEN = {"mail": LEAVES | {"outbox", "compose", "headers"}}
+# Every noun may queue a mail, so of the mail's modules these too. What a text may hold is the same
+# where it is written and where it is shown.
+OPEN = {"mail": LEAVES | {"outbox", "compose", "headers"}, "school": LEAVES | {"texts"}}
 
 
 @pytest.fixture(scope="module")

@@ -48,9 +48,10 @@ GIVE_UP_AFTER = timedelta(seconds=60)
 COMPLETE, PARTIAL, FAILED = 0, 1, 2
 FEED_KINDS = click.Choice(FeedKind, case_sensitive=False)
 LISTED = (
-    "kind", "owner", "events", "bytes", "built_at", "revoked_at", "path", "etag", "error"
+    "kind", "owner", "events", "left_out", "bytes", "built_at", "revoked_at", "path", "etag",
+    "error",
 )  # fmt: skip
-GIVES_WAY = ("etag", "path", "bytes")
+GIVES_WAY = ("etag", "path", "bytes", "left_out")
 
 kind_argument = click.argument("kind", type=FEED_KINDS)
 

@@ -76,6 +76,12 @@ def check_failed_feeds(_runtime: Runtime, session: Session) -> Answer:
     return Status.WARN if failed else Status.OK, ", ".join(failed) or "none"
 
 
+def check_full_feeds(_runtime: Runtime, session: Session) -> Answer:
+    """Warn of feeds that are too long for calendar programs, so that later events are left out."""
+    full = [f"{kind}: {number}" for kind, number in sorted(feeds.count_full(session).items())]
+    return Status.WARN if full else Status.OK, ", ".join(full) or "none"
+
+
 def check_store_readable(runtime: Runtime, _session: Session) -> Answer:
     """Fail when the web server cannot read the store."""
     root = runtime[FeedStore].root.absolute()
@@ -124,6 +130,12 @@ calendars = Component(
             "failed feeds",
             check_failed_feeds,
             "`celery -A project feeds list` says why; each keeps its last good file",
+        ),
+        Probe(
+            "full feeds",
+            check_full_feeds,
+            "the events furthest ahead are left out (`celery -A project feeds list`): shorten"
+            " descriptions, or lower FEED_DAYS_AHEAD",
         ),
         Probe(
             "store",

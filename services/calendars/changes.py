@@ -19,6 +19,7 @@ from sqlalchemy import Select, and_, delete, func, or_, select, union, union_all
 from services.calendars import feeds, revisions
 from services.calendars.feeds import Owners
 from services.calendars.models import ChangeLog, EventRevision, Feed, FeedKind
+from services.calendars.notes import REVISION, Doubted
 from services.calendars.store import FeedStore
 from services.calendars.sync import FEEDS_A_CHUNK, Rules, build_jobs
 from services.school.models import (
@@ -54,13 +55,15 @@ NAMED = {
 class Touched:
     """What rows of the log, and the events among them, name.
 
-    `keys` by kind, or `all_feeds`: all feeds. `events` is None for all events.
+    `keys` by kind, or `all_feeds`: all feeds. `events` is None for all events. The stored revisions
+    of `doubted` events must be compared with what they should be.
     """
 
     log_ids: list[int]
     keys: dict[str, set[Any]]
     events: set[UUID] | None
     all_feeds: bool
+    doubted: Doubted
 
     @property
     def owners(self) -> Owners | None:
@@ -86,13 +89,26 @@ def refresh(run: Run, store: FeedStore, rules: Rules) -> None:
         touched = read_log(session)
         if not touched.log_ids:
             return
-        found = list(
-            revisions.find_outdated(session, window, domain=rules.domain, event_ids=touched.events)
+        outdated = revisions.find_outdated(
+            session,
+            window,
+            domain=rules.domain,
+            event_ids=touched.events,
+            doubted=touched.doubted,
         )
+        found = list(outdated)
     with run.unit_of_work() as session:
         revisions.record(
-            session, window, found, domain=rules.domain, now=run.now, event_ids=touched.events
+            session,
+            window,
+            found,
+            domain=rules.domain,
+            now=run.now,
+            event_ids=touched.events,
+            doubted=touched.doubted,
+            builds_feeds=True,
         )
+        revisions.mark_hidden(session, window, domain=rules.domain, doubted=touched.doubted)
         feeds.add_missing(session, touched.owners)
         removed, errors = feeds.remove_orphans(session, store, touched.owners)
     with run.unit_of_work() as session:
@@ -122,15 +138,17 @@ def read_log(session: Session) -> Touched:
     log_ids = [row.id for row in rows]
     notes = {(row.kind, row.key, row.event_id) for row in rows}
     keys: dict[str, set[Any]] = defaultdict(set)
+    # An event that was deleted and inserted again under its id has lost its revision, but calendars
+    # still show it.
+    rewritten = {event_id for kind, _, event_id in notes if kind == REVISION}
+    doubted: Doubted = None if None in rewritten else rewritten
     if len(notes) > LONGEST_LIST:
-        return Touched(log_ids, keys, None, all_feeds=True)
+        doubted = None if len(rewritten) > LONGEST_LIST else doubted
+        return Touched(log_ids, keys, None, all_feeds=True, doubted=doubted)
     known = _known(session, {event_id for _, _, event_id in notes if event_id})
     events: set[UUID] = set()
     all_feeds = all_events = False
     renamed: dict[str, set[int]] = defaultdict(set)
-    # An event that was deleted and inserted again under its id has lost its revision, but calendars
-    # still show it.
-    rewritten = {event_id for kind, _, event_id in notes if kind == "revision"}
     for kind, key, event_id in notes:
         event = known.get(event_id)
         shown = event is None or event.revised or event_id in rewritten
@@ -144,14 +162,14 @@ def read_log(session: Session) -> Touched:
         # calendar has shown it.
         all_feeds |= kind == "all" and shown
         all_feeds |= event is not None and event.is_current and not event.addressed
-        all_events |= kind == "all" and event_id is None
+        all_events |= kind in ("all", REVISION) and event_id is None
         keys[kind].add(key if kind == "group" else key and int(key))
     # A renamed class or department changes every event that shows the name.
     for kind in ("class", "department"):
         event, other = NAMED[kind].selected_columns
         events.update(session.scalars(select(event).where(other.in_(renamed[kind]))))
     if all_events or len(events) > LONGEST_LIST:
-        return Touched(log_ids, keys, None, all_feeds=True)
+        return Touched(log_ids, keys, None, all_feeds=True, doubted=doubted)
     for kind, links in NAMED.items():
         keys[kind].update(
             other
@@ -159,7 +177,7 @@ def read_log(session: Session) -> Touched:
                 links.where(links.selected_columns.event_id.in_(events))
             )
         )
-    return Touched(log_ids, keys, events, all_feeds)
+    return Touched(log_ids, keys, events, all_feeds, doubted)
 
 
 def _known(session: Session, ids: Iterable[UUID]) -> dict[UUID, Any]:

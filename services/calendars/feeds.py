@@ -37,6 +37,7 @@ from services.calendars.audience import (
     read_school,
 )
 from services.calendars.models import EventRendering, Feed, FeedKind
+from services.calendars.notes import unnoted
 from services.calendars.store import FeedStore, FileState, StoreUnavailable
 from services.calendars.window import Window
 from services.school.models import Department, SchoolClass, User
@@ -69,8 +70,12 @@ class Calendar(NamedTuple):
 
 
 def _is_as_recorded(feed: Row[Any], state: FileState | None) -> bool:
-    """Return whether the last build of a feed wrote the file that is in `state` now."""
-    return feed.error is None and state == FileState(feed.size, feed.mtime_ns)
+    """Return whether the last build of a feed wrote the file that is in `state` now.
+
+    An earlier release wrote longer files, too.
+    """
+    recorded = FileState(feed.size, feed.mtime_ns)
+    return feed.error is None and feed.size <= ics.MOST_BYTES and state == recorded
 
 
 def select_entitled() -> CompoundSelect[Any]:
@@ -118,12 +123,11 @@ def add_missing(session: Session, some: Owners | None = None) -> int:
         for kind, owner_id in missing
     ]
     if rows:
-        session.execute(
-            insert_or(session, Feed).on_conflict_do_nothing(
-                index_elements=[Feed.kind, Feed.owner_id]
-            ),
-            rows,
+        new = insert_or(session, Feed).on_conflict_do_nothing(
+            index_elements=[Feed.kind, Feed.owner_id]
         )
+        with unnoted(session):
+            session.execute(new, rows)
     return len(rows)
 
 
@@ -299,7 +303,8 @@ def build(
     built, failed, errors = [], [], []
     for calendar in stale:
         try:
-            built.append(_write(store, calendar, _join_content(calendar, bodies, window.zone)))
+            content, count = _join_content(calendar, bodies, window.zone)
+            built.append(_write(store, calendar, content, count))
         except Exception as error:  # noqa: BLE001 - one owner's trouble is not the others'
             known = isinstance(error, ServiceError)
             message = str(error) if known else f"{type(error).__name__}: {error}"
@@ -320,14 +325,15 @@ def build(
     }
 
 
-def _write(store: FeedStore, calendar: Calendar, content: bytes) -> dict[str, Any]:
+def _write(store: FeedStore, calendar: Calendar, content: bytes, count: int) -> dict[str, Any]:
     """Write a feed's file, and return what its row has to record."""
     written = store.write(calendar.feed.kind, calendar.feed.owner_id, content)
     return {
         "feed_id": calendar.feed.id,
         "new_fingerprint": calendar.fingerprint,
         "new_etag": make_etag(content),
-        "events": len(calendar.events),
+        "events": count,
+        "omitted": len(calendar.events) - count,
         "new_size": written.size,
         "new_mtime": written.mtime_ns,
         "new_modified": _later(calendar.feed.modified_at, written.modified_at),
@@ -360,6 +366,7 @@ def _record(
             "fingerprint": bindparam("new_fingerprint"),
             "etag": bindparam("new_etag"),
             "event_count": bindparam("events"),
+            "left_out": bindparam("omitted"),
             "size": bindparam("new_size"),
             "mtime_ns": bindparam("new_mtime"),
             "modified_at": bindparam("new_modified"),
@@ -395,16 +402,17 @@ def _read_bodies(
 
 def _join_content(
     calendar: Calendar, bodies: dict[Locale, dict[int, bytes]], zone: ZoneInfo
-) -> bytes:
+) -> tuple[bytes, int]:
+    """Return a feed's bytes, and how many of its events had room in them."""
     rendered = bodies[calendar.locale]
     try:
         events = [rendered[index] for index in calendar.events]
     except KeyError as missing:
         raise NotFound(
-            "an event's rendering is missing; delete its row in event_revision, and the next sync"
-            " makes it"
+            "an event's rendering is missing: another program has deleted it; the refresh that"
+            " follows makes it again"
         ) from missing
-    return b"".join([ics.render_head(calendar.name, zone), *events, ics.CALENDAR_FOOT])
+    return ics.join(ics.render_head(calendar.name, zone), events)
 
 
 def read_contents(
@@ -414,7 +422,8 @@ def read_contents(
     school, wanted = read_calendars(session, window, school_name=school_name, feed_ids=feed_ids)
     bodies = _read_bodies(session, school, wanted)
     for calendar in wanted:
-        yield calendar.feed, _join_content(calendar, bodies, window.zone)
+        content, _count = _join_content(calendar, bodies, window.zone)
+        yield calendar.feed, content
 
 
 def remove_orphans(
@@ -422,27 +431,41 @@ def remove_orphans(
 ) -> tuple[int, list[dict[str, str]]]:
     """Remove the files and rows of feeds that should not exist any more (only of `some`).
 
-    Return how many were removed, and errors for the files that could not be.
+    Also files without a row, which another program has deleted. Return how many feeds were removed,
+    and errors for the files that could not be.
     """
     _lock_feeds(session)
+    # Before the rows: each file that a build has written has its row.
+    files = (
+        store.list_owners()
+        if some is None
+        else {(kind, owner_id) for kind, ids in some.items() for owner_id in ids if owner_id}
+    )
     owners = select_entitled().subquery()
     having = exists().where(owners.c.kind == Feed.kind, owners.c.owner_id == Feed.owner_id)
     orphaned = select(Feed.id, Feed.kind, Feed.owner_id).where(
         _is_among(some, Feed.kind, Feed.owner_id), ~having
     )
     orphans = session.execute(orphaned.order_by(Feed.id).with_for_update()).all()
+    rows = session.execute(
+        select(Feed.kind, Feed.owner_id).where(_is_among(some, Feed.kind, Feed.owner_id))
+    )
+    strays = files - {(row.kind, row.owner_id) for row in rows}
     removed, errors = [], []
-    for orphan in orphans:
+    for kind, owner_id, feed_id in [
+        *((orphan.kind, orphan.owner_id, orphan.id) for orphan in orphans),
+        *((kind, owner_id, None) for kind, owner_id in sorted(strays)),
+    ]:
         try:
-            store.remove(orphan.kind, orphan.owner_id)
-            removed.append(orphan.id)
+            store.remove(kind, owner_id)
+            removed += [] if feed_id is None else [feed_id]
         except StoreUnavailable as error:
-            errors.append({"feed": f"{orphan.kind}/{orphan.owner_id}", "error": str(error)})
+            errors.append({"feed": f"{kind}/{owner_id}", "error": str(error)})
     # By id: a feed that has just become an orphan keeps its row until its file is removed.
     for ids in batched(removed, LONGEST_LIST):
-        session.execute(
-            delete(Feed).where(Feed.id.in_(ids)).execution_options(synchronize_session=False)
-        )
+        orphans_of = delete(Feed).where(Feed.id.in_(ids))
+        with unnoted(session):
+            session.execute(orphans_of.execution_options(synchronize_session=False))
     return len(removed), errors
 
 
@@ -474,6 +497,7 @@ def list_feeds(
             "owner": name,
             "path": str(store.path(feed.kind, feed.owner_id)),
             "events": feed.event_count,
+            "left_out": feed.left_out,
             "bytes": feed.size,
             "etag": feed.etag,
             "built_at": feed.built_at,
@@ -482,6 +506,14 @@ def list_feeds(
         }
         for feed, name in rows
     ]
+
+
+def count_full(session: Session) -> dict[str, int]:
+    """Return, by kind, how many feeds have no room for all their events."""
+    rows = session.execute(
+        select(Feed.kind, func.count()).where(Feed.left_out > 0).group_by(Feed.kind)
+    )
+    return {kind.value: number for kind, number in rows}
 
 
 def count_feeds(session: Session) -> dict[str, tuple[int, int, int, int]]:

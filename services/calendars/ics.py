@@ -1,16 +1,16 @@
 """One event as iCalendar bytes (RFC 5545), and the bytes before and after a feed's events.
 
-A feed is `render_head`, stamped events and CALENDAR_FOOT, joined. icalendar writes and folds
-every value. This module decides which properties there are, and writes those that are the same in
-every language once.
+A feed is `render_head`, stamped events and CALENDAR_FOOT, as `join` puts them together. icalendar
+writes and folds every value. This module decides which properties there are, and writes those that
+are the same in every language once.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from hashlib import blake2b
+from itertools import accumulate
 from operator import attrgetter
 from zoneinfo import ZoneInfo
 
@@ -21,11 +21,17 @@ from nightshift.errors import InvalidInput
 
 from services.calendars.vtimezone import make_vtimezone
 from services.school.models import TeachingAffected
+from services.school.texts import LONGEST_DESCRIPTION, LONGEST_LINE, clean, is_blank, shorten
 from services.translation import Locale, translations
 
 # Raise it when `render` writes other bytes for the same content: then every stored event is
 # rendered again.
-RENDERER_VERSION = 2
+RENDERER_VERSION = 3
+
+# Google drops a feed, or its later events, beyond about a megabyte. The events that begin furthest
+# ahead are left out, until earlier ones have left the window. Left out as a whole: an event shows
+# the same in all feeds that have it.
+MOST_BYTES = 1_000_000
 
 CALENDAR_FOOT = b"END:VCALENDAR\r\n"
 # The PRODID is fixed: icalendar's own names its version, so an upgrade would change every feed.
@@ -38,19 +44,6 @@ _CALENDAR_OPENING = (
 )
 
 _FOLDED_FROM = 75
-_SEPARATORS = re.compile("\r\n?|[\u2028\u2029]")
-# Controls except the newline, lone surrogates, the byte order mark, and Unicode's noncharacters.
-_UNWANTED = re.compile(
-    "[\x00-\x09\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff"
-    + "".join(
-        chr(plane + last)
-        for plane in range(0x10000, 0x110000, 0x10000)
-        for last in (0xFFFE, 0xFFFF)
-    )
-    + "]"
-)
-
-
 # In these years a datetime may overflow when it is moved to another time zone.
 FIRST_YEAR_TOLD, LAST_YEAR_TOLD = 1, 9999
 
@@ -138,16 +131,6 @@ def digest_source(content: EventContent) -> bytes:
     return digest.digest()
 
 
-def clean(text: str) -> str:
-    """Return `text` as every client can read it.
-
-    Newlines are the only control characters; lone surrogates and noncharacters are removed.
-    """
-    if text.isprintable():
-        return text
-    return _UNWANTED.sub("", _SEPARATORS.sub("\n", text).replace("\t", " "))
-
-
 def render(content: EventContent) -> Rendering:
     """Render an event in every locale, without what a revision adds (see `stamp`).
 
@@ -160,8 +143,8 @@ def render(content: EventContent) -> Rendering:
     times = _times(content.starts, content.ends)
     is_busy = isinstance(content.starts, datetime) and not content.cancelled
     title = _one_line(content.title)
-    description = clean(content.description).strip()
-    location = clean(content.location).strip()
+    description = _visible(clean(content.description).strip(), LONGEST_DESCRIPTION)
+    location = _visible(clean(content.location).strip(), LONGEST_LINE)
     classes = [name for name in map(_one_line, content.classes) if name]
 
     opening = _line("UID", _text(uid)) + times
@@ -208,6 +191,19 @@ def render_head(name: str, zone: ZoneInfo) -> bytes:
     return (
         _CALENDAR_OPENING + _line("NAME", title) + _line("X-WR-CALNAME", title) + _zone_lines(zone)
     )
+
+
+def join(head: bytes, events: Sequence[bytes], *, longest: int = MOST_BYTES) -> tuple[bytes, int]:
+    """Return a feed of these stamped events, in their order, and how many of them it has.
+
+    It has those that fit into `longest` bytes.
+    """
+    room = longest - len(head) - len(CALENDAR_FOOT)
+    count = len(events)
+    if sum(map(len, events)) > room:
+        ends = accumulate(map(len, events))
+        count = sum(end <= room for end in ends)
+    return b"".join([head, *events[:count], CALENDAR_FOOT]), count
 
 
 @cache
@@ -276,7 +272,11 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(clean(text).split())
+    return _visible(" ".join(clean(text).split()), LONGEST_LINE)
+
+
+def _visible(text: str, longest: int) -> str:
+    return "" if is_blank(text) else shorten(text, longest)
 
 
 def _value(value: datetime | date) -> str:

@@ -51,6 +51,30 @@ class EventRendering(Base):
     body: Mapped[bytes] = mapped_column(LargeBinary)
 
 
+class EventStamp(Base):
+    """The highest stamps that an event had before its revision was deleted or written over.
+
+    Triggers write the rows (migration 0008). An event that is written again under its id goes on
+    from here, since calendar programs ignore what has a lower SEQUENCE than they remember. A sync
+    deletes the rows when they are older than any program's memory.
+    """
+
+    __tablename__ = "event_stamp"
+
+    event_id: Mapped[UUID] = mapped_column(primary_key=True)
+    sequence: Mapped[int]
+    modified_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    gone_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+
+
+class OwnWrite(Base):
+    """A mark in a transaction: what it writes leaves no notes (see notes.py). Never committed."""
+
+    __tablename__ = "own_write"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+
+
 class Feed(Base):
     """One calendar file.
 
@@ -59,6 +83,7 @@ class Feed(Base):
     that looks different was touched by another program, and is written again. `error` says why the
     last build failed; the last good file stays. `modified_at` is the date that subscribers are
     given: each write raises it by at least a second. A feed with `revoked_at` has no address.
+    `left_out` events had no room in the file (see ics.MOST_BYTES).
     """
 
     __tablename__ = "feed"
@@ -71,6 +96,7 @@ class Feed(Base):
     fingerprint: Mapped[bytes | None] = mapped_column(LargeBinary)
     etag: Mapped[str | None] = mapped_column(String(64))
     event_count: Mapped[int] = mapped_column(default=0)
+    left_out: Mapped[int] = mapped_column(default=0, server_default="0")
     size: Mapped[int] = mapped_column(BigInteger, default=0)
     mtime_ns: Mapped[int] = mapped_column(BigInteger, default=0)
     built_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
@@ -83,9 +109,10 @@ class Feed(Base):
 class ChangeLog(Base):
     """A change of something that calendars depend on.
 
-    Triggers write the rows (migration 0002), so every program's changes are noted. `kind` and `key`
-    name what may look different: a class, a class group, a department (or only its own calendar), a
-    lesson, a user, an event, or all. `event_id` is the event that names it, or no longer does.
+    Triggers write the rows (migrations 0002 and 0008), so every program's changes are noted. `kind`
+    and `key` name what may look different: a class, a class group, a department (or only its own
+    calendar), a lesson, a user, an event, the revision of one, or all. `event_id` is the event that
+    names it, or no longer does.
     """
 
     __tablename__ = "change_log"

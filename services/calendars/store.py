@@ -114,6 +114,15 @@ class FeedStore:
                 f"the feed store at {self.root} cannot be written: {error.strerror}"
             ) from error
 
+    def list_owners(self) -> set[tuple[FeedKind, int]]:
+        """Return kind and owner of every feed that has a file."""
+        return {
+            (kind, int(path.stem))
+            for kind, folder in FOLDERS.items()
+            for path in (self.root / folder).glob("*.ics")
+            if path.stem.isdecimal()
+        }
+
     def leftovers(self, *, older_than_ns: int) -> Iterator[Path]:
         """Yield half-written files last written before `older_than_ns`, in ns since the epoch.
 

@@ -16,6 +16,7 @@ from sqlalchemy import select, update
 from services.calendars import feeds, inputs, revisions
 from services.calendars.jobs import BuildFeeds, FinishSync
 from services.calendars.models import SyncRun
+from services.calendars.notes import find_doubted
 from services.calendars.store import FeedStore
 from services.calendars.window import Window
 
@@ -41,6 +42,11 @@ class Rules:
         """Return the window of days that a feed built now holds."""
         return Window.around(now, self.zone, days_past=self.days_past, days_ahead=self.days_ahead)
 
+    @property
+    def stamps_kept(self) -> timedelta:
+        """Return how long the stamps of a deleted event are kept."""
+        return timedelta(days=self.days_past + self.days_ahead) + revisions.STAMPS_KEPT
+
 
 def plan(run: Run, store: FeedStore, rules: Rules) -> None:
     """Bring all events' revisions up to date, and start chunks for the feeds that are out of date.
@@ -62,12 +68,26 @@ def plan(run: Run, store: FeedStore, rules: Rules) -> None:
     with run.read_only() as session:
         # Before all other reads: a change from here on makes the digest at the run's end differ.
         now_inputs = inputs.digest(session, window, repr(rules))
-        same = now_inputs is not None and now_inputs == _find_last_inputs(session)
-        found = [] if same else list(revisions.find_outdated(session, window, domain=rules.domain))
+        doubted = find_doubted(session)
+        same = (
+            now_inputs is not None
+            and now_inputs == _find_last_inputs(session)
+            and doubted is not None
+            and not doubted
+        )
+        outdated = revisions.find_outdated(session, window, domain=rules.domain, doubted=doubted)
+        found = [] if same else list(outdated)
     with run.unit_of_work() as session:
         changed = [change.event_id for change in found]
         revisions.record(
-            session, window, found, domain=rules.domain, now=run.now, event_ids=changed
+            session,
+            window,
+            found,
+            domain=rules.domain,
+            now=run.now,
+            event_ids=changed,
+            doubted=doubted,
+            builds_feeds=True,
         )
         feeds.add_missing(session)
     with run.read_only() as session:
@@ -129,6 +149,7 @@ def finish(session: Session, args: FinishSync, run: Run, store: FeedStore, rules
     All chunks have ended by now: succeeded, failed or cancelled.
     """
     removed, kept = feeds.remove_orphans(session, store)
+    revisions.prune_stamps(session, before=run.now - rules.stamps_kept)
     for leftover in store.leftovers(older_than_ns=int((run.now - LEFTOVER_AGE).timestamp() * 1e9)):
         with suppress(OSError):  # The next run finds it again.
             leftover.unlink()

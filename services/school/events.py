@@ -32,7 +32,8 @@ from services.letters.models import EventNotice
 from services.school.loading import TARGETS, find_ids, read_links, relink
 from services.school.models import Event, EventState, User
 from services.school.rows import ROW_OF, SEPARATOR, EventDetails, EventRow, split
-from services.school.sheets import clean, find_unwanted, validate
+from services.school.sheets import clean, validate
+from services.school.texts import find_unwanted
 
 __all__ = [
     "EventDetails",

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 
 from services.school.models import CLASS_GROUP_LENGTH, Audience, EventState, Role, TeachingAffected
+from services.school.texts import LONGEST_DESCRIPTION, LONGEST_LINE
 from services.translation import Locale
 
 SEPARATOR = ";"
@@ -282,9 +283,9 @@ class EventDetails(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    title: str
-    description: str = ""
-    location: str = ""
+    title: str = Field(max_length=LONGEST_LINE)
+    description: str = Field("", max_length=LONGEST_DESCRIPTION)
+    location: str = Field("", max_length=LONGEST_LINE)
     starts: Moment
     ends: Moment
     audience: Audience = Audience.STUDENTS

@@ -5,7 +5,6 @@ All that is wrong is collected; no problem stops the reading.
 
 import csv
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from io import StringIO
@@ -18,10 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from services.school.rows import ROW_OF, ROWS, Row, RowKey
-
-# Control characters except line break and tab, and bytes that were not UTF-8 (decoded with
-# `surrogateescape`).
-_UNWANTED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+from services.school.texts import find_unwanted, normalise
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -244,18 +240,7 @@ def clean(cell: str) -> str:
     """Return a cell without white space around it, with usual line ends and composed letters."""
     # str.strip() would also remove some control characters, which must be refused, and keep others.
     cell = cell.replace("\r\n", "\n").replace("\r", "\n")
-    return unicodedata.normalize(
-        "NFC", re.sub(r"\A[^\S\x0b-\x1f\x85]+|[^\S\x0b-\x1f\x85]+\Z", "", cell)
-    )
-
-
-def find_unwanted(text: str) -> str:
-    """Return what is wrong with a text's characters, or an empty string."""
-    if not (found := _UNWANTED.search(text)):
-        return ""
-    if found[0] >= "\ud800":
-        return "is not UTF-8; save the file as UTF-8"
-    return f"contains the control character U+{ord(found[0]):04X}; remove it"
+    return normalise(re.sub(r"\A[^\S\x0b-\x1f\x85]+|[^\S\x0b-\x1f\x85]+\Z", "", cell))
 
 
 def _reason(error: ErrorDetails) -> str:

@@ -16,12 +16,13 @@ from nightshift.database import Base, Session
 from nightshift.jobs import Run, claims, enqueue, relay
 from nightshift.jobs.models import Job, JobState
 from nightshift.runtime import Runtime
-from sqlalchemy import Engine, delete, select
+from nightshift.testing import run_due
+from sqlalchemy import Engine, delete, func, select
 
 from project.school.settings import SchoolSettings
-from services.calendars import sync
-from services.calendars.jobs import SyncCalendars
-from services.calendars.models import ChangeLog, SyncRun
+from services.calendars import feeds, sync
+from services.calendars.jobs import RefreshFeeds, SyncCalendars
+from services.calendars.models import ChangeLog, EventStamp, Feed, SyncRun
 from services.calendars.store import FeedStore
 from services.calendars.sync import Rules
 from services.school.loading import load
@@ -102,6 +103,44 @@ class Calendars:
         run_id = self.enqueue()
         self.run_all(run_id)
         return self.record(run_id)
+
+    def start_refresh(self) -> UUID:
+        with self.runtime.unit_of_work() as session:
+            return enqueue(session, RefreshFeeds(), now=LONG_AGO)
+
+    def refresh(self) -> set[str]:
+        """Run what a keeper would start, and return the files that were written or removed."""
+        before = self.stamps()
+        self.start_refresh()
+        assert {job.state for job in run_due(self.app)} == {JobState.SUCCEEDED}
+        assert self.count_notes() == 0
+        after = self.stamps()
+        return {name for name in before | after if before.get(name) != after.get(name)}
+
+    def count_notes(self) -> int:
+        """Return how many rows the change log has."""
+        with self.runtime.read_only() as session:
+            return session.execute(select(func.count()).select_from(ChangeLog)).scalar_one()
+
+    def is_right(self) -> bool:
+        """Return whether a full sync finds nothing to do, and each file has its feed's bytes."""
+        before = self.stamps()
+        return self.has_right_bytes() and self.stamps() == before
+
+    def has_right_bytes(self) -> bool:
+        """Return whether each file has its feed's bytes, before and after a full sync."""
+        before = self.files()
+        self.sync()
+        with self.runtime.read_only() as session:
+            wanted = feeds.read_contents(
+                session,
+                self.rules.window(self.runtime.now()),
+                school_name="Kantonsschule",
+                feed_ids=list(session.scalars(select(Feed.id))),
+            )
+            store = self.store
+            same = all(store.read(feed.kind, feed.owner_id) == content for feed, content in wanted)
+        return same and self.files() == before
 
     def record(self, run_id: UUID) -> dict[str, Any]:
         with self.runtime.read_only() as session:
@@ -187,5 +226,7 @@ def calendars(
     with app.runtime.unit_of_work() as session:
         for table in reversed(Base.metadata.sorted_tables):
             session.execute(table.delete())
-        session.execute(delete(ChangeLog))  # The triggers have noted all that.
+        # The triggers have noted all that.
+        session.execute(delete(ChangeLog))
+        session.execute(delete(EventStamp))
     app.runtime.close()

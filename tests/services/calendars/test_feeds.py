@@ -849,6 +849,7 @@ def test_listed_tells_everything_but_the_token(
         "owner": "27Ga",
         "path": str(store.path(FeedKind.CLASS, school.class_ga.id)),
         "events": 2,
+        "left_out": 0,
         "bytes": len(data),
         "etag": hashlib.sha256(data).hexdigest()[:32],
         "built_at": datetime(2026, 11, 21, 12, tzinfo=UTC),

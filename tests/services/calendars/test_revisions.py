@@ -1,24 +1,26 @@
 """The revision ledger: SEQUENCE and LAST-MODIFIED rise exactly when the rendered bytes change."""
 
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
+from typing import Any
 from uuid import UUID
 
 import pytest
 from icalendar import Calendar
 from nightshift.database import Session
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select, update
 
-from services.calendars import ics, revisions
-from services.calendars.models import EventRendering, EventRevision
+from services.calendars import ics, notes, revisions
+from services.calendars.models import ChangeLog, EventRendering, EventRevision, EventStamp
 from services.school.models import (
     Audience,
     Event,
+    EventState,
     EventUser,
 )
 from services.translation import Locale
-from tests.services.calendars.builders import DOMAIN, NOW, WINDOW, ZONE, record, revise
+from tests.services.calendars.builders import DOMAIN, NOW, WINDOW, ZONE, record, revise, timed
 
 
 def told(session: Session, event_id: UUID) -> tuple[int, datetime]:
@@ -185,3 +187,241 @@ def test_revision_of_an_event_that_was_mended_goes_on_where_it_was(
     assert as_before == (0, NOW)
     assert told(session, school.trip.id) == (1, LATER + timedelta(days=2))
     assert revisions.find_errors(session, WINDOW) == []
+
+
+# --- stamps never fall ---
+
+
+def write_again(session: Session, event_id: UUID) -> Event:
+    """Delete an event, and write another under its id, as SQL does."""
+    session.execute(delete(Event).where(Event.id == event_id))
+    session.expunge_all()
+    again = timed(event_id.int, title="Wieder da")
+    session.add(again)
+    return again
+
+
+def test_event_that_is_written_again_goes_on_from_its_stamps(
+    session: Session, school: SimpleNamespace
+) -> None:
+    revise(session)
+    school.trip.title = "Studienreise Wien"
+    revise(session, LATER)
+    event_id = school.trip.id
+
+    for number in range(2):
+        write_again(session, event_id)
+        # The clock of this machine is behind.
+        revise(session, NOW)
+        assert told(session, event_id) == (2 + number, LATER + timedelta(seconds=1 + number))
+
+
+def test_event_that_is_written_again_before_it_was_rendered_begins_at_zero(
+    session: Session, school: SimpleNamespace
+) -> None:
+    session.flush()
+    event_id = school.trip.id
+    write_again(session, event_id)
+
+    revise(session)
+
+    assert told(session, event_id) == (0, NOW)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"sequence": 0},
+        {"sequence": -5},
+        {"modified_at": NOW - timedelta(days=400)},
+        {"modified_at": datetime(1, 1, 1, tzinfo=UTC)},
+    ],
+)
+def test_stamps_that_another_program_sets_back_go_on(
+    session: Session, school: SimpleNamespace, values: dict[str, Any]
+) -> None:
+    revise(session)
+    school.trip.title = "Studienreise Wien"
+    revise(session, LATER)
+    session.execute(update(EventRevision).values(values))
+
+    revise(session, LATER)
+
+    assert told(session, school.trip.id) == (2, LATER + timedelta(seconds=1))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"sequence": revisions.HIGHEST_SEQUENCE}, {"modified_at": datetime(9999, 12, 31, tzinfo=UTC)}],
+)
+def test_highest_stamps_are_no_error(
+    session: Session, school: SimpleNamespace, values: dict[str, Any]
+) -> None:
+    revise(session)
+    session.execute(update(EventRevision).values(values))
+    event_id = school.trip.id
+
+    for number in range(2):
+        school.trip.title = f"Studienreise {number}"
+        revise(session, LATER)
+    write_again(session, event_id)
+    revise(session, LATER)
+
+    sequence, modified_at = told(session, event_id)
+    assert sequence == values.get("sequence", 3)
+    assert modified_at >= LATER
+    assert revise(session, LATER) == 0
+
+
+def test_kept_stamps_are_deleted_when_no_program_remembers_them(
+    session: Session, school: SimpleNamespace
+) -> None:
+    revise(session)
+    session.execute(delete(Event))
+    old, kept = NOW - timedelta(days=1), NOW + timedelta(days=1)
+    session.execute(update(EventStamp).values(gone_at=old))
+    session.execute(
+        update(EventStamp).where(EventStamp.event_id == school.trip.id).values(gone_at=kept)
+    )
+
+    assert revisions.prune_stamps(session, before=NOW) == 1
+    assert session.scalars(select(EventStamp.event_id)).all() == [school.trip.id]
+
+
+def test_pruning_deletes_a_limited_number_of_stamps(session: Session) -> None:
+    stamps = {"sequence": 1, "modified_at": NOW, "gone_at": NOW}
+    rows = [
+        {"event_id": UUID(int=number), **stamps} for number in range(revisions.STAMPS_A_PRUNING + 1)
+    ]
+    session.execute(insert(EventStamp), rows)
+
+    assert revisions.prune_stamps(session, before=LATER) == revisions.STAMPS_A_PRUNING
+    assert revisions.prune_stamps(session, before=LATER) == 1
+
+
+# --- what another program writes into a revision ---
+
+
+def doubt(session: Session) -> int:
+    """Compare the events that the log casts doubt on; return how many were wrong."""
+    doubted = notes.find_doubted(session)
+    changed = revisions.record(
+        session, WINDOW, [], domain=DOMAIN, now=LATER, doubted=doubted, builds_feeds=True
+    )
+    revisions.mark_hidden(session, WINDOW, domain=DOMAIN, doubted=doubted)
+    session.execute(delete(ChangeLog))
+    return changed
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        update(EventRendering).values(body=b"x"),
+        update(EventRendering).where(EventRendering.locale == Locale.FRENCH).values(body=b"x"),
+        delete(EventRendering),
+        update(EventRevision).values(digest=b"x"),
+        update(EventRevision).values(digest=b""),
+        update(EventRevision).values(sequence=7),
+        delete(EventRevision),
+    ],
+    ids=["bodies", "one body", "no bodies", "digest", "no digest", "sequence", "no revision"],
+)
+def test_revision_of_another_program_is_put_right_with_higher_stamps(
+    session: Session, school: SimpleNamespace, write: Any
+) -> None:
+    revise(session)
+    session.execute(delete(ChangeLog))
+    session.execute(write)
+
+    assert doubt(session) == 2
+
+    sequence, modified_at = told(session, school.trip.id)
+    assert (sequence in (1, 8), modified_at) == (True, LATER)
+    assert doubt(session) == 0
+
+
+@pytest.mark.parametrize("values", [{"error": "x"}, {"source": b"x"}])
+def test_revision_of_which_no_calendar_shows_a_change_keeps_its_stamps(
+    session: Session, school: SimpleNamespace, values: dict[str, Any]
+) -> None:
+    revise(session)
+    session.execute(delete(ChangeLog))
+    session.execute(update(EventRevision).values(values))
+
+    assert doubt(session) == 2
+
+    assert told(session, school.trip.id) == (0, NOW)
+    assert revisions.find_errors(session, WINDOW) == []
+
+
+def test_hidden_event_is_rendered_again_when_it_is_shown(
+    session: Session, school: SimpleNamespace
+) -> None:
+    revise(session)
+    school.trip.state = EventState.DRAFT
+    session.flush()
+    session.execute(delete(EventRendering))
+    doubt(session)
+    school.trip.state = EventState.PUBLISHED
+
+    revise(session, LATER)
+
+    assert told(session, school.trip.id) == (1, LATER)
+
+
+def test_hidden_event_that_is_right_stays(session: Session, school: SimpleNamespace) -> None:
+    revise(session)
+    school.trip.state = EventState.DRAFT
+    session.flush()
+    session.execute(insert(ChangeLog).values(kind=notes.REVISION, event_id=school.trip.id))
+    doubt(session)
+    school.trip.state = EventState.PUBLISHED
+
+    assert revise(session, LATER) == 0
+
+
+# --- notes ---
+
+
+def test_only_who_builds_the_feeds_leaves_no_note(
+    session: Session, school: SimpleNamespace
+) -> None:
+    session.flush()
+    session.execute(delete(ChangeLog))
+    revisions.record(session, WINDOW, [], domain=DOMAIN, now=NOW, builds_feeds=True)
+    assert notes.find_doubted(session) == set()
+    school.trip.title = "Studienreise Wien"
+    session.flush()
+
+    revisions.record(session, WINDOW, [], domain=DOMAIN, now=LATER)
+
+    assert notes.find_doubted(session) == {school.trip.id}
+
+
+def test_invitation_has_the_stamps_of_the_feeds_and_leaves_a_note(
+    session: Session, school: SimpleNamespace
+) -> None:
+    """Invite, take off, invite again, change, cancel, restore: each time the SEQUENCE rises."""
+    revise(session)
+    session.execute(delete(ChangeLog))
+    said = []
+    steps: list[tuple[bool, Callable[[], None]]] = [
+        (True, lambda: None),
+        (True, lambda: None),
+        (True, lambda: None),
+        (False, lambda: setattr(school.trip, "location", "Graz")),
+        (False, lambda: setattr(school.trip, "cancelled_at", NOW)),
+        (False, lambda: setattr(school.trip, "cancelled_at", None)),
+    ]
+    for raised, change in steps:
+        change()
+        session.flush()
+        vevents = revisions.revise(
+            session, school.trip.id, domain=DOMAIN, zone=ZONE, raised=raised, now=LATER
+        )
+        assert notes.find_doubted(session) == {school.trip.id}
+        assert doubt(session) == 0
+        sequence, _ = told(session, school.trip.id)
+        assert all(f"SEQUENCE:{sequence}\r\n" in text for text in vevents.values())
+        said.append(sequence)
+    assert said == [1, 2, 3, 4, 5, 6]

@@ -58,7 +58,11 @@ def test_byte_order_mark_and_crlf_are_read(session: Session, tmp_path: Path) -> 
         ),
         (
             "name,description\nA,\x1f\n",
-            (2, "description", "contains the control character U+001F; remove it"),
+            (
+                2,
+                "description",
+                "contains the control character U+001F; replace it by a line break or a space",
+            ),
         ),
         (
             "name,description\nA,M\udcfcller\n",

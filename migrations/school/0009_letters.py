@@ -7,8 +7,8 @@ in columns.
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0008_letters"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 branch_labels = None
 depends_on = ("mail_0002",)
 

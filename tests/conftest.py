@@ -14,6 +14,7 @@ from nightshift.component import Composition
 from nightshift.database import Session, make_engine
 from nightshift.runtime import Runtime
 from servers import postgres_database
+from spreading import spread
 from sqlalchemy import Engine
 
 from project.app import COMPONENTS
@@ -31,6 +32,11 @@ for _section in COMPOSITION.sections:
     _section.model_config["env_file"] = None
 # An app that is imported without an installation of its own gets a broker that is only its own.
 os.environ["BROKER_URL"] = f"filesystem://{tempfile.mkdtemp(prefix='nightshift-test-')}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say which tests stay in one process, where pytest-xdist runs several."""
+    spread(items)
 
 
 def metric(name: str) -> str:

@@ -39,7 +39,7 @@ migration: $(VENV)/.dev ## write a migration from the models: make migration m="
 # start hundreds of processes.
 PROCESSES = 3
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(PROCESSES) \
-	--dist loadgroup --no-loadscope-reorder -m "not faults and not oracles and not proofs"
+	--dist loadfile --no-loadscope-reorder -m "not faults and not oracles and not proofs"
 
 test: $(VENV)/.dev ## run all tests but the long ones; servers are used where they are reachable
 	@$(MAKE) --no-print-directory --jobs=2 $(if $(wildcard engine/tests),test-engine) test-project

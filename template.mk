@@ -37,7 +37,7 @@ bench: $(VENV)/.dev ## measure the figures of the README, as ratios within one r
 
 # Whole runs of made projects, and every command of the documentation.
 proofs: $(VENV)/.dev ## make projects as the documentation says, and check, test and update them
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup \
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
 		-m "proofs and not faults" tests
 
 faults: $(VENV)/.dev ## run the long tests that kill processes

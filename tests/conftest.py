@@ -14,7 +14,7 @@ from nightshift.component import Composition
 from nightshift.database import Session, make_engine
 from nightshift.runtime import Runtime
 from servers import postgres_database
-from spreading import spread
+from spreading import begin_with_waiting
 from sqlalchemy import Engine
 
 from project.app import COMPONENTS
@@ -35,8 +35,8 @@ os.environ["BROKER_URL"] = f"filesystem://{tempfile.mkdtemp(prefix='nightshift-t
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests stay in one process, where pytest-xdist runs several."""
-    spread(items)
+    """Begin with the tests that take longest."""
+    begin_with_waiting(items)
 
 
 def metric(name: str) -> str:

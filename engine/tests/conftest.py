@@ -11,7 +11,7 @@ from nightshift.database import Session, make_engine
 from nightshift.jobs.session import Carried, carry
 from nightshift.settings import Settings
 from servers import postgres_database
-from spreading import spread
+from spreading import begin_with_waiting
 from sqlalchemy import Engine
 
 # Tests get the defaults, whatever the developer's own `.env` or environment say.
@@ -31,8 +31,8 @@ from probe_app import app  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests stay in one process, where pytest-xdist runs several."""
-    spread(items)
+    """Begin with the tests that take longest."""
+    begin_with_waiting(items)
 
 
 def with_tables(url: str) -> str:

@@ -8,8 +8,7 @@ from email.utils import parseaddr
 
 import pytest
 
-# What they share is made for the whole session: it stays in one process.
-pytestmark = [pytest.mark.proofs, pytest.mark.xdist_group("made")]
+pytestmark = pytest.mark.proofs
 
 
 def test_nothing_is_left_to_commit(made):

@@ -11,7 +11,7 @@ from nightshift.database import Session, make_engine
 from nightshift.jobs.session import Carried, carry
 from nightshift.settings import Settings
 from servers import postgres_database
-from spreading import begin_with_waiting
+from spreading import begin_with_waiting, start_quickly
 from sqlalchemy import Engine
 
 # Tests get the defaults, whatever the developer's own `.env` or environment say.
@@ -22,6 +22,7 @@ if os.environ.get("TEST_POOLER") == "true":
     os.environ["DATABASE_POOLER"] = "transaction"
 # An app that is imported without an installation of its own gets a broker that is only its own.
 os.environ["BROKER_URL"] = f"filesystem://{tempfile.mkdtemp(prefix='nightshift-test-')}"
+start_quickly()
 # A script that runs the tests in the background lets them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -33,8 +33,13 @@ migration: $(VENV)/.dev ## write a migration from the models: make migration m="
 	@$(BIN)/alembic revision --autogenerate -m "$$m"
 
 # The engine's tests and the project's are two runs: the models of both tests are not in one database.
-# They wait more than they compute, so they run at the same time, and the second is shown at its end.
-PYTEST = $(BIN)/python -m pytest -m "not faults and not oracles"
+# They wait more than they compute, so they run at the same time, and each in several processes
+# (engine/tests/spreading.py): make test PROCESSES=1 is slower, and easier to follow. The second run
+# is shown at its end. Compiled files are kept, also where the environment says otherwise: the tests
+# start hundreds of processes.
+PROCESSES = 3
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses $(PROCESSES) \
+	--dist loadfile --no-loadscope-reorder -m "not faults and not oracles and not proofs"
 
 test: $(VENV)/.dev ## run all tests but the long ones; servers are used where they are reachable
 	@$(MAKE) --no-print-directory --jobs=2 $(if $(wildcard engine/tests),test-engine) test-project

@@ -1,7 +1,7 @@
 # What a project that is made from this repository does not have: its own making, a site of the
 # documentation, and long proofs.
 
-.PHONY: new new-is-possible check-repository docs bench faults oracles
+.PHONY: new new-is-possible check-repository docs bench proofs faults oracles
 
 DIR ?= ../$(NAME)
 export NAME DIR
@@ -34,6 +34,11 @@ docs: $(VENV)/.dev ## write the pages on settings and commands, and build the si
 
 bench: $(VENV)/.dev ## measure the figures of the README, as ratios within one run
 	@$(BIN)/python -m benchmarks
+
+# Whole runs of made projects, and every command of the documentation.
+proofs: $(VENV)/.dev ## make projects as the documentation says, and check, test and update them
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile \
+		-m "proofs and not faults" tests
 
 faults: $(VENV)/.dev ## run the long tests that kill processes
 	@$(BIN)/python -m pytest -m faults -s engine/tests

@@ -1,19 +1,21 @@
 """What every test of the project may use: a migrated database of each kind, and its app."""
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
+from alembic import command
+from alembic.config import Config
 from nightshift.component import Composition
 from nightshift.database import Session, make_engine
 from nightshift.runtime import Runtime
 from servers import postgres_database
+from spreading import begin_with_waiting, start_quickly
 from sqlalchemy import Engine
 
 from project.app import COMPONENTS
@@ -31,6 +33,12 @@ for _section in COMPOSITION.sections:
     _section.model_config["env_file"] = None
 # An app that is imported without an installation of its own gets a broker that is only its own.
 os.environ["BROKER_URL"] = f"filesystem://{tempfile.mkdtemp(prefix='nightshift-test-')}"
+start_quickly()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest."""
+    begin_with_waiting(items)
 
 
 def metric(name: str) -> str:
@@ -43,14 +51,33 @@ def make_runtime(**values: object) -> Runtime:
     return COMPOSITION.runtime(_env_file=None, **values)
 
 
-def migrate(url: str) -> str:
-    """Bring a database's tables up to date and return its URL.
+# Instead of the project's, which takes the database from the settings of a process.
+ENV = """
+from alembic import context
+from nightshift.migrations import run_migrations
+
+run_migrations(**context.config.attributes)
+"""
+
+
+def migrate_runtime(runtime: Runtime) -> None:
+    """Bring a database's tables up to date, in this process: a command takes seconds to start.
 
     Not by `create_all`: triggers are no part of the models.
     """
-    environment = os.environ | {"DATABASE_URL": url}
-    command = [sys.executable, "-m", "alembic", "upgrade", "heads"]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    attributes = {"runtime": runtime, "table_branches": COMPOSITION.table_branches()}
+    config = Config(ROOT / "alembic.ini", stdout=StringIO(), attributes=attributes)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "env.py").write_text(ENV, encoding="utf-8")
+        config.set_main_option("script_location", folder)
+        command.upgrade(config, "heads")
+
+
+def migrate(url: str) -> str:
+    """Bring a database's tables up to date and return its URL."""
+    runtime = make_runtime(database_url=url)
+    migrate_runtime(runtime)
+    runtime.close()
     return url
 
 

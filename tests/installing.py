@@ -1,8 +1,5 @@
 """Installations of the project: its own tables, its own folders, real workers."""
 
-import os
-import subprocess
-import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -10,14 +7,12 @@ from typing import Any
 from installations import QUICK, Installation, any_installation
 from nightshift.celery.app import App
 
-ROOT = Path(__file__).parents[1]
+from tests.conftest import migrate_runtime
 
 
-def migrate_installation(_app: App) -> None:
+def migrate_installation(app: App) -> None:
     """Make the tables of an installation's database, by the migrations."""
-    command = [sys.executable, "-m", "alembic", "upgrade", "heads"]
-    # The installation's settings are in the environment at this moment.
-    subprocess.run(command, cwd=ROOT, env=dict(os.environ), check=True, capture_output=True)
+    migrate_runtime(app.runtime)
 
 
 def install(kind: str, folder: Path, **settings: str) -> AbstractContextManager[Installation]:

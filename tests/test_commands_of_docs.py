@@ -32,6 +32,8 @@ from services.school.models import KeyPurpose, User
 from tests.conftest import COMPOSITION, ROOT
 from tests.serving import sync
 
+pytestmark = pytest.mark.proofs
+
 # Pages whose blocks another test runs, or none can.
 PAGES_ELSEWHERE = {
     "docs/components.md": "it needs the edits that the page describes: tests/project/test_app.py",
@@ -53,7 +55,8 @@ LINES_NOT_RUN = {
     "celery -A project beat": "it runs until Ctrl-C",
     "celery -A project jobs stats --watch": "it shows them until Ctrl-C",
     "make check": "CI runs it before this test",
-    "make test": "this is one of its tests",
+    "make test": "CI runs it before this test",
+    "make proofs": "this is one of its tests",
     "make messages": "it writes the catalogues: tests/services/test_translation.py",
     "make lock": "it asks the package index",
     "make .venv/.dev": "it installs what this test runs in",

@@ -12,6 +12,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.making import make_environment, make_project
 
+pytestmark = pytest.mark.proofs
+
 PAGE = (ROOT / "docs" / "first-job.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
 

@@ -150,7 +150,9 @@ def test_hostile_value_is_refused_or_finds_nothing(name, make_app, sqlite_url, t
 
 
 # They write files, and read no table.
-@pytest.mark.parametrize("name", COMMANDS.keys() - WITHOUT_DATABASE - {"new job", "new model"})
+@pytest.mark.parametrize(
+    "name", sorted(COMMANDS.keys() - WITHOUT_DATABASE - {"new job", "new model"})
+)
 def test_command_before_the_migration_says_how_to_migrate(name, make_app, tmp_path):
     app = make_app(f"sqlite:///{tmp_path}/empty.db")
 
@@ -159,14 +161,14 @@ def test_command_before_the_migration_says_how_to_migrate(name, make_app, tmp_pa
     assert "alembic upgrade heads" in lines[0]
 
 
-@pytest.mark.parametrize("name", COMMANDS.keys() - WITHOUT_DATABASE)
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - WITHOUT_DATABASE))
 def test_command_without_a_database_says_that_it_is_away(name, make_app):
     app = make_app("postgresql+psycopg://127.0.0.1:1/none")
 
     assert try_all(name, app, is_refused) == []
 
 
-@pytest.mark.parametrize("name", COMMANDS.keys() - WITHOUT_DATABASE)
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - WITHOUT_DATABASE))
 def test_command_in_another_folder_names_the_projects(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("BROKER_URL")

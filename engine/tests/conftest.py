@@ -4,7 +4,6 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from nightshift.database import Session, make_engine
 from nightshift.jobs.session import Carried, carry
 from nightshift.settings import Settings
 from servers import postgres_database
+from spreading import begin_with_waiting, start_quickly
 from sqlalchemy import Engine
 
 # Tests get the defaults, whatever the developer's own `.env` or environment say.
@@ -22,6 +22,7 @@ if os.environ.get("TEST_POOLER") == "true":
     os.environ["DATABASE_POOLER"] = "transaction"
 # An app that is imported without an installation of its own gets a broker that is only its own.
 os.environ["BROKER_URL"] = f"filesystem://{tempfile.mkdtemp(prefix='nightshift-test-')}"
+start_quickly()
 # A script that runs the tests in the background lets them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -30,20 +31,35 @@ from nightshift.celery.app import App  # noqa: E402
 from probe_app import app  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that take longest."""
+    begin_with_waiting(items)
+
+
+def with_tables(url: str) -> str:
+    """Create the engine's tables in a database, and return its URL."""
+    made = App("probe_app", app.composition, database_url=url)
+    create_tables(made)
+    made.runtime.close()
+    return url
+
+
+@pytest.fixture(scope="session")
+def sqlite_url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return with_tables(f"sqlite:///{tmp_path_factory.mktemp('database')}/test.db")
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    with postgres_database() as url:
+        yield with_tables(url)
+
+
 @pytest.fixture(scope="session", params=["sqlite", "postgres"])
-def database_url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[str]:
-    """Yield the URL of a database with the engine's tables, for the test session."""
-    with ExitStack() as stack:
-        if request.param == "postgres":
-            url = stack.enter_context(postgres_database())
-        else:
-            url = f"sqlite:///{tmp_path_factory.mktemp('database')}/test.db"
-        made = App("probe_app", app.composition, database_url=url)
-        create_tables(made)
-        made.runtime.close()
-        yield url
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Return the URL of a database with the engine's tables, for the test session."""
+    # It stays when the next test needs the other one.
+    return str(request.getfixturevalue(f"{request.param}_url"))
 
 
 @pytest.fixture(scope="session")

@@ -35,6 +35,14 @@ def _children(pid: int) -> list[tuple[int, list[str]]]:
     return found
 
 
+def is_running(pid: int) -> bool:
+    """Return whether a process is there, and no zombie."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def kill(pid: int) -> None:
     """Kill a process; one that is gone already stays so."""
     with suppress(ProcessLookupError):

@@ -8,6 +8,9 @@ from email.utils import parseaddr
 
 import pytest
 
+pytestmark = pytest.mark.proofs
+
+
 def test_nothing_is_left_to_commit(made):
     assert made.run("git", "status", "--porcelain") == ""
 

@@ -5,6 +5,8 @@ import pytest
 from tests.conftest import ROOT
 from tests.making import Project, make_environment, make_project
 
+pytestmark = pytest.mark.proofs
+
 ENGINE = "engine/nightshift/observe/metrics.py"
 OLD = "LATELY = timedelta(minutes=5)"
 NEW = "LATELY = timedelta(minutes=6)"

@@ -109,6 +109,7 @@ def test_harmed_redis_ends_no_worker_and_loses_no_job(tmp_path, how):
         assert worker.poll() is None
 
 
+@pytest.mark.timeout(600)  # it may wait for another process, as spreading.py says
 @pytest.mark.parametrize("how", [pytest.param("silent", marks=pytest.mark.faults), "cut"])
 def test_lost_rabbitmq_ends_no_worker_and_loses_no_job(tmp_path, how):
     with (

@@ -8,12 +8,12 @@ from datetime import timedelta
 import probe_app as probe
 import psutil
 import pytest
-from fault_processes import find_children, find_keepers, kill
+from fault_processes import find_children, find_keepers, is_running, kill
 from installations import QUICK, any_installation
-from nightshift.jobs import care, enqueue_many
-from nightshift.jobs.models import Job, JobState
+from nightshift.jobs import enqueue_many
+from nightshift.jobs.models import JobState
 from probing import put
-from sqlalchemy import text, update
+from sqlalchemy import text
 
 
 def start_worker(installation):
@@ -38,13 +38,6 @@ def test_keeper_ends_after_its_worker(quick):
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(30) == 0
     quick.until(lambda: not is_running(keeper), seconds=10)
-
-
-def is_running(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def test_ctrl_c_ends_a_worker_as_sigterm_does(quick):
@@ -143,43 +136,6 @@ def test_idle_child_that_is_killed_takes_nothing_with_it(quick):
         assert states == [JobState.SUCCEEDED] * 5, round_number
 
 
-@pytest.mark.parametrize(
-    ("command", "queue"),
-    [("cancel_consumer", []), ("add_consumer", []), ("add_consumer", "no queue of ours")],
-)
-def test_wrong_remote_control_ends_no_worker(working, command, queue):
-    arguments = {"queue": queue, "exchange_type": "nonsense"}
-    if command == "cancel_consumer":
-        arguments = {"queue": queue}
-    working.app.control.broadcast(command, arguments=arguments)
-    time.sleep(1)
-    assert working.ended(put(working.runtime, probe.Leave())).state == JobState.SUCCEEDED
-    assert [worker.poll() for worker in working.processes] == [None]
-
-
-def test_job_of_an_unknown_kind_is_discarded_in_the_end(working):
-    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=1))
-    day_ago = (working.runtime.now() - timedelta(days=2)).isoformat()
-    error = {"attempt": 0, "at": day_ago, "type": "UnknownJob", "message": "", "traceback": ""}
-    with working.runtime.unit_of_work() as session:
-        removed = {"kind": "probe.removed", "errors": [error]}
-        session.execute(update(Job).where(Job.id == job_id).values(**removed))
-    job = working.ended(job_id)
-    assert (job.state, job.errors[-1]["message"]) == (
-        JobState.DISCARDED,
-        "no worker has known the kind 'probe.removed' for 1 day, 0:00:00",
-    )
-
-
-def test_job_of_an_unknown_kind_waits_for_a_newer_worker(working):
-    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=1))
-    with working.runtime.unit_of_work() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(kind="probe.newer"))
-    job = working.until(lambda: (row := working.job(job_id)).errors and row)
-    assert (job.state, job.attempt) == (JobState.SCHEDULED, 0)
-    assert job.run_at > working.runtime.now()
-
-
 def test_health_check_finds_the_sign_of_life(quick, tmp_path):
     quick.worker(HEARTBEAT_FILE=str(tmp_path / "alive"))
     quick.until((tmp_path / "alive").exists)
@@ -196,46 +152,3 @@ def test_pool_that_is_not_supported_is_refused_at_start(quick, pool):
 
 def test_other_name_of_prefork_is_accepted(quick):
     quick.worker("--pool", "processes")
-
-
-def test_job_that_is_revoked_before_it_starts_is_cancelled(working):
-    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=3))
-    working.app.control.revoke(str(job_id))
-    job = working.ended(job_id)
-    assert (job.state, job.attempt) == (JobState.CANCELLED, 0)
-
-
-def test_running_job_that_is_revoked_and_terminated_is_cancelled(working, tmp_path):
-    job_id = put(working.runtime, probe.Sleep(seconds=100, marker=str(tmp_path / "marker")))
-    working.until((tmp_path / "marker").exists)
-    working.app.control.revoke(str(job_id), terminate=True)
-    assert working.ended(job_id).state == JobState.CANCELLED
-    # The worker has a process for the next job.
-    assert working.ended(put(working.runtime, probe.Leave())).state == JobState.SUCCEEDED
-
-
-def test_body_that_catches_its_end_does_not_keep_its_process(working, tmp_path):
-    """In such a process every later failure would be taken for the end of the process."""
-    marker = tmp_path / "marker"
-    job_id = put(working.runtime, probe.Stubborn(marker=str(marker)))
-    working.until(lambda: marker.exists() and marker.read_text())
-    working.app.control.revoke(str(job_id), terminate=True)
-    working.until(lambda: not is_running(int(marker.read_text())))
-    # What the body wrote may have been faster than the cancellation.
-    assert working.ended(job_id).state in (JobState.CANCELLED, JobState.SUCCEEDED)
-    failing = [put(working.runtime, probe.Fail(permanent=True)) for _ in range(6)]
-    jobs = [working.ended(one) for one in failing]
-    assert [(job.state, job.errors[-1]["type"]) for job in jobs] == [
-        (JobState.FAILED, "PermanentError")
-    ] * 6
-
-
-def test_job_that_was_revoked_may_be_retried_whichever_worker_gets_it(working):
-    working.worker()
-    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=60))
-    working.app.control.revoke(str(job_id))
-    assert working.ended(job_id).state == JobState.CANCELLED  # before its message is sent
-    with working.runtime.unit_of_work() as session:
-        kinds, now = working.runtime.kinds, working.runtime.now()
-        assert care.retry(session, [job_id], kinds=kinds, now=now) == [job_id]
-    working.until(lambda: working.job(job_id).state == JobState.SUCCEEDED)

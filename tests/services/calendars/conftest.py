@@ -160,10 +160,10 @@ class InterruptedRun(Run):
 
 
 @pytest.fixture
-def calendars(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example_school: Path
+def empty_calendars(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Calendars]:
-    """Yield an installation with the example school, and empty its database afterwards.
+    """Yield an installation without a school, and empty its database afterwards.
 
     The window is wide enough for any day, so the clock does not decide what the jobs do.
     """
@@ -180,12 +180,19 @@ def calendars(
     app = App("project.celery", COMPOSITION, _env_file=None)
     # The test runs the jobs: nothing goes to the broker.
     app.runtime.publisher = None
-    zone = app.runtime[SchoolSettings].school_timezone
-    with app.runtime.unit_of_work() as session:
-        load(session, example_school, zone=zone, now=NOW)
     yield Calendars(app)
     with app.runtime.unit_of_work() as session:
         for table in reversed(Base.metadata.sorted_tables):
             session.execute(table.delete())
         session.execute(delete(ChangeLog))  # The triggers have noted all that.
     app.runtime.close()
+
+
+@pytest.fixture
+def calendars(empty_calendars: Calendars, example_school: Path) -> Calendars:
+    """Return an installation with the example school."""
+    runtime = empty_calendars.runtime
+    zone = runtime[SchoolSettings].school_timezone
+    with runtime.unit_of_work() as session:
+        load(session, example_school, zone=zone, now=NOW)
+    return empty_calendars

@@ -5,15 +5,29 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
+from shutil import copytree
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from nightshift.database import Base
+from nightshift.database import Base, Session
 from nightshift.jobs import enqueue
 from nightshift.jobs.models import Job, JobState
 from nightshift.testing import run_due
-from sqlalchemy import Connection, String, Table, and_, delete, func, insert, select, text, update
+from sqlalchemy import (
+    Connection,
+    Engine,
+    String,
+    Table,
+    and_,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import IntegrityError
 
 from project.calendars.component import enqueue_refresh
@@ -32,11 +46,62 @@ TABLES = {
 }
 
 
+def read_rows(session: Session, table: Table) -> list[dict[str, Any]]:
+    """Return a table's rows, first those that refer to no other of the same table."""
+    inner = [
+        column.name
+        for column in table.c
+        if any(key.column.table is table for key in column.foreign_keys)
+    ]
+    rows = [dict(row) for row in session.execute(select(table)).mappings()]
+    return sorted(rows, key=lambda row: any(row[name] is not None for name in inner))
+
+
+class Kept:
+    """What the first sync left in the tables and in the feed store, for the tests after it.
+
+    It is the same for each of them, and takes a second.
+    """
+
+    def __init__(self, calendars: Calendars, folder: Path) -> None:
+        copytree(calendars.store.root, folder)
+        self.folder = folder
+        with calendars.runtime.read_only() as session:
+            self.rows = {table: read_rows(session, table) for table in Base.metadata.sorted_tables}
+
+    def restore(self, calendars: Calendars) -> None:
+        copytree(self.folder, calendars.store.root, dirs_exist_ok=True)
+        with calendars.runtime.unit_of_work() as session:
+            for table, rows in self.rows.items():
+                if rows:
+                    session.execute(insert(table), rows)
+            session.execute(ChangeLog.__table__.delete())  # The triggers have noted all that.
+
+
+@pytest.fixture(scope="module")
+def kept() -> dict[str, Kept]:
+    """Return what was kept, by the kind of the database."""
+    return {}
+
+
 @pytest.fixture
-def fresh(calendars: Calendars) -> Calendars:
+def fresh(
+    request: pytest.FixtureRequest,
+    engine: Engine,
+    kept: dict[str, Kept],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Calendars:
     """Give a calendars whose feeds are all up to date, with an empty log."""
-    calendars.sync()
-    calendars.change(ChangeLog.__table__.delete())
+    kind = engine.dialect.name
+    calendars: Calendars
+    if kind in kept:
+        calendars = request.getfixturevalue("empty_calendars")
+        kept[kind].restore(calendars)
+    else:
+        calendars = request.getfixturevalue("calendars")
+        calendars.sync()
+        calendars.change(ChangeLog.__table__.delete())
+        kept[kind] = Kept(calendars, tmp_path_factory.mktemp("kept") / "feeds")
     return calendars
 
 

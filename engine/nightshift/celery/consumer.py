@@ -68,7 +68,7 @@ class Consumer(consumer.Consumer):
             if request.name in self.app.composition.kinds:
                 job_ids = messages.read_job_ids(request.kwargs, request.id)
                 if len(job_ids) > 1:
-                    # Only one of them was revoked: its row says so, and the others need the message.
+                    # Only one of them was revoked, as its row says; the others need the message.
                     state.revoked.discard(request.id)
             self._give_to_pool(request)
         except Exception as error:  # noqa: BLE001 - a message must not end the worker

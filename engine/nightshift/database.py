@@ -85,7 +85,7 @@ _KEPT_BY_SESSION = re.compile(
 
 # What lasts until the transaction's end: the other jobs of a bundle would have it too.
 _KEPT_BY_TRANSACTION = re.compile(
-    r"(^|;)\s*(set\s|lock\s|create\s+(\w+\s+)?temp|pragma\s)"
+    r"(^|;|\*/|--[^\n]*\n)\s*(set\s|lock\s|declare\s|create\s+(\w+\s+)?temp|pragma\s)"
     r"|\bpg_(try_)?advisory_xact_lock|\bset_config\(",
     re.IGNORECASE,
 )
@@ -465,6 +465,13 @@ class _Connection(Lendable, psycopg.Connection[Any]):
     def is_idle(self) -> bool:  # type: ignore[override]
         status = self.pgconn.transaction_status
         return status in (TransactionStatus.IDLE, TransactionStatus.UNKNOWN)
+
+    def cursor(self, name: str = "", **options: Any) -> Any:
+        """Return a cursor. One with a name lasts as long as the transaction, or longer."""
+        if name and self.lease is not None and not self.lease.ending:
+            self.marked = True
+            self.changed = self.changed or bool(options.get("withhold"))
+        return super().cursor(name, **options)
 
     def commit(self) -> None:
         """Commit. Raises InFailedSqlTransaction when a statement has failed, and rolls back.

@@ -15,7 +15,10 @@ retries of a bug.
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message. Drivers add the statement in the next ones."""
-    return str(error).partition("\n")[0]
+    try:
+        return str(error).partition("\n")[0]
+    except Exception:  # noqa: BLE001 - the first exception is the one to name
+        return type(error).__name__
 
 
 class ServiceError(Exception):

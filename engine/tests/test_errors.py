@@ -35,3 +35,11 @@ def test_docstring_draws_every_error():
 )
 def test_first_line_of_an_error(message, line):
     assert errors.first_line(ValueError(message)) == line
+
+
+def test_error_that_cannot_be_shown_has_a_first_line():
+    class CannotBeShown(Exception):
+        def __str__(self):
+            raise RuntimeError
+
+    assert errors.first_line(CannotBeShown()) == "CannotBeShown"

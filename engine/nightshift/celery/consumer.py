@@ -65,6 +65,11 @@ class Consumer(consumer.Consumer):
 
     def _process_task(self, request: Any) -> None:
         try:
+            if request.name in self.app.composition.kinds:
+                job_ids = messages.read_job_ids(request.kwargs, request.id)
+                if len(job_ids) > 1:
+                    # Only one of them was revoked, as its row says; the others need the message.
+                    state.revoked.discard(request.id)
             self._give_to_pool(request)
         except Exception as error:  # noqa: BLE001 - a message must not end the worker
             self._drop(request.message, error)

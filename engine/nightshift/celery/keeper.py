@@ -37,6 +37,7 @@ from nightshift.celery.logs import setup
 from nightshift.celery.publisher import Publisher
 from nightshift.database import Session, explain, is_away, limit_lock_wait
 from nightshift.jobs import care, claims, relay, rescue
+from nightshift.jobs.run import repeat
 
 logger = logging.getLogger("nightshift.keeper")
 
@@ -236,7 +237,10 @@ class Keeper:
             self.record_words()
         with self.runtime.unit_of_work() as session:
             claims.undo_claims(session, self._unsure)
-            _report(rescue.release_worker(session, self.worker_id), "a killed worker")
+        # A few processes that each run a bundle have more jobs than one transaction releases.
+        release = partial(rescue.release_worker, worker_id=self.worker_id)
+        _report(repeat(self.runtime.unit_of_work, release), "a killed worker")
+        with self.runtime.unit_of_work() as session:
             rescue.mark_stopped(session, self.worker_id)
 
     def record_hang(self) -> None:

@@ -27,7 +27,6 @@ from celery.worker import control
 from kombu.utils.functional import maybe_list
 from sqlalchemy.exc import SQLAlchemyError
 
-from nightshift.celery import messages
 from nightshift.celery.link import Unrecorded, Word, open_pair
 from nightshift.errors import first_line
 from nightshift.jobs import rescue
@@ -300,11 +299,13 @@ def revoke(state: Any, task_id: Any, *args: Any, **options: Any) -> Any:
 
 
 def _cancel_revoked(sender: Any, request: Any, **_: Any) -> None:
-    """Cancel the job of a task that was revoked in another way: by its stamps, or `terminate`."""
-    if sender.name not in current_app.composition.kinds:
-        return
-    for job_id in messages.read_job_ids(request.kwargs or {}, request.id):
-        tell_keeper(current_app, Word.REVOKED, job_id)
+    """Cancel the job of a task that was revoked in another way: by its stamps, or `terminate`.
+
+    Of a message that names several jobs, only the one that was named: the others run again.
+    """
+    if sender.name in current_app.composition.kinds:
+        with suppress(ValueError):
+            tell_keeper(current_app, Word.REVOKED, UUID(request.id))
 
 
 def _report_stopping(how: str, **_: Any) -> None:

@@ -9,6 +9,7 @@ publishes with an ETA, which Redis delivers more than once.
 import logging
 import os
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,11 +19,20 @@ from datetime import timedelta
 from typing import Any, TypeVar
 from uuid import UUID, uuid4
 
+import psycopg
 from billiard.common import terminate_handler_fired
 from celery import Task, shared_task
 from pydantic import ValidationError
 from sqlalchemy import Connection
-from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import (
+    InterfaceError,
+    InternalError,
+    InvalidRequestError,
+    MultipleResultsFound,
+    NoResultFound,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from nightshift.celery import messages, telemetry
 from nightshift.celery.app import App
@@ -51,6 +61,20 @@ DATABASE_PAUSE = 0.5
 # seconds after which one job is slow: those behind it are left to other processes.
 SLICE = 0.05
 SLOW = 0.1
+
+# What may be due to the jobs that run together, also where a body uses the driver's connection. Not
+# what a query's result is about.
+SHARED_ERRORS = (
+    InterfaceError,
+    InternalError,
+    InvalidRequestError,
+    OperationalError,
+    psycopg.InterfaceError,
+    psycopg.InternalError,
+    psycopg.OperationalError,
+    sqlite3.OperationalError,
+)
+NOT_SHARED_ERRORS = (MultipleResultsFound, NoResultFound)
 
 
 class LedgerTask(Task):
@@ -356,12 +380,19 @@ class Together:
                 return
 
 
-def _is_shared(error: BaseException | None) -> bool:
-    """Whether an error may be due to the jobs that run together: locks and timeouts are shared."""
-    while error is not None:
-        if isinstance(error, OperationalError | InterfaceError | InternalError):
+def _is_shared(error: BaseException) -> bool:
+    """Whether an error may be due to the jobs that run together: locks and timeouts are shared.
+
+    And the transaction is: it has begun, so a body cannot choose its isolation level.
+    """
+    # An error may be its own cause: `raise error from error`.
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and not any(found is one for one in seen):
+        if isinstance(found, SHARED_ERRORS) and not isinstance(found, NOT_SHARED_ERRORS):
             return True
-        error = error.__cause__ or error.__context__
+        seen.append(found)
+        found = found.__cause__ or found.__context__
     return False
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine
 
 from nightshift.database import Session, combine_savepoints, is_idle, take_mark
+from nightshift.errors import PermanentError
 from nightshift.jobs import claims
 from nightshift.jobs.models import JobState
 from nightshift.jobs.session import Carried, LentSession, lent
@@ -25,8 +26,12 @@ class _Part(LentSession):
     def __init__(self, bundle: "Bundle") -> None:
         super().__init__(join_transaction_mode="create_savepoint", expire_on_commit=False)
         self._bundle = bundle
+        self.is_over = False
 
     def get_bind(self, *_: Any, **__: Any) -> Connection:
+        # What a body keeps would write into another job's savepoint, and might end its transaction.
+        if self.is_over:
+            raise PermanentError("a job's session cannot be used after the job has ended")
         return self._bundle.connection
 
 
@@ -78,10 +83,12 @@ class Bundle:
             ends.append(claims.End(claim, state, its, result, self.now()))
 
         notes.note_end = note_end
+        part = _Part(self)
         try:
-            with _Part(self) as session, lent(session, notes):
+            with part as session, lent(session, notes):
                 yield session
         finally:
+            part.is_over = True
             if self._connection is not None:
                 self.is_marked |= take_mark(self._connection)
         self._parts.append(notes)

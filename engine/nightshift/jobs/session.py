@@ -20,10 +20,12 @@ from nightshift.jobs.args import Kinds
 
 _KEY = "nightshift"
 
-# At the start, or as another statement of the same text; not the end of a savepoint: ROLLBACK TO.
+# At the start, or as another statement of the same text; not the end of a savepoint: ROLLBACK TO;
+# and not that of a block, which has begun in the same text.
 _ENDING = re.compile(
-    r"(^\s*end|(^|;)\s*(commit|abort|rollback(?!\s+((work|transaction)\s+)?to\b)))\b",
-    re.IGNORECASE,
+    r"(^\s*end|^(?!.*\bbegin\b).*;\s*end"
+    r"|(^|;)\s*(commit|abort|rollback(?!\s+((work|transaction)\s+)?to\b)))\b",
+    re.IGNORECASE | re.DOTALL,
 )
 # What may hold such words and is not executed: comments, texts, names, bodies of functions.
 _QUOTED = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\"[^\"]*\"|\$(\w*)\$.*?\$\1\$", re.DOTALL)

@@ -207,6 +207,16 @@ def test_broken_heartbeat_begins_a_new_series(make_app, make_keeper):
     assert find_job(app, job_id).state == JobState.RUNNING
 
 
+def test_keeper_of_a_dead_worker_releases_all_that_its_processes_have_left(
+    job_app, make_keeper, monkeypatch
+):
+    monkeypatch.setattr("nightshift.jobs.rescue.BATCH", 2)
+    keeper = make_keeper(job_app)
+    jobs = [make_running(job_app, keeper.worker_id) for _ in range(5)]
+    keeper.release_worker()
+    assert {find_job(job_app, one).state for one in jobs} == {JobState.SCHEDULED}
+
+
 def test_jobs_of_a_killed_worker_are_released_at_once(job_app, make_keeper):
     keeper = make_keeper(job_app)
     keeper.record_heartbeat()

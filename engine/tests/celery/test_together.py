@@ -5,6 +5,7 @@ import re
 import time
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 from uuid import uuid4
 
 import probe_app
@@ -87,15 +88,21 @@ KINDS = (
 )  # fmt: skip
 OURS = Component(name="together", kinds=KINDS)
 
-# What the bodies have seen, in this process.
+# What the bodies have seen, and have kept, in this process.
 seen: list[tuple[str, object]] = []
+kept: list[Any] = []
+
+
+class _CannotBeShown(Exception):
+    def __str__(self):
+        raise RuntimeError("as asked")
 
 
 @job(Do)
 def do(session: Session, args: Do, run: Run) -> Outcome:  # noqa: PLR0912 - one branch a behaviour
     """Do what the arguments say, mostly after leaving a row."""
     seen.append((args.what, run.now))
-    if args.what != "nothing":
+    if args.what not in ("nothing", "serializable"):
         probe.leave(session, run)
     if args.seconds:
         time.sleep(args.seconds)
@@ -140,6 +147,32 @@ def do(session: Session, args: Do, run: Run) -> Outcome:  # noqa: PLR0912 - one 
             session.execute(text("select 1"))
         case "set":
             session.execute(text("set local work_mem = '123kB'"))
+        case "set after a comment":
+            session.execute(text("/* why */ set local work_mem = '123kB'"))
+        case "set after a line":
+            session.execute(text("-- why\nset local work_mem = '123kB'"))
+        case "open a cursor":
+            session.execute(text("declare rows cursor for select 1"))
+        case "open the driver's cursor":
+            cursor = session.connection().connection.driver_connection.cursor(name="rows")
+            cursor.execute("select 1")
+            kept.append(cursor)
+        case "serializable":
+            session.connection(execution_options={"isolation_level": "SERIALIZABLE"})
+        case "deadlock of the driver":
+            raise psycopg.errors.DeadlockDetected("deadlock detected")
+        case "its own cause":
+            error = TransientError("as asked")
+            raise error from error
+        case "no row":
+            session.execute(text("select 1 where 1 = 0")).one()
+        case "keep":
+            kept.append(session)
+        case "use what was kept":
+            kept.pop().execute(text("commit"))
+        case "cannot be shown":
+            session.connection().invalidate()
+            raise _CannotBeShown
         case "show":
             return session.execute(text("show work_mem")).scalar_one()
         case "keep a part" | "keep a part and fail":
@@ -196,6 +229,7 @@ def app(database_url, tmp_path):
     )
     app.loader.import_default_modules()
     seen.clear()
+    kept.clear()
     yield app
     with app.runtime.unit_of_work() as session:
         for table in (JobLog, Job, Worker, probe.Effect):
@@ -454,6 +488,7 @@ def test_paused_queue_starts_none(app):
     [
         ("fail", "scheduled"), ("fail for good", "failed"), ("exit", "scheduled"),
         ("commit", "failed"), ("rollback", "failed"), ("close", "failed"),
+        ("its own cause", "scheduled"), ("no row", "scheduled"),
     ],
 )  # fmt: skip
 def test_error_undoes_its_own_job_only(app, what, state):
@@ -510,7 +545,9 @@ def test_wrong_sql_fails_its_own_job_only(app):
     assert last.state in (JobState.SUCCEEDED, JobState.QUEUED)
 
 
-@pytest.mark.parametrize("what", ["deadlock", "packed deadlock"])
+@pytest.mark.parametrize(
+    "what", ["deadlock", "packed deadlock", "deadlock of the driver", "serializable"]
+)
 def test_error_that_others_may_have_caused_lets_the_rest_run_alone(app, what):
     ids = put_all(app, "leave", what, "leave")
     receive(app, ids)
@@ -584,9 +621,34 @@ def test_keeper_is_told_when_the_jobs_cannot_be_given_back(app, keeper, monkeypa
     assert keeper.hear() == [(Word.UNENDED, rows(app, ids)[0].claim_id)]
 
 
+def test_error_that_cannot_be_shown_leaves_no_job_without_a_runner(app):
+    ids = put_all(app, "leave", "cannot be shown", "leave")
+    receive(app, ids)
+    assert are_given_back(rows(app, ids))
+
+
+def test_session_that_a_job_keeps_is_of_no_use_to_another(app):
+    ids = put_all(app, "leave", "keep", "use what was kept", "leave")
+    with pytest.raises(AttemptFailed):
+        receive(app, ids)
+    assert states(app, ids) == ["succeeded", "succeeded", "failed", "succeeded"]
+    assert effects(app, ids) == [1, 1, 0, 1]
+
+
 @only_on_postgres
-def test_what_a_job_sets_for_its_transaction_is_not_its_neighbours(app):
-    ids = put_all(app, "show", "set", "show")
+@pytest.mark.parametrize("what", ["open a cursor", "open the driver's cursor"])
+def test_cursor_that_a_job_leaves_open_is_not_its_neighbours(app, what):
+    ids = put_all(app, what, what, what)
+    receive(app, ids)
+    assert states(app, ids) == ["succeeded"] * 3
+    for cursor in kept:
+        cursor.close()
+
+
+@only_on_postgres
+@pytest.mark.parametrize("what", ["set", "set after a comment", "set after a line"])
+def test_what_a_job_sets_for_its_transaction_is_not_its_neighbours(app, what):
+    ids = put_all(app, "show", what, "show")
     receive(app, ids)
     first, _, last = rows(app, ids)
     assert first.result == last.result != "123kB"

@@ -101,6 +101,7 @@ MISUSES = [
     lambda session: session.connection().rollback(),
     lambda session: session.execute(text("COMMIT")),
     lambda session: session.execute(text(" end")),
+    lambda session: session.execute(text("select 1; End")),
     lambda session: session.execute(text("/* all\ndone */ -- now\nCOMMIT")),
     lambda session: session.execute(text("select 1; rollback")),
     lambda session: session.execute(text("Rollback")),

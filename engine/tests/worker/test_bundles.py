@@ -3,6 +3,8 @@
 import itertools
 import os
 import signal
+import time
+from datetime import timedelta
 from uuid import uuid4
 
 import probe_app as probe
@@ -10,7 +12,7 @@ import pytest
 from nightshift.jobs import enqueue, enqueue_many
 from nightshift.jobs.models import Job, JobState
 from probing import count_effects, put
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 
 # More than a caller sends itself: the relay finds all of them waiting.
 MANY = 250
@@ -151,3 +153,43 @@ def test_message_of_several_jobs_whose_first_is_not_there_runs_the_others(workin
             "probe.leave", kwargs={"job_ids": named}, task_id=named[0], queue="default"
         )
     assert outcomes(wait(working, ids)) == ONCE
+
+
+def put_one_message(working, jobs):
+    """Enqueue jobs and send them in one message; return their ids in the order of `jobs`."""
+    ids = []
+    with working.runtime.unit_of_work() as session:
+        for number, one in enumerate(jobs):
+            ids.append(enqueue(session, one, now=working.runtime.now(), delay=timedelta(days=1)))
+            put_in = {"state": JobState.QUEUED, "run_at": working.runtime.now()}
+            change = update(Job).where(Job.id == ids[number])
+            session.execute(change.values(sent_at=working.runtime.now(), **put_in))
+        message = update(Job).where(Job.id.in_(ids))
+        session.execute(message.values(message_id=uuid4()))
+    named = list(map(str, ids))
+    working.app.send_task(
+        jobs[0].policy.kind, kwargs={"job_ids": named}, task_id=named[0], queue="default"
+    )
+    return ids
+
+
+@pytest.mark.parametrize("which", [0, 3])
+@pytest.mark.parametrize("terminate", [False, True])
+def test_revoked_is_one_job_and_not_its_neighbours(working, which, terminate):
+    ids = put_one_message(working, [probe.Mixed(seconds=1.0)] + [probe.Mixed()] * 5)
+    working.until(lambda: working.job(ids[0]).state == JobState.RUNNING)
+    working.app.control.revoke(str(ids[which]), terminate=terminate)
+    found = {row.id: row for row in wait(working, ids)}
+    assert found.pop(ids[which]).state == JobState.CANCELLED
+    assert outcomes(found.values()) == ONCE
+
+
+def test_revoked_before_it_starts_is_one_job_and_not_its_neighbours(working):
+    busy = [put(working.runtime, probe.Sleep(seconds=6)) for _ in range(2)]
+    working.until(lambda: all(working.job(one).state == JobState.RUNNING for one in busy))
+    ids = put_one_message(working, [probe.Mixed()] * 5)
+    working.until(lambda: str(ids[0]) in str(working.app.control.inspect(timeout=0.3).reserved()))
+    working.app.control.revoke(str(ids[0]))
+    found = {row.id: row for row in wait(working, ids, seconds=20)}
+    assert found.pop(ids[0]).state == JobState.CANCELLED
+    assert outcomes(found.values()) == ONCE

@@ -59,6 +59,40 @@ def test_a_database_at_the_old_head_runs_only_what_is_newer(database):
     assert database.versions() == ("0009", "ns_0003")
 
 
+QUEUED = """
+INSERT INTO mail (id, kind, dedupe_key, message_id, recipient, subject, state, priority, attempt,
+    repeats, created_at, due_at, expires_at, sensitive, resend)
+VALUES (:id, :kind, :key, 'm', 'ann@school.example', 's', 'queued', 5, 0, 0, :at, :at, :at,
+    false, true)
+"""
+
+
+def test_mails_of_the_release_before_say_what_they_are_about(database):
+    database.replay("0007")
+    event_id = "9b2f64c1-3c0a-4d0e-9f43-7a51c1d5e2b8"
+    keys = {
+        "event_changed": f"event_changed:{event_id}:12:345",
+        "invitation": f"invitation:{event_id}:1:7",
+        "digest": "digest:2026-W49:345",
+        "notice": "notice:1",
+    }
+    with database.engine.begin() as connection:
+        for number, (kind, key) in enumerate(keys.items(), 1):
+            row = {"id": number, "kind": kind, "key": key, "at": "2026-11-21 12:00:00.000000"}
+            connection.execute(text(QUEUED), row)
+    database.upgrade()
+    with database.engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT about, version, reader_id FROM mail ORDER BY id")
+        ).all()
+    assert [tuple(row) for row in found] == [
+        (f"event:{event_id}", 12, 345),
+        (f"event:{event_id}", 1, 7),
+        (None, None, None),
+        (None, None, None),
+    ]
+
+
 def test_the_new_histories_make_what_the_old_one_made(on_sqlite, tmp_path_factory):
     on_sqlite.replay("0007")
     old = schema(on_sqlite)

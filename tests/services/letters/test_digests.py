@@ -8,13 +8,13 @@ from sqlalchemy import delete, select, update
 
 from project.letters.component import letters
 from services.calendars import revisions
-from services.calendars.agendas import read_agendas
+from services.calendars.agendas import find_showing, read_agendas
 from services.calendars.window import Window
 from services.letters import digests
 from services.letters.jobs import QueueDigests, SendDigests
 from services.mail.models import Mail
 from services.school import events
-from services.school.models import User
+from services.school.models import Subscription, User
 from tests.conftest import NOW, ZONE, make_runtime
 from tests.services.letters.conftest import DOMAIN, RULES
 
@@ -122,6 +122,31 @@ def test_digest_can_be_turned_off_by_one_click(readers):
     readers.published()
     queue(readers)
     assert readers.mail("ann")["List-Unsubscribe-Post"] == "List-Unsubscribe=One-Click"
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "shown"),
+    [
+        ("2026-11-29T20:00", "2026-11-30T00:00", False),
+        ("2026-11-29T20:00", "2026-11-30T00:01", True),
+        ("2026-11-30T00:00", "2026-11-30T00:00", True),
+    ],
+)
+def test_event_that_ends_as_the_week_begins_is_not_in_it(readers, starts, ends, shown):
+    readers.published(starts=starts, ends=ends)
+    assert set(queue(readers)) == ({"ann", "fred"} if shown else set())
+
+
+def test_calendars_that_show_an_event(session, readers):
+    event = readers.published(starts="2026-12-01T08:00", ends="2026-12-01T12:00")
+    session.execute(update(User).where(User.id == readers.ids["ann"]).values(untis_id="1"))
+    session.add(Subscription(user_id=readers.ids["fred"], follows_me=False))
+    session.flush()
+    people = list(readers.ids.values())
+    near = Window.around(NOW, ZONE, days_past=31, days_ahead=465)
+    assert find_showing(session, near, event.id, people) == {readers.ids["ann"]}
+    past = Window.around(NOW - timedelta(days=900), ZONE, days_past=31, days_ahead=465)
+    assert find_showing(session, past, event.id, people) == set()
 
 
 def test_second_digest_of_a_week_is_none(readers):

@@ -8,10 +8,11 @@ import pytest
 from nightshift.database import utc_now
 from nightshift.jobs import Backoff, Run, claims, enqueue, relay
 from nightshift.jobs.models import Job, JobState
+from nightshift.testing import assert_enqueued
 from sqlalchemy import delete, select, update
 
 from services.mail import delivery, outbox
-from services.mail.jobs import DeliverMail
+from services.mail.jobs import DeliverMail, PruneMail
 from services.mail.models import Mail, MailServer, MailState
 from services.mail.transport import Answer, Verdict
 from tests.conftest import NOW
@@ -488,3 +489,72 @@ def test_message_that_is_queued_while_the_lane_ends_is_not_forgotten(session):
     # The lane found nothing and is about to end; the message's own call met the running job.
     delivery._finish(run, 0, {}, terms(), session)
     assert waiting(session) == [(0, True)]
+
+
+# --- the look before a message is sent ---
+
+
+def deliver_checked(session, check):
+    transport, run = MemoryTransport(), start(session)
+    delivery.deliver(run, 0, transport, terms(), check)
+    return transport, session.get_one(Job, run.id).result
+
+
+def test_message_that_is_not_wanted_any_more_is_cancelled_with_the_reason(session):
+    unwanted, wanted = put(session, 1, sensitive=True), put(session, 2)
+
+    def check(_, mail):
+        return outbox.Halt("nobody wants it") if mail.id == unwanted else None
+
+    transport, result = deliver_checked(session, check)
+    mail = read_row(session, unwanted)
+    assert (mail.state, mail.reply, mail.attempt, mail.body) == (
+        MailState.CANCELLED,
+        "nobody wants it",
+        0,
+        None,
+    )
+    assert mail.ended_at is not None
+    assert read_row(session, wanted).state == MailState.SENT
+    assert (len(transport.taken), result) == (1, {"cancelled": 1, "sent": 1})
+
+
+def test_message_that_waits_is_looked_at_again_and_its_job_runs(session):
+    mail_id = put(session)
+    halt = outbox.Halt("not yet", wait=timedelta(minutes=3), job=PruneMail())
+    transport, result = deliver_checked(session, lambda *_: halt)
+    mail = read_row(session, mail_id)
+    assert (mail.state, mail.reply, mail.attempt, mail.claim_id, mail.ended_at) == (
+        MailState.QUEUED,
+        "not yet",
+        0,
+        None,
+        None,
+    )
+    assert timedelta(minutes=2) < until_due(session, mail_id) <= timedelta(minutes=3)
+    assert (transport.taken, result) == ([], {"put off": 1})
+    assert_enqueued(session, PruneMail)
+
+
+def test_message_that_cannot_be_checked_waits_and_the_others_go(session):
+    bad, good = put(session, 1), put(session, 2)
+
+    def check(_, mail):
+        if mail.id == bad:
+            raise ValueError("what is this?")
+
+    deliver_checked(session, check)
+    assert [read_row(session, one).state for one in (bad, good)] == ["queued", "sent"]
+    assert until_due(session, bad) > timedelta(minutes=4)
+
+
+def test_sender_that_lost_its_claim_halts_nothing(session):
+    mail_id = put(session)
+
+    def check(*_):
+        session.execute(update(Mail).values(state=MailState.QUEUED, claim_id=None))
+        return outbox.Halt("nobody wants it")
+
+    _, result = deliver_checked(session, check)
+    assert result["lost"] >= 1
+    assert read_row(session, mail_id).state != MailState.CANCELLED

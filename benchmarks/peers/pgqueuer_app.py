@@ -1,0 +1,45 @@
+"""pgqueuer: on Postgres alone, ten jobs a fetch (its default)."""
+
+import asyncio
+import os
+import sys
+
+import asyncpg
+from pgqueuer import PgQueuer
+from pgqueuer.db import AsyncpgDriver
+from pgqueuer.models import Job
+from pgqueuer.queries import Queries
+
+DSN = os.environ["DATABASE_URL"].replace("+psycopg", "")
+
+
+async def main() -> PgQueuer:
+    """Make a worker."""
+    pgq = PgQueuer(AsyncpgDriver(await asyncpg.connect(DSN)))
+
+    @pgq.entrypoint("noop")
+    async def noop(job: Job) -> None:
+        """Do nothing."""
+
+    return pgq
+
+
+async def fill(number: int, job: str) -> None:
+    connection = await asyncpg.connect(DSN)
+    queries = Queries(AsyncpgDriver(connection))
+    await queries.install()
+    payloads = [b"%d" % index for index in range(number)]
+    await queries.enqueue([job] * number, payloads, [0] * number)
+    await connection.close()
+
+
+def enqueue(number: int, job: str = "noop") -> None:
+    asyncio.run(fill(number, job))
+
+
+LEFT = "select count(*) from pgqueuer where status in ('queued', 'picked')"
+WORKER = [
+    *(sys.executable, "-m", "pgqueuer", "run", "--log-level=WARNING"),
+    "benchmarks.peers.pgqueuer_app:main",
+]
+PROCESSES = 2

@@ -13,15 +13,15 @@ from pgqueuer.queries import Queries
 DSN = os.environ["DATABASE_URL"].replace("+psycopg", "")
 
 
-async def main() -> PgQueuer:
-    """Make a worker."""
+async def work() -> None:
+    """Run a worker as `pgq run` does, which cannot start in 1.6.0: its log level is a text."""
     pgq = PgQueuer(AsyncpgDriver(await asyncpg.connect(DSN)))
 
     @pgq.entrypoint("noop")
     async def noop(job: Job) -> None:
         """Do nothing."""
 
-    return pgq
+    await pgq.run()
 
 
 async def fill(number: int, job: str) -> None:
@@ -39,7 +39,7 @@ def enqueue(number: int, job: str = "noop") -> None:
 
 LEFT = "select count(*) from pgqueuer where status in ('queued', 'picked')"
 WORKER = [
-    *(sys.executable, "-m", "pgqueuer", "run", "--log-level=WARNING"),
-    "benchmarks.peers.pgqueuer_app:main",
+    *(sys.executable, "-c"),
+    f"import asyncio; from {__name__} import work; asyncio.run(work())",
 ]
 PROCESSES = 2

@@ -1,11 +1,11 @@
 """pgqueuer: on Postgres alone, ten jobs a fetch (its default)."""
 
-import asyncio
 import os
 import sys
 
 import asyncpg
 from pgqueuer import PgQueuer
+from pgqueuer.adapters.cli.cli import asyncio_run
 from pgqueuer.db import AsyncpgDriver
 from pgqueuer.models import Job
 from pgqueuer.queries import Queries
@@ -34,12 +34,12 @@ async def fill(number: int, job: str) -> None:
 
 
 def enqueue(number: int, job: str = "noop") -> None:
-    asyncio.run(fill(number, job))
+    asyncio_run(fill(number, job))
 
 
 LEFT = "select count(*) from pgqueuer where status in ('queued', 'picked')"
 WORKER = [
     *(sys.executable, "-c"),
-    f"import asyncio; from {__name__} import work; asyncio.run(work())",
+    f"from {__name__} import *; asyncio_run(work())",
 ]
 PROCESSES = 2

@@ -167,8 +167,8 @@ def rows(names: list[str], first: list[Figures], second: list[Figures]) -> None:
     for index, name in enumerate(names):
         pairs = [(one[index], other[index]) for one, other in zip(first, second, strict=True)]
         one, other = (median(side) for side in zip(*pairs, strict=True))
-        ratio = median(a / b for a, b in pairs) if all(b for _, b in pairs) else 0
-        print(f"| {name} | {show(one)} | {show(other)} | {show(ratio)} |", flush=True)
+        ratio = show(median(a / b for a, b in pairs)) if all(b for _, b in pairs) else "–"
+        print(f"| {name} | {show(one)} | {show(other)} | {ratio} |", flush=True)
 
 
 def show(value: float) -> str:

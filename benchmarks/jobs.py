@@ -1,185 +1,174 @@
-"""No-op jobs a second, beside bare Celery and other job systems, on the same servers."""
+"""Jobs a second and their CPU time, beside bare Celery and other job systems, on the same servers.
 
-import importlib
+Prints tables of docs/performance.md. `BENCH_JOBS` is how many jobs each system runs, `BENCH_ROUNDS`
+how often; `BENCH_PYTHON` is the Python that the other systems are installed for.
+"""
+
+import os
+import shutil
 import subprocess
 import sys
-import time
-from datetime import timedelta
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from sqlalchemy import text
 
-from benchmarks.servers import ROOT, installation, make_runtime, worker
+from benchmarks.measure import BARE, OURS, Run, connect, run_jobs
+from benchmarks.servers import ROOT, installation
 
-JOBS = 5_000
-OURS, BARE = "nightshift_jobs", "bare_celery"
-OURS_INSERT, BARE_INSERT = "nightshift_insert", "bare_insert"
-PEERS = {
-    "procrastinate_app": "procrastinate",
-    "rq_app": "rq",
-    "dramatiq_app": "dramatiq[redis]",
-    "huey_app": "huey",
-}
-PEERS_VENV = ROOT / "var" / "bench-peers"
+JOBS = int(os.environ.get("BENCH_JOBS", "10000"))
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", "3"))
+PYTHON = os.environ.get("BENCH_PYTHON", sys.executable)
+FOLDER = ROOT / "var" / "bench-peers"
+
+
+@dataclass(frozen=True)
+class System:
+    """What is measured: a module of benchmarks/peers, one of its jobs, and what it needs."""
+
+    title: str
+    module: str
+    job: str = "noop"
+    packages: Sequence[str] = ()
+    jobs: int = JOBS
+
+
+NOOP, INSERT = System("ours, no-op", OURS), System("ours, one row", OURS, "insert")
+NOOP_ALONE = System("ours, no-op, `bundle=1`", OURS, "noop_alone")
+INSERT_ALONE = System("ours, one row, `bundle=1`", OURS, "insert_alone")
+BARE_NOOP = System("bare Celery, no-op", BARE)
+BARE_INSERT = System("bare Celery, one row and its commit", BARE, "insert")
+PGQUEUER = System("pgqueuer, no-op", "pgqueuer_app", packages=("pgqueuer[asyncpg]",))
+OBAN = System("oban for Python, no-op", "oban_app", packages=("oban",))
+# The slow ones run fewer jobs.
+PROCRASTINATE = System(
+    *("procrastinate, no-op", "procrastinate_app"), packages=("procrastinate",), jobs=JOBS // 5
+)
+GRAPHILE = System("graphile-worker (Node.js), no-op", "graphile_app", packages=("psycopg[binary]",))
+OTHERS = (
+    *(PGQUEUER, OBAN, GRAPHILE, PROCRASTINATE),
+    System("dramatiq, no-op", "dramatiq_app", packages=("dramatiq[redis]",)),
+    System("huey, no-op", "huey_app", packages=("huey", "redis")),
+    System("rq, no-op", "rq_app", packages=("rq",), jobs=JOBS // 20),
+)
+CELERY = (BARE_NOOP, NOOP, NOOP_ALONE, BARE_INSERT, INSERT, INSERT_ALONE)
+
+# What was promised: the first's rate against the second's.
+RATIOS = (
+    ("no-op against bare Celery's", NOOP, BARE_NOOP, "≥ 3"),
+    ("one row against bare Celery's, with its commit", INSERT, BARE_INSERT, "≥ 2"),
+    ("no-op with `bundle=1` against bare Celery's", NOOP_ALONE, BARE_NOOP, "≥ 0.5"),
+    ("one row with `bundle=1` against bare Celery's", INSERT_ALONE, BARE_INSERT, "≥ 0.7"),
+    ("no-op against pgqueuer's", NOOP, PGQUEUER, "≥ 1"),
+    ("no-op against oban's", NOOP, OBAN, "≥ 2"),
+    ("no-op against procrastinate's", NOOP, PROCRASTINATE, "≥ 5"),
+)
 
 
 def run() -> dict[str, Any]:
-    """Measure and return the figures."""
-    figures: dict[str, Any] = {}
+    """Measure in turn, several times, and print medians: the machine's mood changes."""
+    python = make_python()
+    systems = [*CELERY, *(one for one in OTHERS if install(one, python))]
+    runs: dict[System, list[Run]] = defaultdict(list)
+    for _ in range(ROUNDS):
+        for system in list(systems):
+            try:
+                runs[system].append(measure(system, python))
+                print(f"  {system.title}: {runs[system][-1].rate:,.0f} jobs/s", flush=True)
+            except (RuntimeError, TimeoutError, subprocess.CalledProcessError) as error:
+                if system in CELERY:
+                    raise
+                leave_out(system, error)
+                systems.remove(system)
+                del runs[system]
+    print_rates(runs)
+    print_ratios(runs)
+    return {}
+
+
+def measure(system: System, python: str) -> Run:
+    """Run the jobs in a database and a Redis of their own."""
     with installation():
-        rates = {}
-        make_table()
-        # In turn, twice: the machine's mood changes within a run.
-        for _ in range(2):
-            for name in (OURS, BARE, OURS_INSERT, BARE_INSERT):
-                rates[name] = max(rates.get(name, 0.0), rate(name, sys.executable))
-        peers = peers_python()
-        for name in PEERS if peers else ():
-            rates[name] = rate(name, peers)
-        figures |= {
-            f"{name.partition('_app')[0]}, no-op jobs/s": value for name, value in rates.items()
-        }
-        figures["ours / bare Celery (≥ 2)"] = rates[OURS] / rates[BARE]
-        figures["ours / bare Celery, each inserts a row (≥ 1.5)"] = (
-            rates[OURS_INSERT] / rates[BARE_INSERT]
-        )
-        if "procrastinate_app" in rates:
-            figures["ours / procrastinate (> 1)"] = rates[OURS] / rates["procrastinate_app"]
-        figures |= enqueueing()
-        figures |= urgent()
-    return figures
-
-
-def make_table() -> None:
-    """Make the table into which jobs insert a row."""
-    with make_runtime().engine.begin() as connection:
-        connection.execute(
-            text("create table bench (id bigint generated always as identity, number int)")
+        with connect() as connection:
+            connection.execute(
+                text("create table bench (id bigint generated always as identity, number int)")
+            )
+        return run_jobs(
+            system.module,
+            system.job,
+            system.jobs,
+            python if system in OTHERS else sys.executable,
         )
 
 
-def rate(name: str, python: str) -> float:
-    """Enqueue no-op jobs and start two worker processes.
+def print_rates(runs: dict[System, list[Run]]) -> None:
+    """Print a row for each system."""
+    print("\n| | jobs/s | lowest to highest | CPU a job, ms: workers | Postgres | Redis | all |")
+    print("|---|---|---|---|---|---|---|")
+    for system, its in runs.items():
+        rates = [one.rate for one in its]
+        costs = (
+            f"{median(getattr(one, name) for one in its):.2f}"
+            for name in ("workers", "postgres", "redis", "cpu")
+        )
+        print(
+            f"| {system.title} | {median(rates):,.0f} | {min(rates):,.0f}–{max(rates):,.0f} |",
+            " | ".join(costs),
+            "|",
+        )
 
-    Return the jobs a second between the first and the last one.
-    """
-    peer = (
-        "import importlib, sys; peer = importlib.import_module('benchmarks.peers.' + sys.argv[1]); "
-    )
-    subprocess.run([python, "-c", peer + f"peer.enqueue({JOBS})", name], cwd=ROOT, check=True)
-    watch = peer + (
-        "import time, os\n"
-        "while peer.remaining() == int(sys.argv[2]): time.sleep(0.01)\n"
-        "first, began = peer.remaining(), time.perf_counter()\n"
-        "while peer.remaining() > 0: time.sleep(0.05)\n"
-        "print(first / (time.perf_counter() - began))"
-    )
-    module = subprocess.run(
-        [
-            python,
-            "-c",
-            peer + "print(chr(10).join(peer.WORKER)); print(getattr(peer, 'PROCESSES', 1))",
-            name,
-        ],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    ).stdout.splitlines()
-    command, processes = [python, *module[:-1]], int(module[-1])
-    running = [
-        subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(processes)
-    ]
+
+def print_ratios(runs: dict[System, list[Run]]) -> None:
+    """Print the ratios, each the median of the rounds' own, beside what was promised."""
+    print("\n| | measured | target |\n|---|---|---|")
+    for title, ours, other, target in RATIOS:
+        if other in runs:
+            pairs = zip(runs[ours], runs[other], strict=True)
+            print(f"| {title} | {median(a.rate / b.rate for a, b in pairs):.2f} | {target} |")
+    for title, ours, other, most in (
+        ("CPU of a no-op", NOOP, BARE_NOOP, "0.5"),
+        ("CPU of one row", INSERT, BARE_INSERT, "1.8"),
+    ):
+        cpu = median(one.cpu for one in runs[ours])
+        ratio = median(a.cpu / b.cpu for a, b in zip(runs[ours], runs[other], strict=True))
+        print(f"| {title}, ms | {cpu:.2f} | ≤ {most}, or: |")
+        print(f"| … against bare Celery's | {ratio:.2f} | ≤ 0.4 |")
+
+
+def make_python() -> str:
+    """Return the Python of a virtual environment for the other systems."""
+    show = "import sys; print('%d.%d' % sys.version_info[:2])"
+    version = subprocess.check_output([PYTHON, "-c", show], text=True).strip()
+    print(f"  log level WARNING; ours in Python {sys.version.split()[0]}, the others in {version}")
+    folder = FOLDER / version
+    if not folder.exists():
+        subprocess.run([PYTHON, "-m", "venv", str(folder)], check=True)
+    return str(folder / "bin" / "python")
+
+
+def install(system: System, python: str) -> bool:
+    """Install a system, and return whether it can be had."""
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     try:
-        watched = subprocess.run(
-            [python, "-c", watch, name, str(JOBS)],
-            cwd=ROOT,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
-    finally:
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.wait(60)
-    return float(watched.stdout)
+        subprocess.run([*pip, *system.packages], check=True, capture_output=True, text=True)
+        if system is GRAPHILE:
+            npm = shutil.which("npm") or "npm"
+            subprocess.run(
+                [npm, "install", "--silent", "--prefix", str(FOLDER / "node"), "graphile-worker"],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+    except (OSError, subprocess.CalledProcessError) as error:
+        leave_out(system, error)
+        return False
+    return True
 
 
-def peers_python() -> str:
-    """Return a Python that has the peers, or nothing when they cannot be had."""
-    python = PEERS_VENV / "bin" / "python"
-    if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", str(PEERS_VENV)], check=True)
-    install = [
-        str(python),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        *PEERS.values(),
-        "psycopg[binary]",
-    ]
-    if subprocess.run(install, check=False, capture_output=True).returncode:
-        print("  the peers could not be installed: they are left out")
-        return ""
-    return str(python)
-
-
-def enqueueing() -> dict[str, Any]:
-    """Compare `enqueue_many` with a loop of `delay()`.
-
-    That is: how soon the caller goes on, and when all are published.
-    """
-    bare = importlib.import_module(f"benchmarks.peers.{BARE}")
-    ours = importlib.import_module(f"benchmarks.peers.{OURS}")
-    number = 10_000
-    began = time.perf_counter()
-    bare.enqueue(number)
-    looped = time.perf_counter() - began
-    began = time.perf_counter()
-    ours.enqueue(number)
-    many = time.perf_counter() - began
-    bare.app.control.purge()
-    with worker(f"benchmarks.peers.{OURS}"):
-        began = time.perf_counter()
-        while ours.remaining():
-            time.sleep(0.05)
-        done = time.perf_counter() - began
-    return {
-        "delay() in a loop, 10,000 jobs, s": looped,
-        "enqueue_many of 10,000 jobs, s": many,
-        "enqueue_many returns sooner by, × (≥ 10)": looped / many,
-        "all 10,000 published and run after, s": done,
-    }
-
-
-def urgent() -> dict[str, Any]:
-    """Put one urgent job behind 5,000 ordinary ones of its queue."""
-    from nightshift.jobs import enqueue
-    from nightshift.jobs.models import Job
-
-    ours = importlib.import_module(f"benchmarks.peers.{OURS}")
-    runtime = ours.app.runtime
-    with worker(f"benchmarks.peers.{OURS}"):
-        ours.enqueue(5_000)
-        with runtime.unit_of_work() as session:
-            job_id = enqueue(session, ours.Noop(number=-1), now=runtime.now(), priority=0)
-        waited = timedelta()
-        while True:
-            with runtime.read_only() as session:
-                job = session.get_one(Job, job_id)
-                if job.started_at is not None:
-                    waited = job.started_at - job.created_at
-                    break
-            time.sleep(0.02)
-        left = ours.remaining()
-        while ours.remaining():
-            time.sleep(0.05)
-    return {
-        "an urgent job behind 5,000 others started after, s (≤ 5)": waited.total_seconds(),
-        "others left when it started": left,
-    }
+def leave_out(system: System, error: Exception) -> None:
+    """Say that a system is missing in the tables, and why."""
+    output = (getattr(error, "stderr", None) or "").strip().splitlines()
+    print(f"  LEFT OUT: {system.title}: {output[-1] if output else error}", flush=True)

@@ -58,6 +58,7 @@ LINES_NOT_RUN = {
     "make test": "CI runs it before this test",
     "make proofs": "this is one of its tests",
     "make messages": "it writes the catalogues: tests/services/test_translation.py",
+    "python -m benchmarks": "it takes an hour, and measures only where nothing else runs",
     "make lock": "it asks the package index",
     "make .venv/.dev": "it installs what this test runs in",
     "pre-commit install": "it changes the repository's hooks",

@@ -1,6 +1,7 @@
 """dramatiq on Redis."""
 
 import os
+import sys
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
@@ -14,13 +15,10 @@ def noop(number: int) -> None:
     """Do nothing."""
 
 
-def enqueue(number: int) -> None:
+def enqueue(number: int, job: str = "noop") -> None:
     for index in range(number):
         noop.send(index)
 
 
-def remaining() -> int:
-    return int(broker.client.hlen("dramatiq:default.msgs"))
-
-
-WORKER = ["-m", "dramatiq", "benchmarks.peers.dramatiq_app", "--processes", "2", "--threads", "1"]
+LEFT = [["HLEN", "dramatiq:default.msgs"]]
+WORKER = [sys.executable, "-m", "dramatiq", __name__, "--processes", "2", "--threads", "1"]

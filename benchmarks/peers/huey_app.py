@@ -1,6 +1,7 @@
 """huey on Redis."""
 
 import os
+import sys
 
 from huey import RedisHuey
 
@@ -12,22 +13,13 @@ def noop(number: int) -> None:
     """Do nothing."""
 
 
-def enqueue(number: int) -> None:
+def enqueue(number: int, job: str = "noop") -> None:
     for index in range(number):
         noop(index)
 
 
-def remaining() -> int:
-    return int(huey.pending_count())
-
-
+LEFT = [["LLEN", "huey.redis.bench"]]
 WORKER = [
-    "-m",
-    "huey.bin.huey_consumer",
-    "benchmarks.peers.huey_app.huey",
-    "-k",
-    "process",
-    "-w",
-    "2",
-    "-q",
+    *(sys.executable, "-m", "huey.bin.huey_consumer", f"{__name__}.huey"),
+    *("-k", "process", "-w", "2", "-q"),
 ]

@@ -1,6 +1,7 @@
 """rq, which forks for every job."""
 
 import os
+import sys
 
 from redis import Redis
 from rq import Queue
@@ -12,24 +13,15 @@ def noop(number: int) -> None:
     """Do nothing."""
 
 
-def enqueue(number: int) -> None:
+def enqueue(number: int, job: str = "noop") -> None:
     queue.enqueue_many(
         [Queue.prepare_data(noop, (index,), result_ttl=0) for index in range(number)]
     )
 
 
-def remaining() -> int:
-    return len(queue) + queue.started_job_registry.count
-
-
+LEFT = [["LLEN", "rq:queue:bench"], ["ZCARD", "rq:wip:bench"]]
 WORKER = [
-    "-m",
-    "rq.cli",
-    "worker",
-    "--burst",
-    "--quiet",
-    "--url",
-    os.environ["BROKER_URL"],
-    "bench",
+    *(sys.executable, "-m", "rq.cli", "worker", "--burst", "--quiet"),
+    *("--url", os.environ["BROKER_URL"], "bench"),
 ]
 PROCESSES = 2

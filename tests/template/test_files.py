@@ -25,6 +25,7 @@ OWN = (
     "copier.yml",
     "docs/commands.md",
     "docs/index.md",
+    "docs/performance.md",
     "docs/settings.md",
     "docs/site.css",
     "docs/start.md",

@@ -3,7 +3,6 @@
 import itertools
 import os
 import signal
-import time
 from datetime import timedelta
 from uuid import uuid4
 

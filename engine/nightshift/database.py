@@ -443,7 +443,9 @@ class _SqliteConnection(Lendable, sqlite3.Connection):
 
 
 class _Cursor(_Checking, psycopg.Cursor[Any]):  # type: ignore[misc]
-    pass
+    def stream(self, statement: Any, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
+        self.connection.check(statement)
+        return super().stream(statement, *arguments, **options)
 
 
 class _Connection(Lendable, psycopg.Connection[Any]):

@@ -185,18 +185,18 @@ class Keeper:
         self.pause = BUSY_INTERVAL if messages else min(2 * self.pause, longest)
 
     def resend_lost(self) -> None:
-        """Send again the messages that the broker has lost."""
+        """Let the next look send the jobs again whose messages the broker has lost."""
         queues = self.publisher.find_open(self.app.composition.queues)
         with self.runtime.unit_of_work() as session:
-            messages = relay.mark_lost_sent(
+            lost = relay.mark_lost_unsent(
                 session,
                 count_ready=self.publisher.count_ready,
                 queues=queues,
                 after=self.runtime.settings.resend_after,
             )
-        if messages:
-            logger.warning("the broker lost %d messages; they are sent again", len(messages))
-        self.publisher.publish(self.runtime, messages)
+        if lost:
+            logger.warning("the broker lost %d messages; their jobs are sent again", lost)
+            self.pause = BUSY_INTERVAL
 
     def release_dead_children(self) -> None:
         """Release the jobs of this worker's processes that have ended."""

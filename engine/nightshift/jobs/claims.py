@@ -3,9 +3,10 @@
 A write without a valid claim changes nothing and raises LostClaim.
 """
 
+import json
 import traceback
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,9 +18,11 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
+    Text,
     Update,
     bindparam,
     case,
+    cast,
     column,
     func,
     insert,
@@ -188,6 +191,14 @@ _WRITTEN_TOGETHER = (
 )  # fmt: skip
 
 
+# How Postgres's document has them.
+_WRITERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(_WRITTEN_TOGETHER, str),
+    **dict.fromkeys(("progress_done", "progress_total"), int),
+    "result": json.dumps,
+}
+
+
 def _build_end_all(values: Any) -> Update:
     """Build the end of several jobs, whose columns are `values`."""
     return (
@@ -207,17 +218,21 @@ def _build_end_all(values: Any) -> Update:
     )
 
 
-# On Postgres all rows are one JSON document, as in `enqueue_many`.
+def _build_end_all_on_postgres() -> Update:
+    # All rows are one JSON document, as in `enqueue_many`. A result is a text in it: the server
+    # would refuse a document that has U+0000.
+    columns = {name: column(name, TABLE.c[name].type) for name in _WRITTEN_TOGETHER}
+    columns["result"] = column("result", Text)
+    document = func.json_to_recordset(bindparam("ends", type_=JSON))
+    ends = document.table_valued(*columns.values()).render_derived(with_types=True)
+    return _build_end_all({**ends.c, "result": cast(ends.c.result, JSON)})
+
+
 _END_ALL = {
     "sqlite": _build_end_all(
         {name: bindparam(f"end_{name}", type_=TABLE.c[name].type) for name in _WRITTEN_TOGETHER}
     ),
-    "postgresql": _build_end_all(
-        func.json_to_recordset(bindparam("ends", type_=JSON))
-        .table_valued(*(column(name, TABLE.c[name].type) for name in _WRITTEN_TOGETHER))
-        .render_derived(with_types=True)
-        .c
-    ),
+    "postgresql": _build_end_all_on_postgres(),
 }
 
 
@@ -367,10 +382,7 @@ def mark_all_ended(session: Session, ends: Sequence[End]) -> None:
     statement, parameters = _END_ALL[connection.dialect.name], []
     if connection.dialect.name == "postgresql":
         texts = [
-            {
-                name: str(value) if isinstance(value, UUID | datetime) else value
-                for name, value in row.items()
-            }
+            {name: None if value is None else _WRITERS[name](value) for name, value in row.items()}
             for row in rows
         ]
         parameters = [{"held_claim": claim_id, "ends": texts}]
@@ -445,7 +457,9 @@ def record_failure(
     entry = {"attempt": claim.attempt, "at": claim.started_at.isoformat(), **error}
     if retry_after is not None and claim.attempt < claim.max_attempts:
         run_at = read_clock(session) + retry_after
+        # Alone, as one's own message: what ran together with it may be why it failed.
         again = {"state": JobState.SCHEDULED, "run_at": run_at, "claim_id": None}
+        again["message_id"] = claim.job_id
         write_notes(session, claim, notes, {**again, "errors": [*errors, entry]})
         return JobState.SCHEDULED
     write_notes(

@@ -189,8 +189,12 @@ def _first(waiting: Select[Any], *order: Any) -> ColumnElement[bool]:
 
 def mark_unsent(session: Session, messages: Iterable[Notification]) -> None:
     """Mark jobs as not sent: the broker did not take their messages."""
-    ids = [job_id for message in messages for job_id in message.job_ids]
-    session.execute(update(Job).where(Job.id.in_(ids), QUEUED).values(sent_at=None))
+    _mark_rows_unsent(session, [job_id for message in messages for job_id in message.job_ids])
+
+
+def _mark_rows_unsent(session: Session, ids: Sequence[UUID]) -> None:
+    unsent = update(Job).where(Job.id.in_(ids), QUEUED).values(sent_at=None)
+    session.execute(unsent.execution_options(synchronize_session=False))
 
 
 def hold_unsendable(session: Session, reasons: Mapping[UUID, str]) -> None:
@@ -343,23 +347,24 @@ def _choose_limited(session: Session, room: Collection[str], kinds: Kinds) -> li
     return chosen
 
 
-def mark_lost_sent(
+def mark_lost_unsent(
     session: Session,
     *,
     count_ready: Callable[[str], int],
     queues: Collection[str],
     after: timedelta,
-) -> list[Notification]:
-    """Find the jobs whose messages the broker has lost, mark them as sent again, return them.
+) -> int:
+    """Mark the jobs whose messages the broker has lost as not sent; return how many messages.
 
-    Where a queue has more messages of sent, unclaimed rows than the broker has ready
-    (`count_ready`), the difference counts as lost. The messages that were sent first are chosen,
-    and only those sent longer ago than `after`: a message that a worker has prefetched is not ready
-    either. A queue whose messages cannot be counted is logged and left out.
+    They are then sent in their turn, like all others. Where a queue has more messages of sent,
+    unclaimed rows than the broker has ready (`count_ready`), the difference counts as lost. The
+    messages that were sent first are chosen, and only those sent longer ago than `after`: a message
+    that a worker has prefetched is not ready either. A queue whose messages cannot be counted is
+    logged and left out.
     """
     in_broker = (*SENT, Job.queue.in_(queues), NOT_PAUSED)
     counts = select(Job.queue, COUNTS[0]).where(*in_broker).group_by(Job.queue)
-    messages: list[Notification] = []
+    found = 0
     for queue, sent in session.execute(counts).all():
         old = (Job.queue == queue, *SENT, Job.sent_at < ago(after))
         oldest = select(Job.id, MESSAGE.label("message")).where(*old).order_by(Job.sent_at)
@@ -377,8 +382,9 @@ def mark_lost_sent(
             for row in session.execute(locked).all():
                 if row.message in lost or len(lost) < deficit:
                     lost[row.message].append(row.id)
-            messages += _mark(session, lost.values())
-    return messages
+            _mark_rows_unsent(session, [job_id for ids in lost.values() for job_id in ids])
+            found += len(lost)
+    return found
 
 
 def _mark(session: Session, packed: Iterable[Sequence[UUID]]) -> list[Notification]:

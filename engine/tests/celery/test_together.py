@@ -130,6 +130,8 @@ def do(session: Session, args: Do, run: Run) -> Outcome:  # noqa: PLR0912 - one 
             getattr(session, args.what)()
         case "commit by the driver":
             session.connection().connection.driver_connection.commit()
+        case "stream a commit":
+            list(session.connection().connection.driver_connection.cursor().stream("commit"))
         case "exit":
             raise SystemExit("as asked")
         case "lost":
@@ -411,6 +413,22 @@ def test_every_outcome_is_written_as_if_the_job_were_alone(app):
     assert wait == timedelta(hours=1)
 
 
+@pytest.mark.parametrize("result", ["\0", "\ud800", {"a": ["\0"]}, [None], "null", 1.5, False])
+def test_result_is_kept_as_it_is(app, result, monkeypatch):
+    monkeypatch.setattr(app.tasks["test.do"], "body", lambda *_: result)
+    ids = put_all(app, "leave", "leave")
+    receive(app, ids)
+    assert [(row.state, row.result) for row in rows(app, ids)] == [("succeeded", result)] * 2
+
+
+def test_failed_job_is_tried_again_alone(app):
+    ids = put_all(app, "leave", "fail", "leave")
+    with pytest.raises(AttemptFailed):
+        receive(app, ids)
+    failed = rows(app, ids)[1]
+    assert (failed.state, failed.message_id) == (JobState.SCHEDULED, failed.id)
+
+
 def test_arguments_that_are_no_longer_valid_discard_their_job_only(app):
     ids = put_all(app, *["leave"] * 3)
     with app.runtime.unit_of_work() as session:
@@ -562,6 +580,14 @@ def test_end_of_the_transaction_lets_all_run_alone(app):
     receive(app, ids)
     assert are_given_back(rows(app, ids))
     assert effects(app, ids) == [0] * 3
+
+
+@only_on_postgres
+def test_streamed_commit_is_refused(app):
+    ids = put_all(app, "leave", "stream a commit", "leave")
+    with suppress(AttemptFailed):
+        receive(app, ids)
+    assert effects(app, ids) == [1, 0, 1]
 
 
 @only_on_postgres

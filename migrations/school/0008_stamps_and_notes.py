@@ -187,7 +187,7 @@ def upgrade() -> None:
             _create_trigger(
                 f"note_{table}_{operation}",
                 f"AFTER {operation} ON {table}",
-                _differ("OLD", columns) if operation == "update" else "",
+                _and(_differ("OLD", columns) if operation == "update" else "", _by_others(where)),
                 [f"INSERT INTO change_log (kind, key, event_id) {noted}"],
             )
     moved = f"NEW.event_id <> OLD.event_id OR {LOWER.format(row='OLD')}"
@@ -250,6 +250,18 @@ def _differ(row: str, columns: str) -> str:
         for one in (row, "NEW")
     )
     return f"{mine} {differs} {yours}"
+
+
+def _by_others(where: str) -> str:
+    """Return the condition of a trigger that need not run for own writes.
+
+    On Postgres such a condition takes no query: there the trigger runs, and notes nothing.
+    """
+    return BY_OTHERS if where == BY_OTHERS and not _is_postgres() else ""
+
+
+def _and(*conditions: str) -> str:
+    return " AND ".join(filter(None, conditions))
 
 
 def _keep(row: str) -> list[str]:
@@ -335,10 +347,15 @@ def _note_replacing(table: str) -> None:
         _create_trigger(
             f"note_{table}_{name}",
             f"BEFORE {event} ON {table}",
-            when,
+            _and(when, _by_others(where)),
             [f"INSERT INTO change_log (kind, key, event_id) {noted}"],
         )
         if table == "event_revision":
             goes = more if event == "UPDATE" else f" AND {LOWER.format(row='gone')}"
             kept = KEEP_REPLACED.format(source=source, found=f"{found}{goes}", now=_now())
-            _create_trigger(f"keep_stamps_{name}", f"BEFORE {event} ON {table}", when, [kept])
+            _create_trigger(
+                f"keep_stamps_{name}",
+                f"BEFORE {event} ON {table}",
+                _and(when, _by_others(where)),  # Own writes only raise them.
+                [kept],
+            )

@@ -447,8 +447,8 @@ def remove_orphans(
         _is_among(some, Feed.kind, Feed.owner_id), ~having
     )
     orphans = session.execute(orphaned.order_by(Feed.id).with_for_update()).all()
-    rows = session.execute(
-        select(Feed.kind, Feed.owner_id).where(_is_among(some, Feed.kind, Feed.owner_id))
+    rows = reader(session)(
+        select(plain(Feed.kind), Feed.owner_id).where(_is_among(some, Feed.kind, Feed.owner_id))
     )
     strays = files - {(row.kind, row.owner_id) for row in rows}
     removed, errors = [], []

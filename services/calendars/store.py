@@ -116,12 +116,14 @@ class FeedStore:
 
     def list_owners(self) -> set[tuple[FeedKind, int]]:
         """Return kind and owner of every feed that has a file."""
-        return {
-            (kind, int(path.stem))
-            for kind, folder in FOLDERS.items()
-            for path in (self.root / folder).glob("*.ics")
-            if path.stem.isdecimal()
-        }
+        found = set()
+        for kind, folder in self._folders.items():
+            with suppress(FileNotFoundError), os.scandir(folder) as files:
+                for file in files:
+                    name, _, suffix = file.name.rpartition(".")
+                    if suffix == "ics" and name.isdecimal():
+                        found.add((kind, int(name)))
+        return found
 
     def leftovers(self, *, older_than_ns: int) -> Iterator[Path]:
         """Yield half-written files last written before `older_than_ns`, in ns since the epoch.

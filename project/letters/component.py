@@ -21,7 +21,7 @@ from services.letters.jobs import (
     SendWelcome,
 )
 from services.letters.rules import LetterRules
-from services.mail.runtime import MailCheck
+from services.mail.outbox import MailCheck
 
 
 def make_rules(runtime: Runtime) -> LetterRules:
@@ -42,7 +42,7 @@ def make_rules(runtime: Runtime) -> LetterRules:
 
 def provide_check(runtime: Runtime) -> MailCheck:
     """Return what is looked at right before a letter is sent."""
-    return MailCheck(make_check(runtime[SchoolSettings].school_timezone))
+    return make_check(runtime[SchoolSettings].school_timezone)
 
 
 def make_schedule(runtime: Runtime) -> Sequence[Entry]:

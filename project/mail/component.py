@@ -15,7 +15,8 @@ from services.mail import outbox
 from services.mail.delivery import Terms
 from services.mail.jobs import DeliverMail, PruneMail, SweepMail
 from services.mail.models import MailState
-from services.mail.runtime import MailCheck, Mailer, MailRetention
+from services.mail.outbox import MailCheck
+from services.mail.runtime import Mailer, MailRetention
 from services.mail.transport import open_transport
 
 
@@ -35,8 +36,7 @@ def make_mailer(runtime: Runtime) -> Mailer:
         # a message that it put off.
         away=Backoff(first=first / 12, cap=first * 5),
     )
-    found = runtime.find(MailCheck)
-    return Mailer(transport, terms, None if found is None else found.examine)
+    return Mailer(transport, terms, runtime.find(MailCheck))
 
 
 def make_retention(runtime: Runtime) -> MailRetention:

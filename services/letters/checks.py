@@ -7,12 +7,14 @@ an event changes: then the next notice withdraws it, or confirms it.
 
 from datetime import date, timedelta
 from functools import partial
+from time import monotonic
+from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from nightshift.database import Session
+from nightshift.database import Session, plain
 from nightshift.jobs.args import JobArgs
-from sqlalchemy import exists, func, select
+from sqlalchemy import Row, bindparam, func, select
 
 from services.calendars.models import EventRevision
 from services.letters.facts import look_different, read_content
@@ -23,12 +25,13 @@ from services.letters.jobs import (
     QueueNotices,
     SendWelcome,
 )
-from services.letters.kinds import LETTERS, Kind
-from services.letters.notices import is_published, name_event, read_newest
+from services.letters.kinds import LETTERS
+from services.letters.notices import is_published, name_event, read_invited, read_newest
 from services.letters.reviews import STEP_OF, digest_step, find_step, is_asked
+from services.letters.unsubscribe import FLAGS
 from services.mail.models import Mail, MailState
-from services.mail.outbox import Check, Claimed, Halt, normalise
-from services.school.models import Event, EventUser, IgnoredEvent, User
+from services.mail.outbox import Claimed, Halt, MailCheck, normalise
+from services.school.models import Event, IgnoredEvent, User
 
 # While an event changes, its letters wait this long before they are looked at again.
 WHILE_CHANGING = timedelta(minutes=1)
@@ -47,35 +50,129 @@ NOTICES = (
 )
 
 
-def make_check(zone: ZoneInfo) -> Check:
+# Mails about one event follow each other. It is looked at again after this time.
+LOOKED_AT_FOR = timedelta(seconds=1)
+
+_later = (
+    select(func.max(Mail.id))
+    .where(
+        Mail.about == bindparam("about"),
+        Mail.about.is_not(None),
+        Mail.reader_id == bindparam("reader"),
+        Mail.id > bindparam("mail"),
+        Mail.state.in_(COUNTED),
+    )
+    .scalar_subquery()
+)
+# Built once: it runs for each letter.
+READER = select(
+    User.email,
+    plain(User.role).label("role"),
+    *(getattr(User, flag) for flag in FLAGS),
+    _later.label("later"),
+).where(User.id == bindparam("reader"))
+
+
+class Look(NamedTuple):
+    """What the mails about one event depend on, apart from their readers."""
+
+    at: float
+    halt: Halt | None
+    version: int = 0
+    ignoring: frozenset[int] = frozenset()
+    named: frozenset[int] = frozenset()
+    invited: frozenset[int] = frozenset()
+    changing: bool = False
+    cancelled: bool = False
+    revised: bool = False
+
+
+def make_check(zone: ZoneInfo) -> MailCheck:
     """Return the check of a school in this zone."""
-    return partial(_examine, zone)
+    return MailCheck(frozenset(LETTERS), partial(Examiner, zone))
 
 
-def _examine(zone: ZoneInfo, session: Session, mail: Claimed) -> Halt | None:
-    how = LETTERS.get(mail.kind)
-    mail = _understand(mail)
-    if how is None or mail.reader_id is None:
+class Examiner:
+    """The check for the mails of one delivery: it looks at an event once a second."""
+
+    def __init__(self, zone: ZoneInfo) -> None:
+        self._zone = zone
+        self._looks: dict[UUID, Look] = {}
+
+    def __call__(self, session: Session, mail: Claimed) -> Halt | None:
+        """Return why a letter must not be sent now, or None."""
+        mail = _understand(mail)
+        if mail.reader_id is None:
+            return None
+        known = {"reader": mail.reader_id, "about": mail.about, "mail": mail.id}
+        reader = session.connection().execute(READER, known).one_or_none()
+        if reader is None:
+            return Halt("its reader was deleted")
+        subject, _, key = (mail.about or "").partition(":")
+        halt = _examine_reader(mail, reader)
+        if halt is None and subject == "event":
+            return self._examine_notice(session, mail, UUID(key), mail.reader_id)
+        if halt is None and subject == "review":
+            return _examine_review(session, mail, UUID(key), reader.role)
+        return halt
+
+    def _examine_notice(
+        self, session: Session, mail: Claimed, event_id: UUID, reader_id: int
+    ) -> Halt | None:
+        look = self._looks.get(event_id)
+        if look is None or monotonic() - look.at > LOOKED_AT_FOR.total_seconds():
+            self._looks = {event_id: (look := _look(session, event_id, self._zone))}
+        if look.halt is not None:
+            return look.halt
+        if reader_id in look.ignoring:
+            return Halt("its reader ignores the event")
+        if look.version != mail.version:
+            again = QueueNotices(event_id=event_id, version=look.version, user_ids=(reader_id,))
+            reason = f"its reader is about to be told version {look.version} of the event"
+            return Halt(reason, wait=WHILE_PLANNED, job=again)
+        renamed = not look.cancelled and (reader_id in look.named) != (reader_id in look.invited)
+        revised = look.revised and mail.kind.startswith("invitation")
+        if look.changing or renamed or revised:
+            job = NoticeEvent(event_id=event_id)
+            return Halt("its event is changing", wait=WHILE_CHANGING, job=job)
         return None
-    user = session.get(User, mail.reader_id)
-    if user is None:
-        return Halt("its reader was deleted")
-    halt = _examine_reader(session, mail, user, how)
-    subject, _, key = (mail.about or "").partition(":")
-    if halt is None and subject == "event":
-        return _examine_notice(zone, session, mail, UUID(key))
-    if halt is None and subject == "review":
-        return _examine_review(session, mail, UUID(key), user)
-    return halt
 
 
-def _examine_reader(session: Session, mail: Claimed, user: User, how: Kind) -> Halt | None:
-    if normalise(user.email) != mail.recipient.lower():
+def _examine_reader(mail: Claimed, reader: Row[Any]) -> Halt | None:
+    wanted_by = LETTERS[mail.kind].wanted_by
+    if normalise(reader.email) != mail.recipient.lower():
         return Halt("its reader has another address now", job=_find_job(mail))
-    if how.wanted_by is not None and not getattr(user, how.wanted_by):
+    if wanted_by is not None and not getattr(reader, wanted_by):
         return Halt("its reader does not want such mail any more")
-    later = _find_later(session, mail)
-    return None if later is None else Halt(f"overtaken: mail {later} says what is so now")
+    if reader.later is not None:
+        return Halt(f"overtaken: mail {reader.later} says what is so now")
+    return None
+
+
+def _look(session: Session, event_id: UUID, zone: ZoneInfo) -> Look:
+    at = monotonic()
+    event, newest = session.get(Event, event_id), read_newest(session, event_id)
+    if event is None or newest is None or newest.content is None:
+        return Look(at, Halt("its event was deleted"))
+    if not is_published(event):
+        return Look(at, Halt("its event is not published any more"))
+    says = read_content(session, event)
+    ignoring = select(IgnoredEvent.user_id).where(IgnoredEvent.event_id == event_id)
+    sequence = session.scalar(
+        select(EventRevision.sequence).where(EventRevision.event_id == event_id)
+    )
+    line = f"\r\nSEQUENCE:{sequence}\r\n"
+    return Look(
+        at,
+        None,
+        version=newest.version,
+        ignoring=frozenset(session.execute(ignoring).scalars()),
+        named=frozenset(read_invited(session, event_id)),
+        invited=frozenset(newest.invited),
+        changing=look_different(says, newest.content, zone),
+        cancelled=says["cancelled"],
+        revised=not all(line in vevent for vevent in newest.vevents.values()),
+    )
 
 
 def _understand(mail: Claimed) -> Claimed:
@@ -104,71 +201,15 @@ def _find_job(mail: Claimed) -> JobArgs | None:
     return SendWelcome(user_id=only[0]) if mail.kind == "welcome" else None
 
 
-# --- Notices ---
-
-
-def _examine_notice(zone: ZoneInfo, session: Session, mail: Claimed, event_id: UUID) -> Halt | None:
-    event, newest = session.get(Event, event_id), read_newest(session, event_id)
-    if event is None or newest is None:
-        return Halt("its event was deleted")
-    if not is_published(event):
-        return Halt("its event is not published any more")
-    if session.get(IgnoredEvent, (mail.reader_id, event_id)) is not None:
-        return Halt("its reader ignores the event")
-    assert mail.reader_id is not None
-    if newest.version != mail.version:
-        again = QueueNotices(event_id=event_id, version=newest.version, user_ids=(mail.reader_id,))
-        return Halt(
-            f"its reader is about to be told version {newest.version} of the event",
-            wait=WHILE_PLANNED,
-            job=again,
-        )
-    says = read_content(session, event)
-    assert newest.content is not None
-    named = exists().where(EventUser.event_id == event_id, EventUser.user_id == mail.reader_id)
-    renamed = not says["cancelled"] and (
-        session.execute(select(named)).scalar_one() != (mail.reader_id in newest.invited)
-    )
-    changed = renamed or look_different(says, newest.content, zone)
-    if changed or _is_revised(session, mail, event_id, newest.vevents):
-        return Halt(
-            "its event is changing", wait=WHILE_CHANGING, job=NoticeEvent(event_id=event_id)
-        )
-    return None
-
-
-def _find_later(session: Session, mail: Claimed) -> int | None:
-    """Return a later mail about the same to the same reader, which was not withdrawn."""
-    later = select(func.max(Mail.id)).where(
-        Mail.about == mail.about,
-        Mail.about.is_not(None),
-        Mail.reader_id == mail.reader_id,
-        Mail.id > mail.id,
-        Mail.state.in_(COUNTED),
-    )
-    return session.execute(later).scalar()
-
-
-def _is_revised(session: Session, mail: Claimed, event_id: UUID, vevents: dict[str, str]) -> bool:
-    """Return whether the feeds have a later SEQUENCE than an invitation."""
-    if not mail.kind.startswith("invitation") or not vevents:
-        return False
-    sequence = session.scalar(
-        select(EventRevision.sequence).where(EventRevision.event_id == event_id)
-    )
-    line = f"\r\nSEQUENCE:{sequence}\r\n"
-    return not all(line in vevent for vevent in vevents.values())
-
-
 # --- Reviews ---
 
 
-def _examine_review(session: Session, mail: Claimed, event_id: UUID, user: User) -> Halt | None:
+def _examine_review(session: Session, mail: Claimed, event_id: UUID, role: str) -> Halt | None:
     event = session.get(Event, event_id)
     step = None if event is None else find_step(event)
     if event is None or step is None or mail.kind != f"review_{step}":
         return Halt("the review has moved on")
-    if not is_asked(user, event, step):
+    if not is_asked(mail.reader_id, role, event, step):
         return Halt("its reader has no part in the review any more")
     if digest_step(session, event, step) != mail.version:
         job = NoticeReview(event_id=event_id, step=step)

@@ -46,9 +46,9 @@ def find_step(event: Event) -> Step | None:
     return None if is_past or gone else STEPS.get(event.state)
 
 
-def is_asked(user: User, event: Event, step: Step) -> bool:
+def is_asked(user_id: int | None, role: str, event: Event, step: Step) -> bool:
     """Return whether a user is told of a step: administrators of a request, else the author."""
-    return user.role == Role.ADMIN if step == "requested" else user.id == event.author_id
+    return role == Role.ADMIN if step == "requested" else user_id == event.author_id
 
 
 def digest_step(session: Session, event: Event, step: Step) -> int:

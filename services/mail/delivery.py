@@ -40,7 +40,7 @@ from sqlalchemy.exc import OperationalError
 from services.mail import outbox
 from services.mail.jobs import DeliverMail
 from services.mail.models import Mail, MailServer, MailState
-from services.mail.outbox import Check, Claimed, Halt
+from services.mail.outbox import Check, Claimed, Halt, MailCheck
 from services.mail.transport import Answer, Transport, Verdict
 
 logger = logging.getLogger(__name__)
@@ -146,13 +146,14 @@ SENT_AND_CLAIM = _build_sent_and_claim()
 
 
 def deliver(
-    run: Run, lane: int, transport: Transport, terms: Terms, check: Check | None = None
+    run: Run, lane: int, transport: Transport, terms: Terms, check: MailCheck | None = None
 ) -> None:
     """Send what is due, in slices of up to fifty messages; enqueue the next job if more is left.
 
     A message that `check` halts is not sent.
     """
     began, tally = monotonic(), Counter[str]()
+    kinds, look = (frozenset[str](), None) if check is None else (check.kinds, check.begin())
     with run.unit_of_work() as session:
         release_orphans(session, terms)
         failing = _ensure_server(session, terms.server).failures > 0
@@ -161,7 +162,7 @@ def deliver(
         # While the server fails, only lane 0 asks whether it is back.
         taken = _claim(session, run.claim_id, terms) if lane == 0 or not failing else None
     while taken is not None:
-        halt = None if check is None else _examine(run, taken, check)
+        halt = _examine(run, taken, look) if look and taken.kind in kinds else None
         answer = halt or transport.send(terms.sender, taken.recipient, taken.body)
         ends = (tally.total() + 1) % SLICE == 0
         going_on = monotonic() - began < (terms.work_for if ends else LONGEST_SLICE).total_seconds()

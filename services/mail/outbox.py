@@ -106,6 +106,17 @@ class Halt:
 Check = Callable[[Session, Claimed], Halt | None]
 
 
+@dataclass(frozen=True, slots=True)
+class MailCheck:
+    """What another component checks of messages of some kinds before they are sent.
+
+    Where a component provides one, each delivery calls `begin` for a check of its own.
+    """
+
+    kinds: frozenset[str]
+    begin: Callable[[], Check]
+
+
 class Told(NamedTuple):
     """A message about an object to a reader, without its text."""
 

@@ -7,18 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from services.mail.delivery import Terms
-from services.mail.outbox import Check
+from services.mail.outbox import MailCheck
 from services.mail.transport import Transport
-
-
-@dataclass(frozen=True, slots=True)
-class MailCheck:
-    """What another component checks of a message before it is sent.
-
-    Where a component provides one, the mail calls it for each message.
-    """
-
-    examine: Check
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +17,7 @@ class Mailer:
 
     transport: Transport
     terms: Terms
-    check: Check | None = None
+    check: MailCheck | None = None
 
     def close(self) -> None:
         """Close the connection to the mail server, if there is one."""

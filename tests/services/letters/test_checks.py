@@ -1,11 +1,14 @@
 """What is looked at right before a letter is sent, on both databases."""
 
+import time
+
 import pytest
 from nightshift.testing import assert_enqueued
 from sqlalchemy import delete, select, update
 
 from services.letters.checks import WHILE_CHANGING, WHILE_PLANNED, make_check
 from services.letters.jobs import NoticeEvent, QueueDigests, QueueNotices, SendWelcome
+from services.letters.kinds import LETTERS
 from services.mail import outbox
 from services.mail.models import Mail, MailState
 from services.mail.outbox import Claimed, Halt
@@ -13,7 +16,10 @@ from services.school import events
 from services.school.models import Event, EventState, IgnoredEvent, Subscription, User
 from tests.conftest import NOW, ZONE
 
-check = make_check(ZONE)
+
+def check(session, mail):
+    """Look at a mail as a delivery that has just begun."""
+    return make_check(ZONE).begin()(session, mail)
 
 
 def claim(session, name="ann", **changes):
@@ -45,8 +51,17 @@ def test_letter_that_is_true_and_wanted_is_sent(session, event):
     assert examine(session, "guest") is None
 
 
-def test_mail_of_another_kind_is_not_looked_at(session, event):
-    assert examine(session, kind="notice", about=None, reader_id=None) is None
+def test_only_letters_are_looked_at():
+    assert make_check(ZONE).kinds == LETTERS.keys()
+
+
+def test_delivery_looks_at_an_event_once_a_second(session, school, event):
+    examiner = make_check(ZONE).begin()
+    assert examiner(session, claim(session)) is None
+    events.cancel(session, event.id, now=NOW)
+    assert examiner(session, claim(session, "fred")) is None
+    time.sleep(1.1)
+    assert examiner(session, claim(session, "fred")).reason == "its event is changing"
 
 
 def test_reader_who_is_gone_gets_nothing(session, school, event):

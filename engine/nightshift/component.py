@@ -42,15 +42,17 @@ class Probe:
 
     `run` gets a session for reading, and returns a status and what it found; when it raises, this
     probe fails. `remedy`: what to do when it warns or fails; `contained`: the same for an
-    installation in containers, where that differs. `ready`: the web server is not ready
-    while it fails. `broker`: the scheme of the only broker that it is for. `ledger`: it reads the
-    database, so it is skipped while the database is away.
+    installation in containers, where that differs. `ready`: the web server cannot serve
+    while it fails, so a load balancer sends requests elsewhere. `told`: `/ready` tells its status,
+    and decides nothing by it. `broker`: the scheme of the only broker that it is for. `ledger`: it
+    reads the database, so it is skipped while the database is away.
     """
 
     name: str
     run: Callable[[Runtime, Session], Answer]
     remedy: str
     ready: bool = False
+    told: bool = False
     broker: str = ""
     ledger: bool = True
     contained: str = ""

@@ -95,7 +95,8 @@ class Component:
     Starlette's routes. `front`: `module:function`, which takes the runtime and returns what the
     component shows on the web server's first page in development. `commands`: by name,
     `module:command`; the project's pyproject.toml has the same lines as entry points, by which
-    Celery finds them.
+    Celery finds them. `after_restore`: commands that make again what the component
+    keeps outside of the database, run when a backup was restored.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Component:
     routes: str = ""
     front: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
+    after_restore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Let `enqueue` accept this component's kinds."""
@@ -137,6 +139,7 @@ class Composition:
         self.probes: list[Probe] = self._all("probes")
         self.metrics: list[Any] = self._all("metrics")
         self.duties: list[Duty] = self._all("duties")
+        self.after_restore: list[str] = self._all("after_restore")
 
     def _all(self, field_name: str) -> list[Any]:
         return [one for component in self.components for one in getattr(component, field_name)]

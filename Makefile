@@ -6,7 +6,7 @@ COMPOSE = docker compose
 EDITABLES = $(wildcard ./engine) .
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev migrate migration shell test test-engine test-project check unmerged format messages up down logs lock clean
+.PHONY: help demo dev migrate migration shell test test-engine test-project check unmerged format messages up down backup restore logs lock clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -89,7 +89,7 @@ clean: ## remove the environment and all that was built, also var/ with its data
 # --- with Docker ---
 
 up: .env ## start everything in containers, and wait until all are healthy
-	@$(COMPOSE) up --detach --build --wait --wait-timeout 300 || { $(COMPOSE) ps --all; echo "not all are healthy: make logs shows why"; exit 1; }
+	@$(COMPOSE) up --detach --build --wait --wait-timeout 300 || { $(COMPOSE) ps --all; $(PYTHON) -m project.host failures; exit 1; }
 	@echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)"
 	@echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server"
 	@echo "Web server: http://$$($(COMPOSE) port web 8000)"
@@ -99,6 +99,13 @@ up: .env ## start everything in containers, and wait until all are healthy
 
 down: ## stop the containers; their data stays
 	@$(COMPOSE) down
+
+backup: ## write the database and .env into one file: make backup, or make backup FILE=…
+	@$(PYTHON) -m project.host backup "$(FILE)"
+
+restore: ## put a backup in the place of the database: make restore FILE=…
+	@test -n "$(FILE)" || { echo "name the backup: make restore FILE=backups/…" >&2; exit 2; }
+	@$(PYTHON) -m project.host restore "$(FILE)"
 
 logs: ## follow the containers' logs
 	@$(COMPOSE) logs --follow --tail=100

@@ -42,15 +42,17 @@ class Probe:
 
     `run` gets a session for reading, and returns a status and what it found; when it raises, this
     probe fails. `remedy`: what to do when it warns or fails; `contained`: the same for an
-    installation in containers, where that differs. `ready`: the web server is not ready
-    while it fails. `broker`: the scheme of the only broker that it is for. `ledger`: it reads the
-    database, so it is skipped while the database is away.
+    installation in containers, where that differs. `ready`: the web server cannot serve
+    while it fails, so a load balancer sends requests elsewhere. `told`: `/ready` tells its status,
+    and decides nothing by it. `broker`: the scheme of the only broker that it is for. `ledger`: it
+    reads the database, so it is skipped while the database is away.
     """
 
     name: str
     run: Callable[[Runtime, Session], Answer]
     remedy: str
     ready: bool = False
+    told: bool = False
     broker: str = ""
     ledger: bool = True
     contained: str = ""
@@ -93,7 +95,8 @@ class Component:
     Starlette's routes. `front`: `module:function`, which takes the runtime and returns what the
     component shows on the web server's first page in development. `commands`: by name,
     `module:command`; the project's pyproject.toml has the same lines as entry points, by which
-    Celery finds them.
+    Celery finds them. `after_restore`: commands that make again what the component
+    keeps outside of the database, run when a backup was restored.
     """
 
     name: str
@@ -111,6 +114,7 @@ class Component:
     routes: str = ""
     front: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
+    after_restore: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Let `enqueue` accept this component's kinds."""
@@ -135,6 +139,7 @@ class Composition:
         self.probes: list[Probe] = self._all("probes")
         self.metrics: list[Any] = self._all("metrics")
         self.duties: list[Duty] = self._all("duties")
+        self.after_restore: list[str] = self._all("after_restore")
 
     def _all(self, field_name: str) -> list[Any]:
         return [one for component in self.components for one in getattr(component, field_name)]

@@ -48,12 +48,19 @@ def check_state(runtime: Runtime, _session: Session) -> Answer:
     return Status(runtime[PageSettings].page_state.read_text()), "as the file says"
 
 
+def check_told(runtime: Runtime, _session: Session) -> Answer:
+    """Answer with what the file beside PAGE_STATE holds, where there is one."""
+    told = runtime[PageSettings].page_state.with_name("told")
+    return Status(told.read_text() if told.exists() else "ok"), "as the file says"
+
+
 pages = Component(
     name="pages",
     settings=PageSettings,
     probes=(
         Probe("state", check_state, "write another", ready=True, ledger=False),
         Probe("ledger's state", check_state, "write another", ready=True),
+        Probe("told", check_told, "write another", told=True, ledger=False),
         Probe("not asked", check_state, "write another", ledger=False),
     ),
     routes="web_pages:make_routes",

@@ -4,24 +4,27 @@ import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
-from nightshift.component import Answer, Component, Duty, Gauge, Probe, Status
+from nightshift.component import SEVERITY, Answer, Component, Duty, Gauge, Probe, Status
 from nightshift.database import Session
-from nightshift.jobs import enqueue, schedule
+from nightshift.jobs import enqueue
 from nightshift.jobs.schedule import Entry
 from nightshift.observe.checks import show_time
 from nightshift.runtime import Runtime
+from sqlalchemy import exists, select
 
 from project.calendars.settings import CalendarSettings
 from project.school.settings import SchoolSettings
-from services.calendars import changes, feeds
+from services.calendars import changes, feeds, sync
 from services.calendars.jobs import BuildFeeds, FinishSync, RefreshFeeds, SyncCalendars
-from services.calendars.models import FeedKind
+from services.calendars.models import Feed, FeedKind
 from services.calendars.store import FeedStore
 from services.calendars.sync import Rules
 
 LEAST_FREE_BYTES = 200_000_000
 # A run may be missed, and may take its time.
 LATE_AFTER_RUNS, GRACE = 2, timedelta(hours=1)
+# One feed in ten: that is no longer the fault of a few events.
+MOST_FAILED = 0.1
 
 
 def make_store(runtime: Runtime) -> FeedStore:
@@ -46,7 +49,13 @@ def make_schedule(runtime: Runtime) -> Sequence[Entry]:
     every, zone = runtime[CalendarSettings].sync_every, runtime[SchoolSettings].school_timezone
     return [
         Entry(
-            "calendars.sync", SyncCalendars(), every, zone, missed="latest", overdue_at_start=True
+            "calendars.sync",
+            SyncCalendars(),
+            every,
+            zone,
+            missed="latest",
+            overdue_at_start=True,
+            find_last_good=sync.find_last_good,
         )
     ]
 
@@ -61,19 +70,40 @@ def enqueue_refresh(runtime: Runtime) -> None:
 
 
 def check_sync(runtime: Runtime, session: Session) -> Answer:
-    """Fail when the last good sync is too old for subscribers to have good calendars."""
-    at = schedule.find_last_success(session, SyncCalendars.policy.kind)
-    if at is None:
-        return Status.FAIL, "never run"
+    """Fail when the last good sync is too old, or the last one failed for many feeds.
+
+    Warn when the last one left something out. A good sync is one whose record says so: the job
+    succeeds also where feeds failed.
+    """
+    at, last = sync.find_last_good(session), sync.find_last_run(session)
+    good = f"last good run {show_time(at)}" if at else "no good run yet"
     longest = LATE_AFTER_RUNS * runtime[CalendarSettings].sync_every + GRACE
-    late = runtime.now() - at > longest
-    return Status.FAIL if late else Status.OK, f"last good run {show_time(at)}"
+    late = Status.FAIL if at is None or runtime.now() - at > longest else Status.OK
+    if last is None or not (last.failed or last.errors):
+        return late, good
+    total = last.built + last.unchanged + last.failed
+    detail = f"{last.failed} of {total} feeds failed in the last run, {len(last.errors)} errors"
+    return max(late, _judge(last.failed, total), key=SEVERITY.__getitem__), f"{detail}; {good}"
+
+
+def _judge(failed: int, total: int) -> Status:
+    return Status.FAIL if failed > MOST_FAILED * total else Status.WARN
 
 
 def check_failed_feeds(_runtime: Runtime, session: Session) -> Answer:
-    """Warn of feeds whose last build failed."""
-    failed = [f"{kind}: {bad}" for kind, (_, bad, *_) in feeds.count_feeds(session).items() if bad]
-    return Status.WARN if failed else Status.OK, ", ".join(failed) or "none"
+    """Warn of feeds whose last build failed; fail when they are many."""
+    counts = feeds.count_feeds(session)
+    said = [f"{kind}: {bad} of {total}" for kind, (total, bad, *_) in counts.items() if bad]
+    if not said:
+        return Status.OK, "none"
+    failed, total = (sum(count[place] for count in counts.values()) for place in (1, 0))
+    return _judge(failed, total), ", ".join(said)
+
+
+def check_addresses(_runtime: Runtime, session: Session) -> Answer:
+    """Fail, by what it raises, when the web server cannot find a feed by its address."""
+    there = session.execute(select(exists().where(Feed.token.is_not(None)))).scalar_one()
+    return Status.OK, "can be read" if there else "none yet"
 
 
 def check_full_feeds(_runtime: Runtime, session: Session) -> Answer:
@@ -123,13 +153,21 @@ calendars = Component(
         Probe(
             "sync",
             check_sync,
-            "start beat and a worker, or run `celery -A project feeds sync --inline`",
-            ready=True,
+            "start beat and a worker, or run `celery -A project feeds sync --inline`, which says"
+            " what fails",
+            told=True,
         ),
         Probe(
             "failed feeds",
             check_failed_feeds,
             "`celery -A project feeds list` says why; each keeps its last good file",
+            told=True,
+        ),
+        Probe(
+            "addresses",
+            check_addresses,
+            "`alembic upgrade heads` makes the tables",
+            ready=True,
         ),
         Probe(
             "full feeds",
@@ -156,4 +194,5 @@ calendars = Component(
     routes="project.calendars.routes:make_routes",
     front="project.calendars.pages:show_calendars",
     commands={"feeds": "project.calendars.cli:feeds"},
+    after_restore=("feeds sync --inline",),
 )

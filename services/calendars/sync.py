@@ -11,7 +11,7 @@ from nightshift.database import Session, batched, insert_or
 from nightshift.jobs import Outcome, Run
 from nightshift.jobs.batches import read_children
 from nightshift.jobs.models import JobState
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 
 from services.calendars import feeds, inputs, revisions
 from services.calendars.jobs import BuildFeeds, FinishSync
@@ -117,6 +117,12 @@ def find_last_run(session: Session) -> SyncRun | None:
         .order_by(SyncRun.started_at.desc())
         .limit(1)
     ).scalar()
+
+
+def find_last_good(session: Session) -> datetime | None:
+    """Return when the last run ended that left nothing out: no feed and no event failed."""
+    complete = (SyncRun.failed == 0, func.json_array_length(SyncRun.errors) == 0)
+    return session.execute(select(func.max(SyncRun.finished_at)).where(*complete)).scalar()
 
 
 def _find_last_inputs(session: Session) -> bytes | None:

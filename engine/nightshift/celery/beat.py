@@ -10,6 +10,7 @@ from typing import Any
 
 from celery import beat
 
+from nightshift.celery.logs import SELDOM
 from nightshift.celery.steps import touch_heartbeat_file
 from nightshift.database import explain, read_clock
 from nightshift.jobs import schedule
@@ -60,7 +61,8 @@ class Scheduler(beat.Scheduler):
                 slots = schedule.read_last_fires(session)
             self._started, self._remembered = True, slots
         except Exception as error:  # noqa: BLE001 - beat outlives everything that it depends on
-            logger.warning("the schedule cannot be read and is tried again: %s", explain(error))
+            line = "the schedule cannot be read and is tried again: %s"
+            logger.warning(line, explain(error), extra=SELDOM)
             return TICK_SECONDS
         for name, slot in fired:
             logger.info("started %s for %s", name, slot.isoformat())

@@ -33,7 +33,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from nightshift.celery import filebroker
 from nightshift.celery.app import App
 from nightshift.celery.link import Link, Unrecorded, Word
-from nightshift.celery.logs import setup
+from nightshift.celery.logs import SELDOM, setup
 from nightshift.celery.publisher import Publisher
 from nightshift.database import Session, explain, is_away, limit_lock_wait
 from nightshift.jobs import care, claims, relay, rescue
@@ -286,7 +286,8 @@ class Clock:
         try:
             duty()
         except Exception as error:  # noqa: BLE001 - the keeper outlives what it depends on
-            logger.warning("%s failed and is tried again: %s", name, explain(error))
+            line = "%s failed and is tried again: %s"
+            logger.warning(line, name, explain(error), extra=SELDOM)
             return False
         finally:
             self._next[name] = time.monotonic() + every

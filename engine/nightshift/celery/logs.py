@@ -18,6 +18,13 @@ from pythonjsonlogger.json import JsonFormatter
 from nightshift.jobs.claims import LONGEST_TRACEBACK
 from nightshift.settings import Settings
 
+# For `extra`, of a line about what is tried again and again: equal ones are logged once in
+# SELDOM_SECONDS, with how many there were. A database that is away for a night is no reason for
+# 30,000 lines.
+SELDOM = {"seldom": True}
+SELDOM_SECONDS = 60.0
+MOST_SELDOM = 100
+
 _current: ContextVar[tuple[str, str] | None] = ContextVar("current", default=None)
 
 
@@ -54,7 +61,7 @@ JSON = _Json(
     ["levelname", "name", "process", "message"],
     timestamp="time",
     rename_fields={"levelname": "level", "name": "logger"},
-    reserved_attrs=[*RESERVED_ATTRS, "job_suffix", "data"],
+    reserved_attrs=[*RESERVED_ATTRS, "job_suffix", "data", "seldom"],
 )
 
 
@@ -82,6 +89,7 @@ def setup(log_format: str, level: int | str) -> None:
     handler = logging.StreamHandler()
     handler.addFilter(_add_job)
     handler.addFilter(_drop_repeated)
+    handler.addFilter(_Seldom())
     handler.setFormatter(JSON if log_format == "json" else CONSOLE)
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -108,6 +116,29 @@ def _add_job(record: logging.LogRecord) -> bool:
         record.task, record.job = current
         record.job_suffix = f" task={current[0]} job={current[1]}"
     return True
+
+
+class _Seldom:
+    """Drops a line with SELDOM while an equal one is not SELDOM_SECONDS old."""
+
+    def __init__(self) -> None:
+        self._logged: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def __call__(self, record: logging.LogRecord) -> bool:
+        if not hasattr(record, "seldom"):
+            return True
+        line, now = record.getMessage(), time.monotonic()
+        key = (record.name, line)
+        logged_at, dropped = self._logged.get(key, (-SELDOM_SECONDS, 0))
+        if now - logged_at < SELDOM_SECONDS:
+            self._logged[key] = (logged_at, dropped + 1)
+            return False
+        if len(self._logged) >= MOST_SELDOM:
+            self._logged.clear()
+        self._logged[key] = (now, 0)
+        if dropped:
+            record.msg, record.args = f"{line} ({dropped} times more since then)", ()
+        return True
 
 
 def _drop_repeated(record: logging.LogRecord) -> bool:

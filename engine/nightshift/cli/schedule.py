@@ -10,7 +10,7 @@ from nightshift.cli.output import as_json_option, pass_runtime, print_rows
 from nightshift.component import Composition
 from nightshift.database import Session
 from nightshift.jobs.models import Job
-from nightshift.jobs.schedule import Entry, find_last_success, read_last_fires
+from nightshift.jobs.schedule import Entry, find_last_good, read_last_fires
 from nightshift.runtime import Runtime
 
 COLUMNS = (
@@ -55,6 +55,6 @@ def _build_row(
         "last_run": last.started_at if last else None,
         "last_state": last.state if last else None,
         "next_run": entry.after(now),
-        "last_success": find_last_success(session, kind),
+        "last_success": find_last_good(session, entry),
         "counted_from": last_fire,
     }

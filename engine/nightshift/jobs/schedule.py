@@ -4,7 +4,7 @@ The transaction that enqueues the job also updates `schedule.last_fire_at` by co
 slot is started exactly once.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import takewhile
@@ -46,7 +46,10 @@ class Entry:
 
     `missed` says which of the slots that passed while beat was down are started late: none
     (`skip`), the newest (`latest`), or `all` within `window`. With `overdue_at_start`, an
-    interval's job is started when beat starts and no run has succeeded for one interval.
+    interval's job is started when beat starts and no run was good for one interval.
+
+    `find_last_good` returns when the last good run ended, for a job that may succeed in part; by
+    default a run is good when its job has succeeded.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Entry:
     missed: Literal["skip", "latest", "all"] = "latest"
     window: timedelta = timedelta(days=1)
     overdue_at_start: bool = False
+    find_last_good: Callable[[Session], datetime | None] | None = None
 
     def __post_init__(self) -> None:
         """Raise ValueError for an invalid entry: beat, which reads them all, would start none."""
@@ -194,7 +198,7 @@ def enqueue_overdue(
         ours = select(ScheduleEntry.entry).where(ScheduleEntry.entry == entry.name)
         session.execute(ours.with_for_update())
         kind = entry.job.policy.kind
-        last = find_last_success(session, kind)
+        last = find_last_good(session, entry)
         is_open = exists().where(Job.kind == kind, Job.state.not_in(ENDED))
         if last is not None and now - last <= entry.when:
             continue
@@ -251,8 +255,12 @@ def read_last_fires(session: Session) -> dict[str, datetime]:
     return dict(session.execute(select(ScheduleEntry.entry, ScheduleEntry.last_fire_at)).all())
 
 
-def find_last_success(session: Session, kind: str) -> datetime | None:
-    """Return when a job of this kind last succeeded, or None where the ledger holds no such job."""
-    return session.execute(
-        select(func.max(Job.finished_at)).where(Job.kind == kind, Job.state == JobState.SUCCEEDED)
-    ).scalar()
+def find_last_good(session: Session, entry: Entry) -> datetime | None:
+    """Return when the last good run of an entry ended, or None where none is recorded.
+
+    Beat, the probes, the metrics and the commands all ask this, so they agree.
+    """
+    if entry.find_last_good is not None:
+        return entry.find_last_good(session)
+    succeeded = (Job.kind == entry.job.policy.kind, Job.state == JobState.SUCCEEDED)
+    return session.execute(select(func.max(Job.finished_at)).where(*succeeded)).scalar()

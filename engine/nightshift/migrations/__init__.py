@@ -36,7 +36,8 @@ def run_migrations(
     `table_branches` names, by table, the branch that holds it. The whole upgrade is one
     transaction, and a second upgrade waits until it has ended. On Postgres a statement may take any
     time, but waits for a lock no longer than LOCK_TIMEOUT. On SQLite foreign keys are off; when a
-    revision leaves references to missing rows, the upgrade is undone.
+    revision leaves references to missing rows, the upgrade is undone. Each revision that ran is
+    printed, and where the database is then.
 
     Raises CommandError for `--sql`, because migrations ask the database what it holds, and behind a
     pooler, which would give their settings and their lock to other programs.
@@ -65,6 +66,7 @@ def run_migrations(
             )
             with context.begin_transaction():
                 _run()
+            _print_heads()
         finally:
             # This connection has the lock and other settings, so it must not return to the pool.
             connection.invalidate()
@@ -103,6 +105,19 @@ def _prepare(connection: Connection) -> None:
     connection.commit()
 
 
+def _print_heads() -> None:
+    try:
+        context.get_revision_argument()
+    except KeyError:
+        return  # The command moves nothing: `alembic check`, `current`, `revision`.
+    at = ", ".join(sorted(context.get_context().get_current_heads())) or "no revision"
+    context.config.print_stdout(f"the database is at {at}")
+
+
 def _check(*, ctx: Any, step: Any, **_: Any) -> None:
+    if not step.is_stamp:
+        done = "ran" if step.is_upgrade else "undid"
+        [revision] = context.script.get_revisions(step.up_revision_id)
+        context.config.print_stdout(f"{done} {revision.revision}: {revision.doc}")
     if isinstance(ctx.impl, LosslessSQLite):
         ctx.impl.check(step.up_revision_id)

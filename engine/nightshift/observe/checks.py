@@ -111,11 +111,11 @@ def check_beat(runtime: Runtime, session: Session) -> Answer:
 
 
 def check_recurring(runtime: Runtime, session: Session) -> Answer:
-    """Warn when a recurring job has not succeeded since its last slot but one."""
+    """Warn when a recurring job has had no good run since its last slot but one."""
     fired, now = schedule.read_last_fires(session), runtime.now()
     said, status = [], Status.OK
     for entry in runtime[Composition].schedule(runtime):
-        at = schedule.find_last_success(session, entry.job.policy.kind)
+        at = schedule.find_last_good(session, entry)
         said.append(f"{entry.name}: last good run {show_time(at) if at else 'never'}")
         last_fire = fired.get(entry.name)
         fresh = last_fire is not None and next(entry.before(last_fire)) != last_fire

@@ -15,7 +15,7 @@ from nightshift.component import SEVERITY, Composition, Gauge
 from nightshift.database import Session
 from nightshift.jobs import statistics
 from nightshift.jobs.models import JobState
-from nightshift.jobs.schedule import find_last_success
+from nightshift.jobs.schedule import find_last_good
 from nightshift.observe.probes import run_probes
 from nightshift.runtime import Runtime
 
@@ -32,8 +32,7 @@ class LedgerCollector(Collector):
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        entries = runtime[Composition].schedule(runtime)
-        self._recurring = sorted({entry.job.policy.kind for entry in entries})
+        self._entries = runtime[Composition].schedule(runtime)
 
     def describe(self) -> Iterable[Metric]:
         """Return nothing: otherwise the registration would read the database."""
@@ -71,8 +70,8 @@ class LedgerCollector(Collector):
         ages = {
             queue: age.total_seconds() for queue, age in statistics.read_oldest_due(session).items()
         }
-        successes = {kind: find_last_success(session, kind) for kind in self._recurring}
-        times = {(kind,): at.timestamp() for kind, at in successes.items() if at is not None}
+        good = {entry.job.policy.kind: find_last_good(session, entry) for entry in self._entries}
+        times = {(kind,): at.timestamp() for kind, at in good.items() if at is not None}
         none = dict.fromkeys(queues, 0.0)
         yield Gauge("jobs", "Jobs in the ledger.", ("kind", "queue", "state"), jobs)
         yield Gauge(
@@ -85,7 +84,7 @@ class LedgerCollector(Collector):
         yield Gauge("workers", "Living workers.", ("queue",), workers)
         yield Gauge(
             "last_success_timestamp_seconds",
-            "When a recurring job last succeeded.",
+            "When the last good run of a recurring job ended.",
             ("kind",),
             times,
         )

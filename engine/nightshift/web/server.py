@@ -41,6 +41,7 @@ logger = logging.getLogger("nightshift.web")
 LARGEST_HEAD = 16_384
 MOST_CONNECTIONS = 500
 KEEP_ALIVE, GRACE = 15, 10
+WATCHED = ("/health", "/ready")
 
 # `no-cache`: a client may keep a copy, but asks each time whether it is current, and gets a 304.
 COMMON = {
@@ -63,11 +64,20 @@ def make_routes(runtime: Runtime) -> list[BaseRoute]:
         return PlainTextResponse("ok\n", headers=COMMON)
 
     def ready(_request: Request) -> Response:
-        """Answer whether the server can serve requests now, as the components' probes say."""
-        probes = [probe for probe in runtime[Composition].probes if probe.ready]
+        """Answer whether the server can serve requests now, and how the installation is.
+
+        Only probes with `ready` decide the status code: what this server could not do better if it
+        were restarted, or left out of a load balancer, is told and no more.
+        """
+        probes = [probe for probe in runtime[Composition].probes if probe.ready or probe.told]
         found = run_probes(runtime, probes, runtime.read_only)
-        good = all(one.status in (Status.OK, Status.WARN) for one in found)
-        said = {"ready": good, "probes": {one.probe: one.status.value for one in found}}
+        deciding = {probe.name for probe in probes if probe.ready}
+        good = all(one.status in (Status.OK, Status.WARN) for one in found if one.probe in deciding)
+        said = {
+            "ready": good,
+            "status": max((one.status for one in found), key=list(Status).index),
+            "probes": {one.probe: one.status.value for one in found},
+        }
         return JSONResponse(said, 200 if good else 503, COMMON)
 
     def metrics(request: Request) -> Response:
@@ -85,13 +95,15 @@ def make_routes(runtime: Runtime) -> list[BaseRoute]:
 class AccessLog:
     """Logs a line for each answer: method, page, status, bytes and milliseconds.
 
-    Of a path with parameters only the part before the first parameter is logged.
+    What asks `/health` and `/ready` asks every few seconds: they have a line when their status
+    changes. Of a path with parameters only the part before the first parameter is logged.
     """
 
     def __init__(self, app: ASGIApp, routes: list[BaseRoute]) -> None:
         self.app = app
         paths = [route.path for route in routes if isinstance(route, Route)]
         self._open = {path for path in paths if "{" not in path}
+        self._last: dict[str, int] = {}
         self._masked = {path.partition("{")[0] for path in paths if "{" in path}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -114,8 +126,11 @@ class AccessLog:
         finally:
             milliseconds = (time.perf_counter() - began) * 1000
             page = self._page(scope["path"])
-            line = "%s %s %d %d bytes %.0f ms"
-            logger.info(line, scope["method"][:8], page, status, size, milliseconds)
+            if page not in WATCHED or self._last.get(page) != status:
+                line = "%s %s %d %d bytes %.0f ms"
+                logger.info(line, scope["method"][:8], page, status, size, milliseconds)
+            if page in WATCHED:
+                self._last[page] = status
 
     def _page(self, path: str) -> str:
         if path in self._open:
@@ -134,7 +149,7 @@ async def _refuse(_request: Request, error: Exception) -> Response:
 
 
 async def _answer_without_database(_request: Request, error: Exception) -> Response:
-    logger.warning("the database does not answer: %s", first_line(error))
+    logger.warning("the database does not answer: %s", first_line(error), extra=logs.SELDOM)
     return UNAVAILABLE
 
 

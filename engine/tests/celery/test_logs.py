@@ -54,6 +54,19 @@ def test_every_line_of_a_job_has_its_task_and_id(log):
     ]
 
 
+def test_line_that_is_seldom_is_logged_once_a_minute_with_how_many_there_were(log, monkeypatch):
+    log.start()
+    now = 1000.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    for later in (0, 1, 59, 60, 61):
+        now = 1000.0 + later
+        logger.warning("%s is away", "it", extra=logs.SELDOM)
+    logger.warning("%s is away", "another", extra=logs.SELDOM)
+    logger.warning("it is away")
+    endings = [line.partition("it is")[2] for line in log.lines() if "it is" in line]
+    assert endings == [" away", " away (2 times more since then)", " away"]
+
+
 def test_job_inside_of_another_gives_the_line_back(log):
     log.start()
     with logs.job_context("outer", "1"):

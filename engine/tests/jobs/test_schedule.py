@@ -357,14 +357,26 @@ def test_overdue_entry_is_started_by_one_of_two_beats_that_start_at_once(runtime
         assert (late, jobs(session)) == ([], 1)
 
 
-def test_last_success_of_a_kind(session):
+def test_last_good_run_is_the_last_that_succeeded(session):
     for state, ago in ((JobState.SUCCEEDED, 1), (JobState.SUCCEEDED, 5), (JobState.FAILED, 0)):
         enqueue(session, Tick(), now=NOW)
         done = {"state": state, "finished_at": NOW - timedelta(hours=ago)}
         session.execute(update(Job).where(Job.state == JobState.QUEUED).values(done))
 
-    assert schedule.find_last_success(session, "test.tick") == NOW - timedelta(hours=1)
-    assert schedule.find_last_success(session, "test.never") is None
+    hourly = entry(timedelta(hours=1))
+    assert schedule.find_last_good(session, hourly) == NOW - timedelta(hours=1)
+    session.execute(delete(Job))
+    assert schedule.find_last_good(session, hourly) is None
+
+
+def test_entry_that_says_which_runs_are_good_is_asked(session):
+    enqueue(session, Tick(), now=NOW)
+    session.execute(update(Job).values(state=JobState.SUCCEEDED, finished_at=NOW))
+    at = NOW - timedelta(hours=7)
+    partial = entry(timedelta(hours=6), overdue_at_start=True, find_last_good=lambda _session: at)
+
+    assert schedule.find_last_good(session, partial) == at
+    assert len(schedule.enqueue_overdue(session, [partial], now=NOW)) == 1
 
 
 # --- two beats ---

@@ -127,9 +127,25 @@ def test_ready_says_what_the_probes_found(web, state, status, ready):
     finally:
         web.state.write_text("ok")
 
-    said = {"ready": ready, "probes": {"database": "ok", "state": state, "ledger's state": state}}
+    said = {
+        "ready": ready,
+        "status": state,
+        "probes": {"database": "ok", "state": state, "ledger's state": state, "told": "ok"},
+    }
     assert (got.status_code, got.json()) == (status, said)
     assert COMMON.items() <= answer(got)[1].items()
+
+
+def test_probe_that_is_only_told_leaves_the_server_in_its_load_balancer(web):
+    told = web.state.with_name("told")
+    told.write_text("fail")
+    try:
+        got = web.running.client.get("/ready")
+    finally:
+        told.unlink()
+
+    assert (got.status_code, got.json()["ready"], got.json()["status"]) == (200, True, "fail")
+    assert got.json()["probes"]["told"] == "fail"
 
 
 def test_probe_that_raises_makes_the_server_not_ready(web):
@@ -146,7 +162,7 @@ def test_probe_that_raises_makes_the_server_not_ready(web):
 def test_access_log_has_a_line_for_each_answer_and_no_secret(web):
     web.running.request("HEAD", f"/word/{SECRET}")
     web.running.request("GET", f"/somewhere/else/{SECRET}")
-    web.running.request("GET", f"/health?{SECRET}")
+    web.running.request("GET", f"/metrics?{SECRET}")
     web.running.request("PROPFINDANDMORE", f"/word/{SECRET}")
     # The last one has a word that no other request of this server has.
     web.running.request("LAST", f"/word/{SECRET}")
@@ -156,7 +172,7 @@ def test_access_log_has_a_line_for_each_answer_and_no_secret(web):
     assert lines == [
         "HEAD /word/… 200 0 bytes",
         "GET /… 404 10 bytes",
-        "GET /health 200 3 bytes",
+        "GET /metrics 404 10 bytes",
         "PROPFIND /word/… 405 15 bytes",
         "LAST /word/… 405 15 bytes",
     ]
@@ -222,9 +238,37 @@ def test_ready_says_that_the_database_is_away(tmp_path):
 
     said = {
         "ready": False,
-        "probes": {"database": "fail", "state": "ok", "ledger's state": "skip"},
+        "status": "fail",
+        "probes": {"database": "fail", "state": "ok", "ledger's state": "skip", "told": "ok"},
     }
     assert (got.status_code, got.json()) == (503, said)
+
+
+def test_pages_that_are_watched_have_a_line_when_their_status_changes(tmp_path):
+    state = tmp_path / "state"
+    settings = {"DATABASE_URL": f"sqlite:///{tmp_path}/none.db", "PAGE_STATE": str(state)}
+    with web_server("web_pages", tmp_path, **settings) as running:
+        for said in ("ok", "fail", "ok"):
+            state.write_text(said)
+            for _ in range(5):
+                running.client.get("/health")
+                running.client.get("/ready")
+        running.request("GET", "/last")
+        log = running.wait_for_log("GET /… 404")
+
+    lines = re.findall(r"GET /(?:health|ready) \d+", log)
+    assert lines == ["GET /health 200", "GET /ready 200", "GET /ready 503", "GET /ready 200"]
+
+
+def test_database_that_is_away_has_one_line_in_a_minute(tmp_path):
+    away = f"postgresql+psycopg://nobody@127.0.0.1:{free_port()}/none"
+    with web_server("web_pages", tmp_path, DATABASE_URL=away) as running:
+        for _ in range(5):
+            assert running.request("GET", "/ask/1").status_code == 503
+        running.request("GET", "/last")
+        log = running.wait_for_log("GET /… 404")
+
+    assert log.count("the database does not answer") == 1
 
 
 def test_server_that_uvicorn_starts_by_itself_logs_no_secret(tmp_path):

@@ -1,0 +1,1 @@
+../../project/host.py

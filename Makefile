@@ -6,7 +6,7 @@ COMPOSE = docker compose
 EDITABLES = $(wildcard ./engine) .
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev migrate migration shell test test-engine test-project check unmerged format messages up down backup restore logs lock clean
+.PHONY: help demo dev migrate migration shell test test-engine test-project check unmerged format messages up down backup restore upgrade rollback logs lock clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -88,8 +88,11 @@ clean: ## remove the environment and all that was built, also var/ with its data
 
 # --- with Docker ---
 
+# The image of a release was built by `make upgrade`, perhaps from other code than this folder's.
+BUILT = $(if $(shell sed -n 's/^IMAGE_TAG=//p' .env 2>/dev/null),--no-build,--build)
+
 up: .env ## start everything in containers, and wait until all are healthy
-	@$(COMPOSE) up --detach --build --wait --wait-timeout 300 || { $(COMPOSE) ps --all; $(PYTHON) -m project.host failures; exit 1; }
+	@$(COMPOSE) up --detach $(BUILT) --wait --wait-timeout 300 || { $(COMPOSE) ps --all; $(PYTHON) -m project.host failures; exit 1; }
 	@echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)"
 	@echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server"
 	@echo "Web server: http://$$($(COMPOSE) port web 8000)"
@@ -106,6 +109,12 @@ backup: ## write the database and .env into one file: make backup, or make backu
 restore: ## put a backup in the place of the database: make restore FILE=…
 	@test -n "$(FILE)" || { echo "name the backup: make restore FILE=backups/…" >&2; exit 2; }
 	@$(PYTHON) -m project.host restore "$(FILE)"
+
+upgrade: .env ## take the code of this folder while the present release serves
+	@$(PYTHON) -m project.host upgrade
+
+rollback: ## go back to the release before, without a migration
+	@$(PYTHON) -m project.host rollback
 
 logs: ## follow the containers' logs
 	@$(COMPOSE) logs --follow --tail=100

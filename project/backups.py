@@ -105,10 +105,12 @@ def run(
     stdin: IO[bytes] | None = None,
     stdout: IO[bytes] | None = None,
     environment: Mapping[str, str] | None = None,
+    both: bool = False,
 ) -> str:
     """Run a program and return what it wrote. Raises Refused with its last lines where it failed.
 
-    With `stdin`, the program gets that file; with `stdout`, what it writes goes there.
+    With `stdin`, the program gets that file; with `stdout`, what it writes goes there. With `both`,
+    what it wrote to standard error is returned too.
     """
     feed = subprocess.PIPE if stdin else subprocess.DEVNULL
     try:
@@ -116,7 +118,7 @@ def run(
             command,
             stdin=feed,
             stdout=stdout or subprocess.PIPE,
-            stderr=subprocess.PIPE if stdin is None else subprocess.STDOUT,
+            stderr=subprocess.STDOUT if both or stdin else subprocess.PIPE,
             env={**os.environ, **(environment or {})},
         )
     except FileNotFoundError as error:

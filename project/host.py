@@ -3,6 +3,8 @@
     failures         show the last lines of the services that are not well
     backup [FILE]    write a backup
     restore FILE     put a backup in the place of the database
+    upgrade          take the code of this folder, while the present release serves
+    rollback         go back to the release before
 
 Only Python's own library is used: a host with Docker has no more.
 """
@@ -16,6 +18,7 @@ from pathlib import Path
 from project import backups
 from project.backups import Refused
 from project.containers import PATIENCE, SETTINGS, Containers, compose, say, show_failures
+from project.upgrade import roll_back, upgrade
 
 
 def back_up(target: str = "") -> None:
@@ -70,6 +73,8 @@ WORDS: dict[str, Callable[..., None]] = {
     "failures": show_failures,
     "backup": back_up,
     "restore": restore,
+    "upgrade": upgrade,
+    "rollback": roll_back,
 }
 
 
@@ -79,7 +84,8 @@ def main(word: str, *arguments: str) -> None:
     try:
         WORDS[word](*filter(None, arguments))
     except Refused as error:
-        say(f"nothing was changed: {error}")
+        said = {"upgrade": "not upgraded", "rollback": "not rolled back"}
+        say(f"{said.get(word, 'nothing was changed')}: {error}")
         sys.exit(2)
 
 

@@ -68,7 +68,8 @@ def running(
 
 def migrate() -> None:
     """Bring the database's tables up to date. End with Alembic's exit code when it fails."""
-    done = subprocess.run([sys.executable, "-m", "alembic", "upgrade", "heads"], check=False)
+    upgrade = [sys.executable, "-m", "alembic", "--quiet", "upgrade", "heads"]
+    done = subprocess.run(upgrade, check=False)
     if done.returncode:
         sys.exit(done.returncode)  # it has said why
 

@@ -118,7 +118,7 @@ class FeedStore:
         """Return kind and owner of every feed that has a file."""
         found = set()
         for kind, folder in self._folders.items():
-            with suppress(FileNotFoundError), os.scandir(folder) as files:
+            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as files:
                 for file in files:
                     name, _, suffix = file.name.rpartition(".")
                     if suffix == "ics" and name.isdecimal():

@@ -160,7 +160,7 @@ def test_healthy_installation_has_nothing_to_say(healthy):
 
 
 def test_healthy_installation_on_postgres_has_nothing_to_say(
-    postgres_url, job_environment, tmp_path, monkeypatch
+    postgres_url, job_environment, record_good_sync, tmp_path, monkeypatch
 ):
     monkeypatch.chdir(ROOT)
     (tmp_path / "feeds").mkdir()
@@ -171,6 +171,7 @@ def test_healthy_installation_on_postgres_has_nothing_to_say(
         "project.celery", COMPOSITION, _env_file=None, database_url=postgres_url, broker_url=broker
     )
     make_healthy(own)
+    record_good_sync(own)
     try:
         assert troubles(own) == {}
     finally:

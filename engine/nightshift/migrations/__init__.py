@@ -37,7 +37,7 @@ def run_migrations(
     transaction, and a second upgrade waits until it has ended. On Postgres a statement may take any
     time, but waits for a lock no longer than LOCK_TIMEOUT. On SQLite foreign keys are off; when a
     revision leaves references to missing rows, the upgrade is undone. Each revision that ran is
-    printed, and where the database is then.
+    printed, and where the database is then, unless `alembic --quiet` runs it.
 
     Raises CommandError for `--sql`, because migrations ask the database what it holds, and behind a
     pooler, which would give their settings and their lock to other programs.
@@ -111,13 +111,18 @@ def _print_heads() -> None:
     except KeyError:
         return  # The command moves nothing: `alembic check`, `current`, `revision`.
     at = ", ".join(sorted(context.get_context().get_current_heads())) or "no revision"
-    context.config.print_stdout(f"the database is at {at}")
+    _say(f"the database is at {at}")
+
+
+def _say(line: str) -> None:
+    if not getattr(context.config.cmd_opts, "quiet", False):
+        context.config.print_stdout(line)
 
 
 def _check(*, ctx: Any, step: Any, **_: Any) -> None:
     if not step.is_stamp:
         done = "ran" if step.is_upgrade else "undid"
         [revision] = context.script.get_revisions(step.up_revision_id)
-        context.config.print_stdout(f"{done} {revision.revision}: {revision.doc}")
+        _say(f"{done} {revision.revision}: {revision.doc}")
     if isinstance(ctx.impl, LosslessSQLite):
         ctx.impl.check(step.up_revision_id)

@@ -1,0 +1,1 @@
+../../tests/letter_simulator.py

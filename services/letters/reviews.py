@@ -1,7 +1,7 @@
 """Mails about the review of an event: its request to the reviewers, its end to the author.
 
-A mail is about the step that the event is at when the mail is queued. Of several steps that nobody
-was told of, the last is told.
+A mail is about the step that the event is at when the mail is queued. Of several steps that no
+reader was told of, the last is told.
 """
 
 import hashlib

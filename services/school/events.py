@@ -403,7 +403,7 @@ def _keep_what_was(
             )
         )
     elif known.before_id == event_id and known.content is None:
-        # It was cancelled or restored, and nobody was told yet. Now its content moves, too.
+        # It was cancelled or restored, and no reader was told yet. Now its content moves, too.
         known.before_id = before_id
     session.flush()
 

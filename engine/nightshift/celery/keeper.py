@@ -406,7 +406,7 @@ def _keep(keeper: Keeper, watch: Watch) -> None:
 def _release(keeper: Keeper, clock: Clock) -> None:
     """Release what the worker has left, also where the database is away just now.
 
-    Nobody else knows the words that are not recorded.
+    No other process has the words that are not recorded.
     """
     give_up = time.monotonic() + LAST_PATIENCE
     while not clock.tick("release of the worker", keeper.release_worker, every=0):

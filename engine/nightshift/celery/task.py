@@ -285,9 +285,9 @@ class Together:
         # When the message came: the message's time limit counts from there.
         self._began = began
         self._claim_id = held[0].claim_id
-        # What is logged once it is committed: the job's id, and the line.
-        self._lines: list[tuple[UUID, str]] = []
-        self._failed: list[BaseException] = []
+        # What is logged once it is committed: the job's id, the line, and the body's error.
+        self._lines: list[tuple[UUID, str, BaseException | None]] = []
+        self._failed = 0
         self._lost = False
 
     def perform(self) -> None:
@@ -301,10 +301,10 @@ class Together:
         except BaseException as error:
             if self.task.ends_process(error):
                 raise
-            logger.warning("%d jobs run again, one by one: %s", len(self.held), first_line(error))
+            logger.warning("jobs run again, one by one: %s", first_line(error))
             self._give_back()
         if self._failed:
-            raise AttemptFailed(f"{len(self._failed)} of {len(self.held)} jobs") from None
+            raise AttemptFailed(f"{self._failed} of {len(self.held)} jobs") from None
 
     def _run_all(self, bundle: Bundle) -> None:
         committed = time.monotonic()
@@ -340,24 +340,24 @@ class Together:
             if _is_shared(error):
                 logger.warning("the job runs again, alone: %s", first_line(error))
                 return False
-            self._failed.append(error)
             retry_after = self.task.retry_after(error, claim.attempt)
             with bundle.unit_of_work() as session:
                 state = run.fail(session, claims.describe(error), retry_after=retry_after)
-            seconds = time.monotonic() - began
-            logger.exception("job attempt failed after %.3f s: %s", seconds, state)
+            line = f"job attempt failed after {time.monotonic() - began:.3f} s: {state}"
+            self._lines.append((claim.job_id, line, error))
         else:
             if bundle.is_lost:
                 raise BrokenTransaction
             line = f"job {run.state} after {time.monotonic() - began:.3f} s"
-            self._lines.append((claim.job_id, line))
+            self._lines.append((claim.job_id, line, None))
         return not terminate_handler_fired()
 
     def _commit(self, bundle: Bundle, *, give_back: bool, alone: bool) -> None:
         ids = bundle.commit(give_back=self._claim_id if give_back else None, alone=alone)
-        for job_id, line in self._lines:
+        for job_id, line, error in self._lines:
             with job_context(self.task.name, str(job_id)):
-                logger.info("%s", line)
+                logger.log(logging.ERROR if error else logging.INFO, "%s", line, exc_info=error)
+            self._failed += error is not None
         self._lines.clear()
         self.runtime.send_soon(ids)
 

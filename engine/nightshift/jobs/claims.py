@@ -457,8 +457,8 @@ def record_failure(
     entry = {"attempt": claim.attempt, "at": claim.started_at.isoformat(), **error}
     if retry_after is not None and claim.attempt < claim.max_attempts:
         run_at = read_clock(session) + retry_after
-        # Alone, as one's own message: what ran together with it may be why it failed.
         again = {"state": JobState.SCHEDULED, "run_at": run_at, "claim_id": None}
+        # The retry runs alone: the jobs that ran together with this one may be why it failed.
         again["message_id"] = claim.job_id
         write_notes(session, claim, notes, {**again, "errors": [*errors, entry]})
         return JobState.SCHEDULED

@@ -53,6 +53,13 @@ def worker_end(links: tuple[Link, Link]) -> Link:
 
 
 @pytest.fixture
+def keeper(app: App, links: tuple[Link, Link]) -> Link:
+    """Return the keeper's end of the link of a module's `app`."""
+    app.keeper = links[0]
+    return links[1]
+
+
+@pytest.fixture
 def make_keeper(links: tuple[Link, Link]) -> Iterator[Callable[[App], Keeper]]:
     """Yield what makes a keeper of an app, for a worker that is not there."""
     made: list[Keeper] = []

@@ -11,7 +11,7 @@ import probe_app as probe
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded
 from nightshift.celery.app import App
-from nightshift.celery.link import Word, open_pair
+from nightshift.celery.link import Word
 from nightshift.celery.task import AttemptFailed, job, run_here, working_here
 from nightshift.component import Component, Composition
 from nightshift.database import Session
@@ -60,16 +60,6 @@ def app(job_app):
     """Return an app that knows the bodies."""
     job_app.loader.import_default_modules()
     return job_app
-
-
-@pytest.fixture
-def keeper(app):
-    """Return the keeper's end of the app's link."""
-    ours, theirs = open_pair()
-    app.keeper = ours
-    yield theirs
-    ours.socket.close()
-    theirs.socket.close()
 
 
 def find_job(app, job_id):

@@ -15,7 +15,7 @@ import pytest
 from job_rows import only_on_postgres
 from nightshift.celery import messages, task
 from nightshift.celery.app import App
-from nightshift.celery.link import Word, open_pair
+from nightshift.celery.link import Word
 from nightshift.celery.steps import find_bundles
 from nightshift.celery.task import AttemptFailed, job
 from nightshift.component import Component, Composition
@@ -244,16 +244,6 @@ def without_hurry(monkeypatch):
     """Let no job count as slow because the machine is."""
     for where, name in ((task, "SLICE"), (task, "SLOW"), (messages, "BUNDLE_SECONDS")):
         monkeypatch.setattr(where, name, 60.0)
-
-
-@pytest.fixture
-def keeper(app):
-    """Return the keeper's end of the app's link."""
-    ours, theirs = open_pair()
-    app.keeper = ours
-    yield theirs
-    ours.socket.close()
-    theirs.socket.close()
 
 
 def put(app, jobs, **options):
@@ -580,6 +570,11 @@ def test_end_of_the_transaction_lets_all_run_alone(app):
     receive(app, ids)
     assert are_given_back(rows(app, ids))
     assert effects(app, ids) == [0] * 3
+
+
+def test_nothing_is_said_of_a_failure_that_was_undone(app, caplog):
+    receive(app, put_all(app, "fail", "commit by the driver"))
+    assert not [line for line in caplog.messages if "failed" in line]
 
 
 @only_on_postgres

@@ -99,15 +99,21 @@ def test_time_limit_holds_for_each_job(working):
 
 
 def test_jobs_do_not_wait_for_a_slow_one(working):
-    ids = put_many(working, [probe.Mixed(), probe.Mixed(seconds=1.7)] + [probe.Mixed()] * MANY)
-    found = wait(working, ids)
-    (slow,) = (row for row in found if row.args["seconds"])
+    now = working.runtime.now()
+    with working.runtime.unit_of_work() as session:
+        # The first of its message.
+        first = enqueue(session, probe.Mixed(seconds=1.7), now=now, run_at=now - timedelta(hours=1))
+        ids = enqueue_many(session, [probe.Mixed()] * MANY, now=now)
+    found = wait(working, [first, *ids])
+    (slow,) = (row for row in found if row.id == first)
     assert outcomes(found) == ONCE
     assert (slow.finished_at - slow.started_at).total_seconds() >= 1.7
-    # None of its message comes after it: those behind it are sent again, alone.
-    its = [row for row in found if row.message_id == slow.message_id != slow.id]
-    its = [row for row in its if row.message_id is not None and row is not slow]
-    assert all(row.finished_at <= slow.started_at for row in its)
+    assert slow.message_id not in (None, slow.id)
+    assert [row.id for row in found if row.message_id == slow.message_id] == [slow.id]
+    # Those behind it were sent again, each alone.
+    behind = [row for row in found if row.message_id == row.id]
+    assert behind
+    assert all(row.started_at >= slow.finished_at for row in behind)
 
 
 def test_slow_jobs_are_shared_out(working):

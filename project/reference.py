@@ -62,7 +62,7 @@ def _rows(section: type[ComponentSettings], without: set[str]) -> Iterator[str]:
 
 
 def _show_default(field: FieldInfo) -> str:
-    default = field.default
+    default = "" if field.default_factory else field.default
     if isinstance(default, SecretStr):
         return default.get_secret_value()
     if isinstance(default, timedelta):

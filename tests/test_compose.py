@@ -119,6 +119,13 @@ def test_mail_goes_to_mailpit_unless_a_server_is_named() -> None:
     assert re.fullmatch(r"127\.0\.0\.1:\$\{MAILPIT_PORT:-\d+\}:8025", port)
 
 
+def test_addresses_begin_with_the_port_of_this_machine() -> None:
+    [port] = SERVICES["web"]["ports"]
+    published = port.removesuffix(":8000")
+
+    assert SERVICES["web"]["environment"]["PUBLIC_URL"] == f"${{PUBLIC_URL:-http://{published}}}"
+
+
 def test_what_compose_sets_are_settings() -> None:
     names = set(SERVICES["worker"]["environment"]) - {"HEARTBEAT_FILE"}
     settings = {name.upper() for section in COMPOSITION.sections for name in section.model_fields}

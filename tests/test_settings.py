@@ -34,7 +34,7 @@ def lines_of_settings() -> list[str]:
 
 
 def show_default(field: FieldInfo) -> object:
-    default = field.default
+    default = "" if field.default_factory else field.default
     if isinstance(default, SecretStr):
         return default.get_secret_value()
     if isinstance(default, timedelta):

@@ -75,7 +75,8 @@ PublicUrl = Annotated[
     str,
     Field(
         pattern=r"^https?://[!-~]{1,180}$",  # what a mail's header may hold
-        description="where people reach the web server; a host with other letters in its xn-- form",
+        description="where people reach the web server, a host with other letters in its xn-- form;"
+        " empty: at WEB_BIND",
     ),
 ]
 WebBind = Annotated[
@@ -85,6 +86,12 @@ WebBind = Annotated[
 FlowerPort = Annotated[
     int, Field(ge=1, le=HIGHEST_PORT, description="Flower's port on this machine")
 ]
+
+
+def _follow_web_bind(values: dict[str, Any]) -> str:
+    """Return where a server that listens at WEB_BIND is reached on this machine."""
+    host, _, port = str(values["web_bind"]).rpartition(":")
+    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"  # noqa: S104
 
 
 class ComponentSettings(BaseSettings):
@@ -160,8 +167,8 @@ class Settings(ComponentSettings):
         "filesystem://var/broker",
         description="filesystem://PATH, redis://HOST:PORT/DB or amqp://USER:PASSWORD@HOST//",
     )
-    public_url: PublicUrl = "http://127.0.0.1:8000"
     web_bind: WebBind = "127.0.0.1:8000"
+    public_url: PublicUrl = Field(default_factory=_follow_web_bind)
     metrics_token: SecretStr = Field(
         SecretStr(""),
         description="the bearer token that a scrape of /metrics sends; without one it is off",
@@ -328,6 +335,8 @@ def _describe(section: type[ComponentSettings], error: ValidationError) -> list[
     """Return a line for each setting that is wrong, which says what it should be."""
     lines: dict[str, str] = {}
     for one in error.errors(include_url=False, include_input=False):
+        if one["type"] == "default_factory_not_called":
+            continue  # it follows from another setting, which has a line
         reason = str(one["ctx"]["error"]) if one["type"] == "value_error" else one["msg"]
         if not one["loc"]:  # of several settings, which the reason names
             lines[reason] = reason

@@ -154,6 +154,30 @@ def test_environment_wins_over_the_file_and_an_empty_variable_counts_as_missing(
     )
 
 
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        ("127.0.0.1:8123", "http://127.0.0.1:8123"),
+        ("0.0.0.0:8000", "http://127.0.0.1:8000"),
+        ("[::]:8000", "http://127.0.0.1:8000"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("web.example:80", "http://web.example:80"),
+    ],
+)
+def test_addresses_begin_with_where_the_server_listens_unless_told_otherwise(bind, url):
+    assert read(web_bind=bind).public_url == url
+    assert read(web_bind=bind, public_url="https://school.example").public_url == (
+        "https://school.example"
+    )
+
+
+def test_address_that_follows_a_wrong_setting_has_no_line_of_its_own():
+    with pytest.raises(InvalidInput) as refused:
+        read_sections([Settings], _env_file=None, web_bind="8000")
+
+    assert [line.partition(":")[0] for line in str(refused.value).splitlines()] == ["WEB_BIND"]
+
+
 def test_settings_are_frozen():
     with pytest.raises(ValidationError, match="frozen"):
         read().public_url = "https://other.example"

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
@@ -21,13 +21,19 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from nightshift.errors import InvalidInput
 
 PLACEHOLDER = "change-me"
+# What a secret is not: somebody's stand-in for it, or something that is soon guessed.
+STAND_IN = re.compile(
+    r"change.?me|replace.?me|placeholder|your.?(secret|password|token)", re.IGNORECASE
+)
+SHORTEST_SECRET, FEWEST_CHARACTERS = 12, 5
 
 # What the engine is made for and tested with.
 BROKERS = ("filesystem", "redis", "rediss", "amqp", "amqps")
@@ -88,18 +94,65 @@ FlowerPort = Annotated[
 ]
 
 
+def find_weakness(secret: str, *, at_least: int = SHORTEST_SECRET) -> str:
+    """Return what is wrong with a secret, or an empty string. It is not shown."""
+    if STAND_IN.search(secret):
+        return "is still a placeholder"
+    if len(secret) < at_least:
+        return f"is shorter than {at_least} characters"
+    few = at_least > 1 and len(set(secret)) < FEWEST_CHARACTERS
+    return f"has fewer than {FEWEST_CHARACTERS} different characters" if few else ""
+
+
 def _follow_web_bind(values: dict[str, Any]) -> str:
     """Return where a server that listens at WEB_BIND is reached on this machine."""
     host, _, port = str(values["web_bind"]).rpartition(":")
     return f"http://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"  # noqa: S104
 
 
+class _NamingFiles(PydanticBaseSettingsSource):
+    """Reads each setting of which another source has NAME_FILE, the path of a file with its value.
+
+    That is how Docker's and Kubernetes' secrets reach a process. Raises InvalidInput where the
+    source has NAME too, and for a file that cannot be read.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], source: Any) -> None:
+        super().__init__(settings_cls)
+        self._values = source.env_vars
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the value that the file holds, without a line break at its end."""
+        name, path = field_name.upper(), self._values.get(f"{field_name}_file")
+        if not path:
+            return None, field_name, False
+        if self._values.get(field_name):
+            raise InvalidInput(f"{name} and {name}_FILE are both set: remove one of them")
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InvalidInput(f"{name}_FILE: {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"{name}_FILE: {path}: is not UTF-8") from error
+        return re.sub(r"\r?\n\Z", "", text), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the values, by field."""
+        fields = self.settings_cls.model_fields.items()
+        read = {name: self.get_field_value(field, name)[0] for name, field in fields}
+        return {name: value for name, value in read.items() if value}
+
+
 class ComponentSettings(BaseSettings):
     """What one component reads from the environment.
 
     Raises pydantic.ValidationError, which says what is wrong with which variable. In production
-    that includes a secret that is still the placeholder.
+    that includes a secret that is a placeholder or short. One that is not given is empty there, so
+    that a process need not know the secrets of others: `require_secrets` of component.py refuses a
+    process that needs it. `foreign_secrets`: another program's, which may be short.
     """
+
+    foreign_secrets: ClassVar[frozenset[str]] = frozenset()
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -113,6 +166,19 @@ class ComponentSettings(BaseSettings):
         "development", description="production refuses placeholder secrets"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment, then `.env`; and files that the last two name."""
+        env, file = (_NamingFiles(settings_cls, one) for one in (env_settings, dotenv_settings))
+        return init_settings, env, env_settings, file, dotenv_settings
+
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_unusable_text(cls, value: Any) -> Any:
@@ -124,15 +190,30 @@ class ComponentSettings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _refuse_placeholders_in_production(self) -> Self:
+    def _refuse_weak_secrets_in_production(self) -> Self:
         if self.environment == "production":
+            for name in self.find_missing_secrets():
+                self.__dict__[name] = SecretStr("")
             for name, secret in self.secrets().items():
-                if PLACEHOLDER in secret:
-                    raise ValueError(
-                        f"{name.upper()} is still the placeholder {PLACEHOLDER!r}:"
-                        " set a secret of your own"
-                    )
+                weakness = self.find_weakness(name, secret) if secret else ""
+                if weakness:
+                    raise ValueError(f"{name.upper()} {weakness}: set a secret of your own")
         return self
+
+    @classmethod
+    def find_weakness(cls, name: str, secret: str) -> str:
+        """Return what is wrong with a secret in production, or an empty string."""
+        return find_weakness(secret, at_least=1 if name in cls.foreign_secrets else SHORTEST_SECRET)
+
+    def find_missing_secrets(self) -> list[str]:
+        """Return the secrets, by field, that were not given and have no usable default."""
+        return [
+            name
+            for name, field in type(self).model_fields.items()
+            if isinstance(field.default, SecretStr)
+            and PLACEHOLDER in field.default.get_secret_value()
+            and name not in self.model_fields_set
+        ]
 
     def secrets(self) -> dict[str, str]:
         """Return the secrets in use, by field. No output of a command may show them."""
@@ -174,7 +255,8 @@ class Settings(ComponentSettings):
         description="the bearer token that a scrape of /metrics sends; without one it is off",
     )
     flower_basic_auth: SecretStr = Field(
-        SecretStr("admin:" + PLACEHOLDER), description="NAME:PASSWORD of Flower's login"
+        SecretStr("admin:" + PLACEHOLDER),
+        description="NAME:PASSWORD of Flower's login, without a comma",
     )
     flower_port: FlowerPort = 5555
     log_format: Literal["console", "json"] = Field(
@@ -264,12 +346,34 @@ class Settings(ComponentSettings):
             raise ValueError("takes no ?options with sqlite")
         return url
 
+    @field_validator("flower_basic_auth")
+    @classmethod
+    def _require_one_login(cls, login: SecretStr) -> SecretStr:
+        name, _, password = login.get_secret_value().partition(":")
+        # Flower would take the comma for the end of a login, and what follows for another one.
+        if not name or not password or "," in name + password:
+            raise ValueError("must be NAME:PASSWORD, without a comma")
+        return login
+
     @field_validator("web_bind")
     @classmethod
     def _require_a_port(cls, bind: str) -> str:
         if int(bind.rpartition(":")[2]) > HIGHEST_PORT:
             raise ValueError(f"its port must be 0 to {HIGHEST_PORT}")
         return bind
+
+    @model_validator(mode="after")
+    def _require_the_databases_password(self) -> Self:
+        if self.needs_password and not self.postgres_password.get_secret_value():
+            raise ValueError("POSTGRES_PASSWORD is missing: set it, or name it in DATABASE_URL")
+        return self
+
+    @classmethod
+    def find_weakness(cls, name: str, secret: str) -> str:
+        """Return what is wrong with a secret in production, or an empty string."""
+        if name == "flower_basic_auth":
+            secret = secret.partition(":")[2]
+        return super().find_weakness(name, secret)
 
     @model_validator(mode="after")
     def _require_time_for_heartbeats(self) -> Self:
@@ -310,6 +414,8 @@ def read_sections(
             read[section] = section(**values)
         except ValidationError as error:
             wrong += _describe(section, error)
+        except InvalidInput as error:
+            wrong.append(str(error))
     if wrong:
         raise InvalidInput("\n".join(dict.fromkeys(wrong)))
     return read

@@ -82,7 +82,6 @@ def build_configuration(settings: Settings, composition: Composition) -> dict[st
         **_broker(settings, composition.queues),
         # --- Beat ---
         "beat_scheduler": "nightshift.celery.beat:Scheduler",
-        # --- Flower --- reads FLOWER_BASIC_AUTH from the environment itself.
     }
 
 

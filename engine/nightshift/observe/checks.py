@@ -1,6 +1,5 @@
 """The engine's own probes of the database, the ledger and the machine."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -16,7 +15,6 @@ from nightshift.database import Session, read_clock
 from nightshift.jobs import schedule, statistics
 from nightshift.observe.probes import is_contained
 from nightshift.runtime import Runtime
-from nightshift.settings import PLACEHOLDER
 
 OLDEST_POSTGRES = (14, 0)
 INITS = {
@@ -172,17 +170,6 @@ def check_first_process(runtime: Runtime, _session: Session) -> Answer:
     return Status.OK if name in INITS else Status.WARN, name
 
 
-def check_flower(runtime: Runtime, _session: Session) -> Answer:
-    """Fail when Flower would start in production without a login of its own."""
-    login = os.environ.get("FLOWER_BASIC_AUTH", "")
-    if login and PLACEHOLDER not in login:
-        return Status.OK, "has a login"
-    detail = "its login is the placeholder" if login else "the environment has no login for it"
-    if runtime.settings.environment == "development":
-        return Status.OK, f"{detail}; production refuses that"
-    return Status.FAIL, detail
-
-
 PROBES = (
     Probe(
         "database",
@@ -266,13 +253,6 @@ PROBES = (
         check_first_process,
         "run an init: `init: true` in Compose, `docker run --init`, tini elsewhere; without one"
         " SIGTERM may be lost",
-        ledger=False,
-    ),
-    Probe(
-        "Flower",
-        check_flower,
-        "set FLOWER_BASIC_AUTH=NAME:PASSWORD in the environment that Flower starts in; it does not"
-        " read .env",
         ledger=False,
     ),
 )

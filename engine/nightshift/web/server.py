@@ -195,8 +195,10 @@ async def _answer_without_database(_request: Request, error: Exception) -> Respo
 def make_app(runtime: Runtime) -> Starlette:
     """Return the ASGI application of a project.
 
-    It turns off uvicorn's own access log, which would hold tokens, however it is started.
+    It turns off uvicorn's own access log, which would hold tokens, however it is started. Raises
+    InvalidInput for a secret that is missing.
     """
+    runtime[Composition].require_secrets(runtime, "web")
     logs.setup(runtime.settings.log_format, runtime.settings.log_level)
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()

@@ -179,10 +179,15 @@ class Keeper:
                 bundles=self.bundles,
             )
         self.publisher.publish(self.runtime, messages)
-        # While there are jobs to send, the next look is soon; otherwise each pause is twice the
+        settings = self.runtime.settings
+        longest = settings.relay_interval.total_seconds()
+        if messages:
+            longest = min(longest, LONGEST_WAIT)
+        # While the broker may run empty, the next look is soon; otherwise each pause is twice the
         # one before.
-        longest = self.runtime.settings.relay_interval.total_seconds()
-        self.pause = BUSY_INTERVAL if messages else min(2 * self.pause, longest)
+        drains = 4 * len(messages) > settings.relay_buffer
+        drains = drains or any(len(message.job_ids) > 1 for message in messages)
+        self.pause = BUSY_INTERVAL if drains else min(2 * self.pause, longest)
 
     def resend_lost(self) -> None:
         """Let the next look send the jobs again whose messages the broker has lost."""

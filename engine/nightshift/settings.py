@@ -33,6 +33,8 @@ PLACEHOLDER = "change-me"
 STAND_IN = re.compile(
     r"change.?me|replace.?me|placeholder|your.?(secret|password|token)", re.IGNORECASE
 )
+# What docker-compose.yml gives to a service that does not need the secret: as if it were not given.
+NOT_GIVEN = "not-given-to-this-service"
 SHORTEST_SECRET, FEWEST_CHARACTERS = 12, 5
 
 # What the engine is made for and tested with.
@@ -210,9 +212,9 @@ class ComponentSettings(BaseSettings):
         return [
             name
             for name, field in type(self).model_fields.items()
-            if isinstance(field.default, SecretStr)
+            if isinstance(value := getattr(self, name), SecretStr)
             and PLACEHOLDER in field.default.get_secret_value()
-            and name not in self.model_fields_set
+            and (name not in self.model_fields_set or NOT_GIVEN in value.get_secret_value())
         ]
 
     def secrets(self) -> dict[str, str]:

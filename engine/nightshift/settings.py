@@ -5,9 +5,11 @@ of `ComponentSettings`; nightshift/component.py refuses two components that clai
 """
 
 import re
+import ssl
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from io import StringIO
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
@@ -39,6 +41,7 @@ SHORTEST_SECRET, FEWEST_CHARACTERS = 12, 5
 
 # What the engine is made for and tested with.
 BROKERS = ("filesystem", "redis", "rediss", "amqp", "amqps")
+ENCRYPTED = ("rediss", "amqps")
 DATABASES = (("sqlite", "pysqlite"), ("postgresql", "psycopg"))
 LONGEST_DATABASE_NUMBER = 4
 
@@ -104,6 +107,17 @@ def find_weakness(secret: str, *, at_least: int = SHORTEST_SECRET) -> str:
         return f"is shorter than {at_least} characters"
     few = at_least > 1 and len(set(secret)) < FEWEST_CHARACTERS
     return f"has fewer than {FEWEST_CHARACTERS} different characters" if few else ""
+
+
+def is_near(host: str | None) -> bool:
+    """Return whether a host is this machine, or a container beside this one.
+
+    Such a one is named without a dot, and has no certificate that an authority would sign.
+    """
+    try:
+        return ip_address(host or "127.0.0.1").is_loopback
+    except ValueError:
+        return host is None or "." not in host or host.startswith("/")
 
 
 def _follow_web_bind(values: dict[str, Any]) -> str:
@@ -250,6 +264,15 @@ class Settings(ComponentSettings):
         "filesystem://var/broker",
         description="filesystem://PATH, redis://HOST:PORT/DB or amqp://USER:PASSWORD@HOST//",
     )
+    tls_ca: str = Field(
+        "",
+        description="a file with the authorities (PEM) that vouch for database and broker; empty:"
+        " the system's",
+    )
+    tls_verify: Literal["yes", "no"] = Field(
+        "yes",
+        description="no takes any certificate of database and broker; doctor then warns",
+    )
     web_bind: WebBind = "127.0.0.1:8000"
     public_url: PublicUrl = Field(default_factory=_follow_web_bind)
     metrics_token: SecretStr = Field(
@@ -364,6 +387,17 @@ class Settings(ComponentSettings):
             raise ValueError(f"its port must be 0 to {HIGHEST_PORT}")
         return bind
 
+    @field_validator("tls_ca")
+    @classmethod
+    def _require_authorities(cls, path: str) -> str:
+        if path:
+            try:
+                ssl.create_default_context(cafile=path)
+            except OSError as error:  # ssl.SSLError is one
+                why = error.strerror or "holds no certificate"
+                raise ValueError(f"{path}: {why}") from error
+        return path
+
     @model_validator(mode="after")
     def _require_the_databases_password(self) -> Self:
         if self.needs_password and not self.postgres_password.get_secret_value():
@@ -392,6 +426,46 @@ class Settings(ComponentSettings):
         address, _, _ = self.database_url.partition("@")
         is_postgres = self.database_url.startswith("postgresql")
         return is_postgres and ":" not in address.partition("://")[2]
+
+    @property
+    def authorities(self) -> str:
+        """The file of certificate authorities: TLS_CA, or the system's."""
+        paths = ssl.get_default_verify_paths()
+        return self.tls_ca or paths.cafile or paths.openssl_cafile
+
+    @property
+    def database_tls(self) -> dict[str, str]:
+        """What libpq is told about TLS beside DATABASE_URL, whose own ?sslmode=… wins.
+
+        Another machine's certificate is verified, name included.
+        """
+        address = make_url(self.database_url)
+        if not self.database_url.startswith("postgresql"):
+            return {}
+        mode = address.query.get("sslmode")
+        told: dict[str, str] = {}
+        if mode is None and self.tls_verify == "yes" and not is_near(address.host):
+            mode = told["sslmode"] = "verify-full"
+        if str(mode).startswith("verify-") and "sslrootcert" not in address.query:
+            told["sslrootcert"] = self.authorities
+        return told
+
+    def find_unverified(self) -> list[str]:
+        """Return the connections to other machines of which nothing proves who answers."""
+        found = []
+        address = make_url(self.database_url)
+        mode = str({**address.query, **self.database_tls}.get("sslmode", "prefer"))
+        is_postgres = self.database_url.startswith("postgresql")
+        if is_postgres and not is_near(address.host) and not mode.startswith("verify-"):
+            found.append(f"database {address.host} (sslmode {mode})")
+        broker = urlsplit(self.broker_url)
+        encrypted = broker.scheme in ENCRYPTED
+        if broker.scheme != "filesystem" and not is_near(broker.hostname):
+            if not encrypted:
+                found.append(f"broker {broker.hostname} ({broker.scheme}:// is not encrypted)")
+            elif self.tls_verify == "no":
+                found.append(f"broker {broker.hostname} (TLS_VERIFY=no)")
+        return found
 
     def secrets(self) -> dict[str, str]:
         """Return the secrets in use, by field; the database's password only where it is used."""

@@ -170,6 +170,14 @@ def check_first_process(runtime: Runtime, _session: Session) -> Answer:
     return Status.OK if name in INITS else Status.WARN, name
 
 
+def check_tls(runtime: Runtime, _session: Session) -> Answer:
+    """Warn of connections to other machines whose certificate is not verified."""
+    found = runtime.settings.find_unverified()
+    return Status.WARN if found else Status.OK, f"not verified: {', '.join(found)}" if found else (
+        "database and broker are verified, or on this machine"
+    )
+
+
 PROBES = (
     Probe(
         "database",
@@ -253,6 +261,13 @@ PROBES = (
         check_first_process,
         "run an init: `init: true` in Compose, `docker run --init`, tini elsewhere; without one"
         " SIGTERM may be lost",
+        ledger=False,
+    ),
+    Probe(
+        "TLS",
+        check_tls,
+        "use rediss:// or amqps://, and leave ?sslmode= out of DATABASE_URL; TLS_CA names an"
+        " authority of your own",
         ledger=False,
     ),
 )

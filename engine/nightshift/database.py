@@ -90,6 +90,9 @@ _KEPT_BY_TRANSACTION = re.compile(
     re.IGNORECASE,
 )
 
+# Executions of a statement that may be one wait for the database.
+MOST_AT_ONCE = 1_000
+
 # Characters of a statement that is known again.
 LONGEST_REMEMBERED = 20_000
 
@@ -468,6 +471,17 @@ class _SqliteConnection(Lendable, sqlite3.Connection):
 
 
 class _Cursor(_Checking, psycopg.Cursor[Any]):  # type: ignore[misc]
+    def executemany(self, statement: Any, parameters: Any, *, returning: bool = False) -> Any:
+        if returning:
+            return super().executemany(statement, parameters, returning=True)
+        # All of one call is one wait for the server, which would look silent while it works.
+        written = 0
+        for some in batched(list(parameters), MOST_AT_ONCE):
+            super().executemany(statement, some)
+            written += max(self.rowcount, 0)
+        self._rowcount = written
+        return None
+
     def stream(self, statement: Any, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
         self.connection.check(statement)
         return super().stream(statement, *arguments, **options)

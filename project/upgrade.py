@@ -158,7 +158,8 @@ def check_memory(config: dict[str, Any]) -> None:
     """Raise Refused when a worker's processes do not fit its memory limit."""
     worker = config["services"]["worker"]
     asked = str(worker["environment"].get("WORKER_CONCURRENCY", "auto"))
-    processes = int(asked) if asked.isdigit() else os.cpu_count() or 1
+    # `auto` follows the limit.
+    processes = int(asked) if asked.isdigit() else 1
     limit, needed = int(worker["mem_limit"]), A_WORKER + processes * A_PROCESS
     if needed > limit:
         raise Refused(

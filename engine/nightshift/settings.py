@@ -290,8 +290,13 @@ class Settings(ComponentSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="the lowest level that is logged"
     )
+    sentry_dsn: SecretStr = Field(
+        SecretStr(""),
+        description="where errors are sent, without private data; needs the extra sentry",
+    )
     worker_concurrency: Annotated[int, Field(ge=1, le=1_000)] | Literal["auto"] = Field(
-        "auto", description="processes of a worker; auto follows the cgroup's CPU limit"
+        "auto",
+        description="processes of a worker; auto follows the cgroup's limits of CPU and memory",
     )
     heartbeat_interval: Duration = Field(
         timedelta(seconds=4), description="how often a worker gives a sign of life"

@@ -357,7 +357,9 @@ class FolderTransport:
         name = match[1].decode() if match else uuid4().hex
         part = self.folder / f".{name}.{uuid4().hex}.part"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            # Mails hold secret addresses: they are not for this machine's other users.
+            self.folder.mkdir(0o700, parents=True, exist_ok=True)
+            part.touch(0o600)
             part.write_bytes(content)
             part.replace(self.folder / f"{name}.eml")
         except OSError as error:

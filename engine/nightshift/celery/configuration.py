@@ -67,7 +67,7 @@ def build_configuration(settings: Settings, composition: Composition) -> dict[st
         # between two jobs; that gains a tenth of the throughput. More than one would gain nothing,
         # keep jobs from other workers, and have to be delivered again after a worker's death.
         "worker_prefetch_multiplier": 2,
-        # "auto" follows the container's CPU limit, not the machine's.
+        # "auto" follows the container's limits of CPU and memory, not the machine's: sizing.py.
         "worker_concurrency": settings.worker_concurrency,
         # A process that leaks or fragments memory is replaced.
         "worker_max_tasks_per_child": 10_000,

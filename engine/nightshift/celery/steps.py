@@ -27,6 +27,7 @@ from celery.worker import control
 from kombu.utils.functional import maybe_list
 from sqlalchemy.exc import SQLAlchemyError
 
+from nightshift.celery import sizing
 from nightshift.celery.link import Unrecorded, Word, open_pair
 from nightshift.errors import InvalidInput, first_line
 from nightshift.jobs import rescue
@@ -225,6 +226,7 @@ def install(app: Celery) -> None:
     for signal_, handler in (
         (signals.worker_init, _refuse_pool),
         (signals.worker_init, _require_secrets),
+        (signals.worker_init, _size_worker),
         (signals.worker_ready, _report_ready),
         (signals.worker_process_init, prepare_child),
         (signals.worker_process_shutdown, _close_child),
@@ -255,6 +257,11 @@ def _require_secrets(sender: Any, **_: Any) -> None:
         app.composition.require_secrets(app.runtime, "worker")
     except InvalidInput as error:
         sys.exit(str(error))
+
+
+def _size_worker(sender: Any, **_: Any) -> None:
+    if issubclass(get_implementation(sender.pool_cls), TaskPool):
+        sizing.size_worker(sender)
 
 
 def _report_ready(sender: Any, **_: Any) -> None:

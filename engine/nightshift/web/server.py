@@ -27,7 +27,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nightshift.celery import logs
+from nightshift.celery import logs, sentry
 from nightshift.component import Composition, Status
 from nightshift.database import POOL_SIZE
 from nightshift.errors import InvalidInput, first_line
@@ -200,6 +200,7 @@ def make_app(runtime: Runtime) -> Starlette:
     """
     runtime[Composition].require_secrets(runtime, "web")
     logs.setup(runtime.settings.log_format, runtime.settings.log_level)
+    sentry.start(runtime.settings)
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False

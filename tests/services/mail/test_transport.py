@@ -422,3 +422,11 @@ def test_wrong_url_says_what_is_wrong(url, password, message):
     with pytest.raises(InvalidInput, match=message) as caught:
         open_transport(url, password=password)
     assert "hush" not in str(caught.value)
+
+
+def test_folder_of_mails_is_for_the_service_alone(tmp_path):
+    folder = tmp_path / "mail"
+    send(FolderTransport(folder))
+
+    [file] = folder.iterdir()
+    assert (file.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)

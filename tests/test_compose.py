@@ -149,7 +149,7 @@ SECRETS = {
     "redis": set(),
     "mailpit": {"FLOWER_BASIC_AUTH"},
     "migrate": {"POSTGRES_PASSWORD"},
-    "worker": {"POSTGRES_PASSWORD", "LINK_SECRET", "MAIL_PASSWORD", "SENTRY_DSN"},
+    "worker": {"POSTGRES_PASSWORD", "LINK_SECRET", "MAIL_PASSWORD", "SENTRY_DSN", "ALERTS_TO"},
     "beat": {"POSTGRES_PASSWORD"},
     "web": {"POSTGRES_PASSWORD", "LINK_SECRET", "METRICS_TOKEN", "SENTRY_DSN"},
     "flower": {"FLOWER_BASIC_AUTH"},
@@ -195,7 +195,11 @@ def test_service_has_what_its_process_needs(process: str) -> None:
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_services_start_with_what_compose_gives_them(name: str, tmp_path: Path) -> None:
-    own = {one: f"anna:of {one}'s own" for names in SECRETS.values() for one in names}
+    own = {
+        one: "mailto:a@school.example" if one == "ALERTS_TO" else f"anna:of {one}'s own"
+        for names in SECRETS.values()
+        for one in names
+    }
     lines = [f"{one}={value}" for one, value in own.items()]
     (tmp_path / ".env").write_text("\n".join([*lines, "MAIL_URL=smtp://anna@mail.example"]))
     values = {

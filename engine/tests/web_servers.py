@@ -78,7 +78,7 @@ def _running(words: list[str], address: str, folder: Path, **settings: str) -> I
         )
     try:
         with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
-            give_up = time.monotonic() + 30
+            give_up = time.monotonic() + 120
             while not _lives(client):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < give_up, log.read_text()

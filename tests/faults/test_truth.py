@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 import pytest
-from installations import QUICK, Installation, installed
+from installations import Installation, installed
 from nightshift.jobs import enqueue
 from nightshift.jobs.models import Job
 from proxies import Proxy
@@ -40,7 +40,7 @@ from tests.conftest import ROOT, metric
 from tests.installing import migrate_installation
 from tests.serving import load_example, serve, sync
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 PAGE = ROOT / "docs" / "faults.md"
 MINUTE = 60
@@ -96,7 +96,7 @@ def whole(folder: Path) -> Iterator[Whole]:
     with ExitStack() as stack:
         database = stack.enter_context(Proxy(stack.enter_context(postgres_database())))
         broker = stack.enter_context(Proxy(stack.enter_context(redis_database())))
-        settings = QUICK | {
+        settings = {
             "alerts_to": stack.enter_context(hook(told)),
             "feed_store": str(folder / "feeds"),
             "mail_url": f"smtp://127.0.0.1:{free_port()}?tls=none",
@@ -115,8 +115,9 @@ def whole(folder: Path) -> Iterator[Whole]:
         load_example(installation.app)
         sync(installation.app)
         beat = installation.start("beat")
-        installation.until(lambda: has_fired(installation), seconds=90)
-        worker = installation.worker()
+        installation.until(lambda: has_fired(installation), seconds=200)
+        worker = installation.worker(wait=False)
+        installation.until(lambda: is_kept(installation), seconds=200)
         web = stack.enter_context(serve(folder))
         yield Whole(installation, web, database, broker, worker, beat, told)
 
@@ -124,6 +125,10 @@ def whole(folder: Path) -> Iterator[Whole]:
 def has_fired(installation: Installation) -> bool:
     with installation.runtime.read_only() as session:
         return session.execute(text("select count(*) from schedule")).scalar_one() >= 5
+
+
+def is_kept(installation: Installation) -> bool:
+    return any(one.heartbeat_at > one.started_at for one in installation.workers())
 
 
 # --- the faults ---
@@ -238,7 +243,7 @@ def command(it: Whole, *words: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=90,
+        timeout=200,
     )
     return done.stdout
 

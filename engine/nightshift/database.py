@@ -8,7 +8,7 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, time as clock_time, timedelta
 from enum import StrEnum
 from functools import lru_cache, partial
@@ -651,6 +651,7 @@ def make_engine(
     pooler: bool = False,
     name: str = "nightshift",
     silence: float = SILENCE,
+    tls: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Engine:
     """Return an engine for a database. It connects when it is first used.
@@ -658,7 +659,7 @@ def make_engine(
     `password` is used where the URL has none. Postgres shows the connections under `name`. With
     `pooler` the URL leads to PgBouncer in transaction mode. A statement that has no answer after
     `silence` seconds raises OperationalError. `options` are SQLAlchemy's. The folder of an SQLite
-    file is created.
+    file is created. `tls`: libpq's parameters for it.
     """
     address = make_url(url)
     # hide_parameters: they hold tokens and addresses, and exceptions are logged and stored.
@@ -684,6 +685,7 @@ def make_engine(
         "connect_timeout": CONNECT_TIMEOUT,
         "application_name": name,
         **KEEPALIVES,
+        **(tls or {}),
         # A pooler gives each transaction another server: nothing can be kept there for the next.
         **(
             {"prepare_threshold": None}

@@ -120,6 +120,7 @@ class Runtime:
             password=settings.postgres_password.get_secret_value(),
             pooler=settings.database_pooler != "none",
             name=settings.project_name,
+            tls=settings.database_tls,
             **options,
         )
 

@@ -70,6 +70,7 @@ letters = Component(
     settings=LetterSettings,
     schedule=make_schedule,
     provides={LetterRules: make_rules, MailCheck: provide_check},
+    needs={"worker": ("link_secret",), "web": ("link_secret",)},
     routes="project.letters.routes:make_routes",
     commands={"letters": "project.letters.cli:letters"},
 )

@@ -87,6 +87,7 @@ class Claimed(NamedTuple):
     version: int | None
     attempt: int
     body: bytes
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

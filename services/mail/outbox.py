@@ -91,6 +91,7 @@ class Claimed(NamedTuple):
     version: int | None
     attempt: int
     body: bytes
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from uuid import UUID
 import psutil
 import pytest
 from celery.app.utils import find_app
+from forking import ForkedProcess
 from kombu import Connection, pools
 from nightshift.celery.app import App
 from nightshift.database import Base
@@ -46,25 +46,23 @@ class Installation:
     app: App
     environment: dict[str, str]
     folder: Path
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[ForkedProcess] = field(default_factory=list)
 
     @property
     def runtime(self) -> Runtime:
         return self.app.runtime
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, **environment: str) -> ForkedProcess:
         """Start a Celery command; it is stopped after the test."""
         path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         everything = {**os.environ, "PYTHONPATH": path, **self.environment, **environment}
-        arguments = [sys.executable, "-m", "celery", "-A", self.app.main, *command]
-        with (self.folder / f"{command[0]}-{len(self.processes)}.log").open("wb") as log:
-            process = subprocess.Popen(arguments, env=everything, stdout=log, stderr=log)
+        log = self.folder / f"{command[0]}-{len(self.processes)}.log"
+        arguments = ["-A", self.app.main, *command]
+        process = ForkedProcess("celery", arguments, everything, stdout=log, stderr=log)
         self.processes.append(process)
         return process
 
-    def worker(
-        self, *options: str, wait: bool = True, **environment: str
-    ) -> subprocess.Popen[bytes]:
+    def worker(self, *options: str, wait: bool = True, **environment: str) -> ForkedProcess:
         """Start a worker of two processes, and wait until its keeper has given a sign of life."""
         name = f"w{len(self.processes)}@test"
         process = self.start("worker", "-n", name, "--concurrency=2", *options, **environment)

@@ -97,7 +97,7 @@ def test_messages_of_many_writers_reach_one_reader_whole(tmp_path):
     folder = f"{tmp_path}/broker"
     options = transport_options(folder)
     writers = [
-        multiprocessing.get_context("spawn").Process(target=put_messages, args=(folder, 100))
+        multiprocessing.get_context("forkserver").Process(target=put_messages, args=(folder, 100))
         for _ in range(4)
     ]
     for writer in writers:

@@ -31,6 +31,10 @@ from sqlalchemy import select, text
 
 HERE = Path(__file__).parent
 
+# Seconds. Only a test that fails waits so long: a busy machine may be ten times slower than an idle
+# one.
+LONG = 150.0
+
 # Settings that let a test see a dead worker, and a due job, soon.
 QUICK = {
     "heartbeat_interval": "PT1S",
@@ -67,7 +71,7 @@ class Installation:
         name = f"w{len(self.processes)}@test"
         process = self.start("worker", "-n", name, "--concurrency=2", *options, **environment)
         if wait:
-            self.until(lambda: self._is_kept(process.pid), seconds=60)
+            self.until(lambda: self._is_kept(process.pid))
         return process
 
     def _is_kept(self, pid: int) -> bool:
@@ -79,7 +83,7 @@ class Installation:
         with self.runtime.read_only() as session:
             return rescue.find_living_workers(session, silent_after=silent_after)
 
-    def until(self, condition: Callable[[], Any], *, seconds: float = 30) -> Any:
+    def until(self, condition: Callable[[], Any], *, seconds: float = LONG) -> Any:
         """Wait for something to become true and return it."""
         give_up = time.monotonic() + seconds
         while not (value := condition()):
@@ -92,7 +96,7 @@ class Installation:
         with self.runtime.read_only() as session:
             return session.execute(select(Job).where(Job.id == job_id)).scalar_one()
 
-    def ended(self, job_id: UUID, *, seconds: float = 30) -> Job:
+    def ended(self, job_id: UUID, *, seconds: float = LONG) -> Job:
         """Wait for the end of a job and return its row."""
         return self.until(lambda: (row := self.job(job_id)).state in ENDED and row, seconds=seconds)
 
@@ -116,12 +120,12 @@ class Installation:
             process.terminate()
         for process in self.processes:
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
         # A keeper whose database is gone would go on for a while.
-        for child in psutil.wait_procs(children, timeout=5)[1]:
+        for child in psutil.wait_procs(children, timeout=20)[1]:
             child.kill()
 
 

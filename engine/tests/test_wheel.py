@@ -203,7 +203,7 @@ def test_job_from_a_plain_session_is_run_by_a_real_worker(python, shop):
         row = wait_for_success(shop, job_id)
     finally:
         worker.terminate()
-        exit_code = worker.wait(30)
+        exit_code = worker.wait(100)
     assert row == ("succeeded", '"invoice of order 7"')
     assert exit_code == 0, (shop / "worker.log").read_text()
 

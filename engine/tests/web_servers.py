@@ -32,7 +32,7 @@ class WebServer:
 
     def wait_for_log(self, words: str) -> str:
         """Wait until the log holds these words and return it: some is written after the answer."""
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + 100
         while words not in (log := self.log.read_text()):
             assert time.monotonic() < give_up, log
             time.sleep(0.02)
@@ -41,7 +41,7 @@ class WebServer:
     def send_bytes(self, request: bytes) -> bytes:
         """Send bytes and return what comes until the server closes."""
         address = ("127.0.0.1", self.client.base_url.port)
-        with socket.create_connection(address, timeout=10) as connection:
+        with socket.create_connection(address, timeout=100) as connection:
             connection.sendall(request)
             got = b""
             while piece := connection.recv(65_536):
@@ -74,8 +74,8 @@ def _running(words: list[str], address: str, folder: Path, **settings: str) -> I
     module, *arguments = words
     process = ForkedProcess(module, arguments, environment, stdout=log, stderr=log)
     try:
-        with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
-            give_up = time.monotonic() + 30
+        with httpx.Client(base_url=f"http://{address}", timeout=100) as client:
+            give_up = time.monotonic() + 100
             while not _lives(client):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < give_up, log.read_text()
@@ -83,7 +83,7 @@ def _running(words: list[str], address: str, folder: Path, **settings: str) -> I
             yield WebServer(client, log, process.pid)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(100)
 
 
 def _lives(client: httpx.Client) -> bool:

@@ -48,7 +48,7 @@ def test_lines_have_names_addresses_come_last_and_doctor_is_content(environment)
         found = run_forked("celery", *words, environment=environment, folder=ROOT)
     finally:
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
+        rest, errors = process.communicate(timeout=100)
 
     names = {line.partition("|")[0].strip() for line in seen}
     assert names == {"worker", "beat", "web", "flower", "dev"}

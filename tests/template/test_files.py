@@ -6,7 +6,8 @@ import tomllib
 import warnings
 
 import pytest
-from copier.cli import CopierApp
+from copier import run_copy
+from plumbum import local
 from ruamel.yaml import YAML
 
 from project.settings import FLOWER_PORT, NAME, WEB_PORT
@@ -199,20 +200,20 @@ def test_answers_lead_back_to_the_template(shop):
 
 
 @pytest.fixture
-def refuse(tmp_path, monkeypatch, capfd):
+def refuse(tmp_path):
     """Return a function that asks copier for a project, and returns why it is refused."""
 
     def call(name="shop", **environment):
-        for variable, value in (GIT | environment).items():
-            monkeypatch.setenv(variable, value)
-        command = ["copier", "copy", "--quiet", "--defaults", "--vcs-ref", "HEAD"]
-        words = [*command, "--data", f"name={name}", str(ROOT), str(tmp_path / "shop")]
-        with warnings.catch_warnings():
+        options = {"data": {"name": name}, "defaults": True, "quiet": True, "vcs_ref": "HEAD"}
+        with (
+            local.env(**GIT, **environment),  # of the programs that copier starts
+            warnings.catch_warnings(),
+            pytest.raises(ValueError, match="name") as refused,
+        ):
             warnings.simplefilter("ignore")  # that the last change is not yet committed
-            _, code = CopierApp.run(words, exit=False)
-        assert code != 0
+            run_copy(str(ROOT), tmp_path / "shop", **options)
         assert not (tmp_path / "shop").exists()
-        return capfd.readouterr().err.splitlines()[-1]
+        return str(refused.value)
 
     return call
 

@@ -532,11 +532,11 @@ def test_right_to_a_feed_that_comes_back_while_the_feed_is_removed_makes_a_new_o
         with fresh.runtime.unit_of_work() as session:
             feeds.remove_orphans(session, fresh.store)
             removed.set()
-            go.wait(20)
+            go.wait(100)
 
     sync = threading.Thread(target=finish)
     sync.start()
-    removed.wait(20)
+    removed.wait(100)
     sql(fresh, f"UPDATE user_account SET untis_id = '{untis_id}' WHERE id = {user_id}")
     threading.Timer(1, go.set).start()
     fresh.refresh()

@@ -1,11 +1,12 @@
 """What is looked at right before a letter is sent, on both databases."""
 
-import time
+from datetime import timedelta
 
 import pytest
 from nightshift.testing import assert_enqueued
 from sqlalchemy import delete, select, update
 
+from services.letters import checks
 from services.letters.checks import WHILE_CHANGING, WHILE_PLANNED, make_check
 from services.letters.jobs import NoticeEvent, QueueDigests, QueueNotices, SendWelcome
 from services.letters.kinds import LETTERS
@@ -55,12 +56,14 @@ def test_only_letters_are_looked_at():
     assert make_check(ZONE).kinds == LETTERS.keys()
 
 
-def test_delivery_looks_at_an_event_once_a_second(session, school, event):
+def test_delivery_looks_at_an_event_once_a_second(session, school, event, monkeypatch):
+    assert timedelta(seconds=1) == checks.LOOKED_AT_FOR
+    monkeypatch.setattr(checks, "LOOKED_AT_FOR", timedelta(hours=1))
     examiner = make_check(ZONE).begin()
     assert examiner(session, claim(session)) is None
     events.cancel(session, event.id, now=NOW)
     assert examiner(session, claim(session, "fred")) is None
-    time.sleep(1.1)
+    monkeypatch.setattr(checks, "LOOKED_AT_FOR", timedelta(seconds=-1))
     assert examiner(session, claim(session, "fred")).reason == "its event is changing"
 
 

@@ -85,11 +85,13 @@ class Installation:
 
     def until(self, condition: Callable[[], Any], *, seconds: float = LONG) -> Any:
         """Wait for something to become true and return it."""
-        give_up = time.monotonic() + seconds
+        give_up, pause = time.monotonic() + seconds, 0.02
         while not (value := condition()):
             late = time.monotonic() >= give_up
             assert not late, f"it did not happen within {seconds} s\n{self.logs()}"
-            time.sleep(0.05)
+            # Looking is work, too, which the processes wait for.
+            time.sleep(pause)
+            pause = min(1.3 * pause, 0.2)
         return value
 
     def job(self, job_id: UUID) -> Job:

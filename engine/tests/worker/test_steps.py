@@ -23,20 +23,12 @@ def start_worker(installation):
     return worker
 
 
-def test_idle_worker_ends_cleanly(quick):
-    worker = start_worker(quick)
-    began = time.monotonic()
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(100) == 0
-    print(f"an idle worker ended {time.monotonic() - began:.1f} s after SIGTERM")
-    quick.until(lambda: not quick.workers())
-
-
-def test_keeper_ends_after_its_worker(quick):
+def test_idle_worker_ends_cleanly_and_its_keeper_after_it(quick):
     worker = start_worker(quick)
     [keeper] = find_keepers(worker.pid)
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(100) == 0
+    quick.until(lambda: not quick.workers())
     quick.until(lambda: not is_running(keeper))
 
 
@@ -136,19 +128,26 @@ def test_idle_child_that_is_killed_takes_nothing_with_it(quick):
         assert states == [JobState.SUCCEEDED] * 5, round_number
 
 
-def test_health_check_finds_the_sign_of_life(quick, tmp_path):
-    quick.worker(HEARTBEAT_FILE=str(tmp_path / "alive"))
-    quick.until((tmp_path / "alive").exists)
+@pytest.fixture
+def embedded(tmp_path):
+    """Yield an installation for what has nothing to do with databases and brokers."""
+    with any_installation("embedded", "probe_app", tmp_path, **QUICK) as installation:
+        yield installation
+
+
+def test_health_check_finds_the_sign_of_life(embedded, tmp_path):
+    embedded.worker(HEARTBEAT_FILE=str(tmp_path / "alive"))
+    embedded.until((tmp_path / "alive").exists)
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads"])
-def test_pool_that_is_not_supported_is_refused_at_start(quick, pool):
-    worker = quick.start("worker", "--pool", pool)
+def test_pool_that_is_not_supported_is_refused_at_start(embedded, pool):
+    worker = embedded.start("worker", "--pool", pool)
     assert worker.wait(100) == 1
-    log = quick.logs()
+    log = embedded.logs()
     assert "is not supported: start the worker with --pool prefork" in log
     assert "Traceback" not in log
 
 
-def test_other_name_of_prefork_is_accepted(quick):
-    quick.worker("--pool", "processes")
+def test_other_name_of_prefork_is_accepted(embedded):
+    embedded.worker("--pool", "processes")

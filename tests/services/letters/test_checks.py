@@ -1,7 +1,6 @@
 """What is looked at right before a letter is sent, on both databases."""
 
-import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from nightshift.testing import assert_enqueued
@@ -10,7 +9,7 @@ from sqlalchemy import delete, select, update
 from services.calendars import revisions
 from services.calendars.agendas import read_agendas
 from services.calendars.window import Window
-from services.letters import digests
+from services.letters import checks, digests
 from services.letters.checks import WHILE_CHANGING, WHILE_PLANNED, make_check
 from services.letters.jobs import NoticeEvent, QueueDigests, QueueNotices, SendWelcome
 from services.letters.kinds import LETTERS
@@ -71,12 +70,14 @@ def test_only_letters_are_looked_at():
     assert make().kinds == LETTERS.keys()
 
 
-def test_delivery_looks_at_an_event_once_a_second(session, school, event):
+def test_delivery_looks_at_an_event_once_a_second(session, school, event, monkeypatch):
+    assert timedelta(seconds=1) == checks.LOOKED_AT_FOR
+    monkeypatch.setattr(checks, "LOOKED_AT_FOR", timedelta(hours=1))
     examiner = make().begin()
     assert examiner(session, claim(session)) is None
     events.cancel(session, event.id, now=NOW)
     assert examiner(session, claim(session, "fred")) is None
-    time.sleep(1.1)
+    monkeypatch.setattr(checks, "LOOKED_AT_FOR", timedelta(seconds=-1))
     assert examiner(session, claim(session, "fred")).reason == "its event is changing"
 
 

@@ -6,7 +6,7 @@ COMPOSE = docker compose
 EDITABLES = $(wildcard ./engine) .
 
 .DEFAULT_GOAL := help
-.PHONY: help demo dev migrate migration shell test test-engine test-project check unmerged format messages up down backup restore upgrade rollback logs lock clean
+.PHONY: help demo dev migrate migration shell test test-engine test-project check audit unmerged format messages up down backup restore upgrade rollback logs lock clean
 
 help: ## show this
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -65,6 +65,11 @@ check: unmerged $(VENV)/.dev ## check format, lint, types, import direction, YAM
 # Before anything is installed: the lists of what to install may have markers, too.
 unmerged:
 	@! git grep --files-with-matches -E '^(<<<<<<<|>>>>>>>) ' 2>/dev/null || { echo "these files have conflict markers: choose between the two sides, and remove the markers" >&2; exit 1; }
+
+# Not among the pinned tools: they are asked about the pins, and what they know changes every day.
+audit: $(VENV)/.installer ## let bandit read the code, and pip-audit the pinned requirements
+	@$(BIN)/uv tool run --from "bandit[toml]==1.9.4" bandit --quiet --configfile pyproject.toml --recursive $(wildcard engine/nightshift) services tasks project migrations
+	@$(BIN)/uv tool run --from pip-audit==2.10.1 pip-audit --require-hashes --disable-pip --requirement requirements.txt
 
 format: $(VENV)/.dev ## format the code
 	@$(BIN)/ruff format

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from nightshift.ledger import ledger
 
+from project.alerts.component import alerts
 from project.calendars.component import calendars
 from project.front.component import front
 from project.letters.component import letters
@@ -17,6 +18,7 @@ from project.settings import ProjectSettings
 COMPONENTS = (
     replace(ledger, settings=ProjectSettings),
     mail,
+    alerts,
     school,
     calendars,
     letters,

@@ -75,7 +75,7 @@ def test_every_setting_is_described() -> None:
 def test_secrets_are_not_shown() -> None:
     for section in COMPOSITION.sections:
         secret = {
-            name: "a:hush"
+            name: "https://hush"
             for name, field in section.model_fields.items()
             if field.annotation is SecretStr
         }

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from itertools import takewhile
 
+import psutil
 import pytest
 from forking import run_forked
 from servers import free_port
@@ -39,11 +40,23 @@ def start(environment):
     )
 
 
+def find_listening(pid):
+    """Return the addresses at which a process and those that it started listen."""
+    one = psutil.Process(pid)
+    return {
+        (connection.laddr.ip, connection.laddr.port)
+        for process in [one, *one.children(recursive=True)]
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
 @pytest.mark.worker
 def test_lines_have_names_addresses_come_last_and_doctor_is_content(environment):
     process = start(environment)
     try:
         seen = list(takewhile(lambda line: "Ctrl-C stops" not in line, process.stdout))
+        listening = find_listening(process.pid)
         words = ["-A", "project", "doctor"]
         found = run_forked("celery", *words, environment=environment, folder=ROOT)
     finally:
@@ -55,6 +68,10 @@ def test_lines_have_names_addresses_come_last_and_doctor_is_content(environment)
     assert environment["WEB_BIND"] in "".join(seen[-3:])
     assert environment["FLOWER_PORT"] in "".join(seen[-3:])
     assert found.returncode == 0, found.stdout
+    assert listening == {
+        ("127.0.0.1", int(environment["WEB_BIND"].rpartition(":")[2])),
+        ("127.0.0.1", int(environment["FLOWER_PORT"])),
+    }
     assert rest.splitlines()[-1] == "dev    | all processes are stopped"
     assert (process.returncode, "Traceback" in "".join([*seen, rest, errors])) == (0, False)
 

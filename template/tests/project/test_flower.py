@@ -1,0 +1,1 @@
+../../../tests/project/test_flower.py

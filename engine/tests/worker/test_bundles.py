@@ -14,7 +14,7 @@ from probing import count_effects, put
 from sqlalchemy import func, select, text, update
 
 # More than a caller sends itself: the relay finds all of them waiting.
-MANY = 250
+MANY = 210
 
 
 @pytest.fixture(autouse=True)

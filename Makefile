@@ -81,7 +81,7 @@ messages: $(VENV)/.dev ## update the catalogues from the texts in code and templ
 lock: $(VENV)/.installer ## pin every dependency again, with hashes; `make lock UPGRADE=` keeps pinned versions
 	$(LOCK) --group installer --output-file requirements-installer.txt
 	$(LOCK) --group build $(PYPROJECTS) --output-file requirements.txt
-	$(LOCK) --constraint requirements.txt --group build --group dev --extra telemetry $(PYPROJECTS) --output-file requirements-dev.txt
+	$(LOCK) --constraint requirements.txt --group build --group dev --extra telemetry --extra sentry $(PYPROJECTS) --output-file requirements-dev.txt
 
 clean: ## remove the environment and all that was built, also var/ with its databases
 	rm -rf $(VENV) var build engine/build *.egg-info engine/*.egg-info
@@ -92,6 +92,7 @@ clean: ## remove the environment and all that was built, also var/ with its data
 BUILT = $(if $(shell sed -n 's/^IMAGE_TAG=//p' .env 2>/dev/null),--no-build,--build)
 
 up: .env ## start everything in containers, and wait until all are healthy
+	@$(PYTHON) -m project.host ports
 	@$(COMPOSE) up --detach $(BUILT) --wait --wait-timeout 300 || { $(COMPOSE) ps --all; $(PYTHON) -m project.host failures; exit 1; }
 	@echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)"
 	@echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server"

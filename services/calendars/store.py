@@ -14,6 +14,9 @@ from services.calendars.models import FeedKind
 
 FOLDERS = {FeedKind.USER: "users", FeedKind.CLASS: "classes", FeedKind.DEPARTMENT: "departments"}
 
+# Calendars are for those who know their addresses, and not for this machine's other users.
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+
 
 class StoreUnavailable(TransientError):
     """The feed store cannot be written: full, read-only, or gone."""
@@ -57,10 +60,10 @@ class FeedStore:
         part = path.with_name(f".{owner_id}.{uuid4().hex}.part")
         try:
             try:
-                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
             except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+                path.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
             try:
                 view = memoryview(content)
                 while view:

@@ -10,7 +10,7 @@ from nightshift.jobs import care, statistics
 from nightshift.jobs.models import JobState
 from probing import put
 
-SECRETS = {"flower_basic_auth": "admin:secret", "postgres_password": "secret"}
+SECRETS = {"postgres_password": "one of our own"}
 
 
 def hang(installation: Installation, folder):

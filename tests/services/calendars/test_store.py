@@ -27,3 +27,11 @@ def test_write_replaces_the_file_and_leaves_nothing_else(store: FeedStore) -> No
     assert files(store) == {"users/1.ics": b"three"}
     assert stamp == store.state(FeedKind.USER, 1)
     assert stamp.size == 5
+
+
+def test_feeds_are_for_the_service_alone(tmp_path):
+    store = FeedStore(tmp_path / "feeds")
+    store.write(FeedKind.USER, 1, b"one")
+
+    file = store.path(FeedKind.USER, 1)
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)

@@ -49,8 +49,12 @@ from celery.bin.celery import celery
 
 print(nightshift.__file__, project.__file__, flush=True)
 for words in (["school", "load", sys.argv[1]], ["feeds", "sync", "--inline"], ["jobs", "stats"]):
-    if celery(["--quiet", "-A", "project", *words], standalone_mode=False):
-        sys.exit(f"{words} failed")
+    try:
+        failed = celery(["--quiet", "-A", "project", *words], standalone_mode=False)
+    except SystemExit as end:
+        failed = end.code
+    if failed:
+        sys.exit(f"{words} failed: {failed}")
 """
 
 

@@ -16,8 +16,19 @@ from probing import put
 from sqlalchemy import text
 
 
+@pytest.fixture(scope="module", params=["embedded", "servers"])
+def enduring(request, tmp_path_factory):
+    """Yield an installation and its worker, which outlives what the tests do to its processes."""
+    folder = tmp_path_factory.mktemp("enduring")
+    with any_installation(request.param, "probe_app", folder, **QUICK) as installation:
+        yield installation, start_worker(installation)
+
+
 def start_worker(installation):
-    """Return a worker that has run a job: it handles signals by now."""
+    """Return a worker that has run a job: it handles signals by now.
+
+    One whose children are killed before it stands gives up; its supervisor starts it again.
+    """
     worker = installation.worker()
     installation.ended(put(installation.runtime, probe.Leave()))
     return worker
@@ -49,15 +60,15 @@ def test_stopping_worker_finishes_its_job(quick, tmp_path):
     assert (quick.job(job_id).state, quick.job(job_id).attempt) == (JobState.SUCCEEDED, 1)
 
 
-def test_killed_keeper_is_replaced(quick):
-    worker = quick.worker()
+def test_killed_keeper_is_replaced(enduring):
+    installation, worker = enduring
     keepers = find_keepers(worker.pid)
     assert len(keepers) == 1
     kill(keepers[0])
-    quick.until(lambda: set(find_keepers(worker.pid)) - set(keepers))
+    installation.until(lambda: set(find_keepers(worker.pid)) - set(keepers))
     # Only a keeper sends what is due later.
-    job_id = put(quick.runtime, probe.Leave(), delay=timedelta(seconds=1))
-    assert quick.ended(job_id).state == JobState.SUCCEEDED
+    job_id = put(installation.runtime, probe.Leave(), delay=timedelta(seconds=1))
+    assert installation.ended(job_id).state == JobState.SUCCEEDED
 
 
 def rename_table(installation, old, new):
@@ -65,29 +76,29 @@ def rename_table(installation, old, new):
         session.execute(text(f"alter table {old} rename to {new}"))
 
 
-def test_word_does_not_die_with_the_keeper_that_could_not_record_it(quick, tmp_path):
-    worker, marker = quick.worker(), tmp_path / "marker"
-    job_id = put(quick.runtime, probe.Sleep(seconds=100, marker=str(marker)))
-    quick.until(lambda: marker.exists() and marker.read_text())
+def test_word_does_not_die_with_the_keeper_that_could_not_record_it(enduring, tmp_path):
+    (installation, worker), marker = enduring, tmp_path / "marker"
+    job_id = put(installation.runtime, probe.Sleep(seconds=100, marker=str(marker)))
+    installation.until(lambda: marker.exists() and marker.read_text())
     [keeper] = find_keepers(worker.pid)
-    rename_table(quick, "job", "away")
-    quick.app.control.revoke(str(job_id), terminate=True)
-    quick.until(lambda: "the worker's words failed" in quick.logs())
+    rename_table(installation, "job", "away")
+    installation.app.control.revoke(str(job_id), terminate=True)
+    installation.until(lambda: "the worker's words failed" in installation.logs())
     kill(keeper)
-    quick.until(lambda: set(find_keepers(worker.pid)) - {keeper})
-    rename_table(quick, "away", "job")
-    assert quick.until(lambda: quick.job(job_id).state == JobState.CANCELLED)
+    installation.until(lambda: set(find_keepers(worker.pid)) - {keeper})
+    rename_table(installation, "away", "job")
+    assert installation.until(lambda: installation.job(job_id).state == JobState.CANCELLED)
 
 
-def test_keeper_that_hangs_is_replaced(quick):
-    worker = quick.worker()
+def test_keeper_that_hangs_is_replaced(enduring):
+    installation, worker = enduring
     time.sleep(2)  # a keeper that has given no sign yet has a minute to start
     [hanging] = find_keepers(worker.pid)
     os.kill(hanging, signal.SIGSTOP)
-    quick.until(lambda: set(find_keepers(worker.pid)) - {hanging})
-    quick.until(lambda: not is_running(hanging))
-    job_id = put(quick.runtime, probe.Leave(), delay=timedelta(seconds=1))
-    assert quick.ended(job_id).state == JobState.SUCCEEDED
+    installation.until(lambda: set(find_keepers(worker.pid)) - {hanging})
+    installation.until(lambda: not is_running(hanging))
+    job_id = put(installation.runtime, probe.Leave(), delay=timedelta(seconds=1))
+    assert installation.ended(job_id).state == JobState.SUCCEEDED
 
 
 @pytest.mark.faults
@@ -112,19 +123,18 @@ def test_keeper_that_dies_during_a_warm_shutdown_is_replaced(kind, tmp_path):
         assert worker.wait(100) == 0
 
 
-def test_idle_child_that_is_killed_takes_nothing_with_it(quick):
+def test_idle_child_that_is_killed_takes_nothing_with_it(enduring):
     """A pool whose children share a queue hangs for ever when the waiting one is killed."""
-    # A worker whose children are killed before it stands gives up; its supervisor starts it again.
-    worker = start_worker(quick)
+    installation, worker = enduring
     for round_number in range(4):
         # The jobs of the round before may have ended while one child alone was there again.
-        quick.until(lambda: len(find_children(worker.pid)) == 2)
+        installation.until(lambda: len(find_children(worker.pid)) == 2)
         for child in find_children(worker.pid):
             kill(child)
-        with quick.runtime.unit_of_work() as session:
-            now = quick.runtime.now()
+        with installation.runtime.unit_of_work() as session:
+            now = installation.runtime.now()
             ids = enqueue_many(session, [probe.Leave(number=n) for n in range(5)], now=now)
-        states = [quick.ended(job_id).state for job_id in ids]
+        states = [installation.ended(job_id).state for job_id in ids]
         assert states == [JobState.SUCCEEDED] * 5, round_number
 
 

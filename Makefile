@@ -33,7 +33,7 @@ migration: $(VENV)/.dev ## write a migration from the models: make migration m="
 	@$(BIN)/alembic revision --autogenerate -m "$$m"
 
 # The engine's tests and the project's are two runs: the models of both tests are not in one database.
-# They wait more than they compute, so they run at the same time, and each in several processes
+# They run at the same time, and each in several processes, because many tests wait
 # (engine/tests/spreading.py): make test PROCESSES=1 is slower, and easier to follow. The second run
 # is shown at its end. Compiled files are kept, also where the environment says otherwise: the tests
 # start hundreds of processes.

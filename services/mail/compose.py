@@ -21,7 +21,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context,
 from jinja2.runtime import Context
 from markupsafe import Markup
 
-from services.mail.headers import make_header_text
+from services.mail.headers import POLICY, make_header_text
 from services.translation import Locale, translations
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -74,7 +74,7 @@ def compose(kind: str, locale: Locale, frame: Frame, **context: Any) -> EmailMes
     given["subject"] = make_header_text(templates.get_template(f"{kind}.subject.txt").render(given))
     text = re.sub(r"\n{3,}", "\n\n", templates.get_template(f"{kind}.txt").render(given)).strip()
     html = _INLINER.inline(templates.get_template(f"{kind}.html").render(given))
-    mail = EmailMessage()
+    mail = EmailMessage(policy=POLICY)
     mail["From"], mail["Subject"] = frame.sender, given["subject"]
     mail.set_content(f"{text}\n", cte="quoted-printable")
     mail.add_alternative(html, subtype="html", cte="quoted-printable")

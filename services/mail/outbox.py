@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.headerregistry import Address
 from email.message import EmailMessage
-from email.policy import SMTP, SMTPUTF8
 from functools import partial
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -32,7 +31,7 @@ from sqlalchemy import (
     update,
 )
 
-from services.mail.headers import make_header_text
+from services.mail.headers import SEVEN_BITS, SEVEN_BITS_UTF8, make_header_text
 from services.mail.jobs import DeliverMail
 from services.mail.models import ENDED, Mail, MailServer, MailState, Suppression
 
@@ -91,6 +90,7 @@ class Claimed(NamedTuple):
     version: int | None
     attempt: int
     body: bytes
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,8 +243,7 @@ def _make_row(message: Message, now: datetime) -> dict[str, Any]:
     ):
         del content[header]
         content[header] = value
-    # Seven bits: every server on the way can pass that on.
-    policy = (SMTP if address.local_part.isascii() else SMTPUTF8).clone(cte_type="7bit")
+    policy = SEVEN_BITS if address.local_part.isascii() else SEVEN_BITS_UTF8
     return row | {
         "recipient": f"{address.local_part}@{domain}",
         "body": content.as_bytes(policy=policy),

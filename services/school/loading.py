@@ -1,4 +1,4 @@
-"""A school's CSV files into the database: an upsert by natural key that writes only what differs.
+"""A school's tables into the database: an upsert by natural key that writes only what differs.
 
 All is read and checked before the first write, in sets. So the number of statements depends on the
 files and not on their rows, except for the chunks that SQLite's limit on parameters needs.
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
-from nightshift.database import Base, Session, insert_or
+from nightshift.database import Base, Session, batched, insert_many_or
 from sqlalchemy import Table, and_, bindparam, delete, exists, or_, select, update
 
 from services.school.models import (
@@ -33,9 +33,18 @@ from services.school.models import (
     User,
 )
 from services.school.rows import ROW_OF, EventRow, Row, RowKey, split
-from services.school.sheets import InvalidRows, Problem, Sheet, read_folder
+from services.school.sheets import Entry, InvalidRows, Problem, Sheet, read_sheets
 
-__all__ = ["TARGETS", "InvalidRows", "Problem", "find_ids", "load", "read_links", "relink"]
+__all__ = [
+    "TARGETS",
+    "InvalidRows",
+    "Problem",
+    "check",
+    "find_ids",
+    "load",
+    "read_links",
+    "relink",
+]
 
 # SQLite before 3.32 takes 999 variables in a statement.
 CHUNK = 900
@@ -112,40 +121,38 @@ TARGETS = {
 
 
 class Loaded(NamedTuple):
-    """How many rows a file has, and how many of them were new or changed."""
+    """How many rows a table has, and how many of them were new or changed."""
 
     rows: int
     written: int
 
 
-def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> dict[str, Loaded]:
-    """Write the rows of a folder's CSV files, all or none, and return what each file did.
+def load(
+    session: Session, path: Path, *, zone: ZoneInfo, now: datetime, encoding: str = "utf-8"
+) -> dict[str, Loaded]:
+    """Write the rows of a school's tables, all or none, and return what each table did.
 
-    A row is found by its natural key. A row that is equal is not written, so calendars see no
-    change. A column that the header leaves out, and a row that the files leave out, stays as it is.
-    `zone` is that of the events' wall-clock times.
+    `path` is a folder, or one file. A row is found by its natural key. A row that is equal is not
+    written, so calendars see no change. A column that the header leaves out, and a row that the
+    tables leave out, stays as it is. `zone` is that of the events' wall-clock times, `encoding`
+    that of CSV files.
 
     Raises:
         InvalidRows: Rows are wrong; nothing was written.
-        InvalidInput: The folder does not hold a school.
+        InvalidInput: There is no school, or a file cannot be read.
+
     """
     session.flush()
-    sheets = read_folder(folder, zone)
-    named = _named_keys(sheets)
-    problems = [problem for sheet in sheets.values() for problem in sheet.problems]
-    problems += _unknown_references(session, sheets, named)
-    problems += _versions_of_versions(session, sheets)
-    holders = _holders_of_untis_ids(session, sheets.get("users.csv"))
-    problems += _foreign_untis_ids(sheets.get("users.csv"), holders)
-    if problems:
-        raise InvalidRows(problems)
+    sheets, holders = _read_checked(session, path, zone, encoding)
     _release_untis_ids(session, holders)
+    named = _named_keys(sheets)
     ids: Ids = {}
     written: dict[str, set[Any]] = {file: set() for file in sheets}
-    # Also for files that are missing: the others' rows name rows of these tables.
+    # Also for tables that are missing: the others' rows name rows of these.
     for file, target in TARGETS.items():
-        if file in sheets:
-            keys = _upsert(session, target, _values(sheets[file], ids, now))
+        keys = set()
+        for some in _chunks(_in_order(sheets[file])) if file in sheets else ():
+            keys |= _upsert(session, target, _values(sheets[file], some, ids, now))
         ids[file] = (
             ids["users.csv"]
             if target.model is Subscription
@@ -153,7 +160,8 @@ def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> di
         )
         if file in sheets:
             written[file] = {ids[file].get(key, key) for key in keys}
-            written[file] |= _link(session, sheets[file], ids)
+            for some in _chunks(sheets[file].entries):
+                written[file] |= _link(session, sheets[file], some, ids)
             if target.model is Event:
                 _address(session, sheets[file], ids)
     session.expire_all()
@@ -161,6 +169,30 @@ def load(session: Session, folder: Path, *, zone: ZoneInfo, now: datetime) -> di
         file.removesuffix(".csv"): Loaded(len(sheet.entries), len(written[file]))
         for file, sheet in sheets.items()
     }
+
+
+def check(
+    session: Session, path: Path, *, zone: ZoneInfo, encoding: str = "utf-8"
+) -> dict[str, int]:
+    """Return how many rows each table has, and write nothing. Raises what `load` would raise."""
+    sheets, _ = _read_checked(session, path, zone, encoding)
+    return {file.removesuffix(".csv"): len(sheet.entries) for file, sheet in sheets.items()}
+
+
+def _read_checked(
+    session: Session, path: Path, zone: ZoneInfo, encoding: str
+) -> tuple[dict[str, Sheet], dict[str, str]]:
+    """Return the sheets, and the users that must give up an untis_id. Raises InvalidRows."""
+    sheets = read_sheets(path, zone, encoding=encoding)
+    holders = _holders_of_untis_ids(session, sheets.get("users.csv"))
+    problems = [problem for sheet in sheets.values() for problem in sheet.problems]
+    problems += _unknown_references(session, sheets)
+    problems += _versions_of_versions(session, sheets)
+    problems += _foreign_untis_ids(sheets.get("users.csv"), holders)
+    if problems:
+        places = [sheet.place for sheet in sheets.values()]
+        raise InvalidRows(sorted(problems, key=lambda one: (places.index(one.file), one.line)))
+    return sheets, holders
 
 
 def _references(kind: type[Row], cells: dict[str, str]) -> Iterator[tuple[str, type[Row], str]]:
@@ -183,9 +215,8 @@ def _named_keys(sheets: dict[str, Sheet]) -> dict[str, set[RowKey]]:
     return named
 
 
-def _unknown_references(
-    session: Session, sheets: dict[str, Sheet], named: dict[str, set[RowKey]]
-) -> Iterator[Problem]:
+def _unknown_references(session: Session, sheets: dict[str, Sheet]) -> Iterator[Problem]:
+    named = _named_keys(sheets)
     known: dict[str, set[RowKey]] = {}
     for file, target in TARGETS.items():
         own = {entry.key for entry in sheets[file].entries} if file in sheets else set()
@@ -193,15 +224,16 @@ def _unknown_references(
         known[file] = own | find_ids(session, target, elsewhere).keys()
     # The keys of a file whose header was refused are unknown: fix that problem first.
     unread = {file for file, sheet in sheets.items() if not sheet.columns}
-    for file, sheet in sheets.items():
+    for sheet in sheets.values():
         for entry in sheet.entries:
             for column, kind, name in _references(sheet.kind, entry.cells):
                 if kind.file not in unread and kind.identify(name) not in known[kind.file]:
+                    there = sheets[kind.file].place if kind.file in sheets else kind.file
                     reason = (
-                        f"there is no {kind.noun} {name!r}, neither in {kind.file} nor in the"
+                        f"there is no {kind.noun} {name!r}, neither in {there} nor in the"
                         " database; add it or correct the name"
                     )
-                    yield Problem(file, entry.line, column, reason)
+                    yield Problem(sheet.place, entry.line, column, reason, entry.cells[column])
 
 
 def _versions_of_versions(session: Session, sheets: dict[str, Sheet]) -> Iterator[Problem]:
@@ -225,7 +257,8 @@ def _versions_of_versions(session: Session, sheets: dict[str, Sheet]) -> Iterato
             reason = (
                 f"{entry.cells['version_of']!r} is itself a version; name the event that is current"
             )
-            yield Problem("events.csv", entry.line, "version_of", reason)
+            cell = entry.cells["version_of"]
+            yield Problem(sheet.place, entry.line, "version_of", reason, cell)
 
 
 def _holders_of_untis_ids(session: Session, sheet: Sheet | None) -> dict[str, str]:
@@ -248,15 +281,18 @@ def _holders_of_untis_ids(session: Session, sheet: Sheet | None) -> dict[str, st
 
 
 def _foreign_untis_ids(sheet: Sheet | None, holders: dict[str, str]) -> Iterator[Problem]:
-    own = {entry.key for entry in sheet.entries} if sheet else set()
-    for entry in sheet.entries if sheet else ():
+    if sheet is None:
+        return
+    own = {entry.key for entry in sheet.entries}
+    for entry in sheet.entries:
         holder = holders.get(entry.cells.get("untis_id", ""))
         if holder and holder not in own:
             reason = (
                 f"belongs to {holder}, who is in the database and not in this file; give that"
                 " user's row as well"
             )
-            yield Problem("users.csv", entry.line, "untis_id", reason)
+            cell = entry.cells["untis_id"]
+            yield Problem(sheet.place, entry.line, "untis_id", reason, cell)
 
 
 def _release_untis_ids(session: Session, holders: dict[str, str]) -> None:
@@ -268,15 +304,21 @@ def _release_untis_ids(session: Session, holders: dict[str, str]) -> None:
         session.execute(update(User).where(User.untis_id.in_(chunk)).values(untis_id=None))
 
 
-def _values(sheet: Sheet, ids: Ids, now: datetime) -> list[dict[str, Any]]:
-    """Return the values that a sheet gives for the table's columns, with `created_at`."""
-    kind, target, fields = sheet.kind, TARGETS[sheet.kind.file], sheet.kind.columns()
+def _in_order(sheet: Sheet) -> list[Entry]:
+    """Return the rows as they can be written: a version needs the current event to be there."""
+    return sorted(sheet.entries, key=lambda entry: "version_of" in entry.cells)
+
+
+def _values(
+    sheet: Sheet, entries: Iterable[Entry], ids: Ids, now: datetime
+) -> list[dict[str, Any]]:
+    """Return the values that rows give for the table's columns, with `created_at`."""
+    kind, target = sheet.kind, TARGETS[sheet.kind.file]
     always = {"created_at": now} if "created_at" in target.table.c else {}
     result = []
-    for entry in sheet.entries:
+    for entry in entries:
         values: dict[str, Any] = dict(always)
-        for column in sheet.columns:
-            value = getattr(entry.row, fields[column])
+        for column, value in zip(sheet.columns, entry.values or (), strict=True):
             name = target.columns.get(column, column)
             if column in target.links:
                 continue
@@ -298,25 +340,23 @@ def _values(sheet: Sheet, ids: Ids, now: datetime) -> list[dict[str, Any]]:
             else:
                 values[name] = value
         result.append(values)
-    # A version's foreign key needs the current event to be there first.
-    return sorted(result, key=lambda values: values.get("version_of_id") is not None)
+    return result
 
 
 def _upsert(session: Session, target: Target, rows: Sequence[dict[str, Any]]) -> set[RowKey]:
     """Write the rows that are new or differ, and return their keys."""
     if not (rows := _find_differing(session, target, rows)):
         return set()
-    table = target.table
-    insert = insert_or(session, target.model)
+    columns = target.table.c
+    insert, values = insert_many_or(session, target.model, rows)
     stated = [name for name in rows[0] if name not in (target.key, "created_at")]
-    if stated:
-        changes = or_(*(table.c[name].is_distinct_from(insert.excluded[name]) for name in stated))
-        new = {name: insert.excluded[name] for name in stated}
-        session.execute(
-            insert.on_conflict_do_update(index_elements=[target.key], set_=new, where=changes), rows
-        )
+    new = {name: insert.excluded[name] for name in stated}
+    if new:
+        changes = or_(*(columns[name].is_distinct_from(new[name]) for name in stated))
+        put = insert.on_conflict_do_update(index_elements=[target.key], set_=new, where=changes)
     else:
-        session.execute(insert.on_conflict_do_nothing(index_elements=[target.key]), rows)
+        put = insert.on_conflict_do_nothing(index_elements=[target.key])
+    session.connection().execute(put, values)
     return {row[target.key] for row in rows}
 
 
@@ -346,17 +386,17 @@ def find_ids(session: Session, target: Target, keys: Collection[RowKey]) -> dict
     return {name: found for query in queries for name, found in session.execute(query)}
 
 
-def _link(session: Session, sheet: Sheet, ids: Ids) -> set[Any]:
-    """Write the link tables of a sheet's rows, as its list cells say; return changed rows' ids."""
+def _link(session: Session, sheet: Sheet, entries: Sequence[Entry], ids: Ids) -> set[Any]:
+    """Write the link tables of rows, as their list cells say; return changed rows' ids."""
     changed: set[Any] = set()
-    kind, target, fields = sheet.kind, TARGETS[sheet.kind.file], sheet.kind.columns()
-    owners = [ids[kind.file][entry.key] for entry in sheet.entries]
-    for column in sheet.columns:
+    kind, target = sheet.kind, TARGETS[sheet.kind.file]
+    owners = [ids[kind.file][entry.key] for entry in entries]
+    for position, column in enumerate(sheet.columns):
         if not (link := target.links.get(column)):
             continue
         wanted: set[tuple[Any, Any]] = set()
-        for owner_id, entry in zip(owners, sheet.entries, strict=True):
-            names = getattr(entry.row, fields[column])
+        for owner_id, entry in zip(owners, entries, strict=True):
+            names = (entry.values or ())[position]
             if file := kind.references.get(column):
                 names = [ids[file][ROW_OF[file].identify(name)] for name in names]
             wanted.update((owner_id, name) for name in names)
@@ -380,8 +420,10 @@ def relink(
     """
     owner, other = link.table.c[link.owner], link.table.c[link.other]
     present = read_links(session, link, owners)
-    if missing := [{link.owner: one, link.other: two} for one, two in sorted(wanted - present)]:
-        session.execute(insert_or(session, link.model).on_conflict_do_nothing(), missing)
+    missing = [{link.owner: one, link.other: two} for one, two in sorted(wanted - present)]
+    for some in batched(missing, CHUNK):
+        insert, values = insert_many_or(session, link.model, some)
+        session.connection().execute(insert.on_conflict_do_nothing(), values)
     if surplus := [{"one": one, "two": two} for one, two in sorted(present - wanted)]:
         session.execute(
             delete(link.table).where(and_(owner == bindparam("one"), other == bindparam("two"))),
@@ -406,6 +448,6 @@ def _address(session: Session, sheet: Sheet, ids: Ids) -> None:
             session.execute(ours.where(~named, Event.addressed.is_(True)).values(addressed=False))
 
 
-def _chunks(keys: Iterable[RowKey]) -> Iterator[list[Any]]:
+def _chunks(keys: Iterable[Any]) -> Iterator[list[Any]]:
     ordered = list(keys)
     return (ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK))

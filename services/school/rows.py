@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, cast
 from uuid import UUID, uuid5
 from zoneinfo import ZoneInfo
 
+from email_validator import EmailNotValidError, validate_email
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 
 from services.school.models import CLASS_GROUP_LENGTH, Audience, EventState, Role, TeachingAffected
@@ -46,8 +47,13 @@ def _key(cell: str) -> str:
 
 
 def _email(cell: str) -> str:
+    """Return an address that mail can be sent to: the outbox has the same rule."""
     if not re.fullmatch(r"[^\s@;,<>]+@[^\s@;,<>]+", cell):
         raise ValueError(f"{cell!r} is no address; write it as anna.muster@schule.example")
+    try:
+        validate_email(cell, check_deliverability=False)
+    except EmailNotValidError as error:
+        raise ValueError(f"{cell!r} is no address that mail can be sent to: {error}") from error
     return cell.lower()
 
 
@@ -78,12 +84,28 @@ def _weekday(cell: str) -> int:
 
 
 def _clock(cell: str) -> time:
-    if not re.fullmatch(r"([01]?[0-9]|2[0-3]):[0-5][0-9]", cell):
+    # Spreadsheet programs write seconds, too.
+    parts = re.fullmatch(r"(([01]?[0-9]|2[0-3]):[0-5][0-9])(:00)?", cell)
+    if not parts:
         raise ValueError(f"must be a time such as 08:15, not {cell!r}")
-    return time.fromisoformat(cell.zfill(5))
+    return time.fromisoformat(parts[1].zfill(5))
+
+
+def _as_iso(cell: str) -> str:
+    """Return a date as Excel writes it here, 4.5.2026 8:15, in the form of ISO 8601.
+
+    Not with slashes: 4/5/2026 is another day in another country.
+    """
+    parts = re.fullmatch(r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4})( +([0-9]{1,2}:.+))?", cell)
+    if not parts:
+        return cell
+    day, month, year, _, clock = parts.groups(default="")
+    iso = f"{year}-{month:0>2}-{day:0>2}"
+    return f"{iso}T{clock if clock[2] == ':' else f'0{clock}'}" if clock else iso
 
 
 def _day(cell: str) -> date:
+    cell = _as_iso(cell)
     if not re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", cell):
         raise ValueError(f"must be a date such as 2026-05-04, not {cell!r}")
     try:
@@ -96,6 +118,7 @@ def _day(cell: str) -> date:
 
 
 def _instant(cell: str, info: ValidationInfo) -> datetime:
+    cell = _as_iso(cell)
     parts = re.fullmatch(
         r"(\S{10})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(Z|[+-][0-9]{2}:[0-9]{2})?", cell
     )

@@ -1,13 +1,11 @@
-"""Read a folder of CSV files into sheets of validated rows.
+"""Check the cells of a school's tables: each becomes a sheet of validated rows.
 
 All that is wrong is collected; no problem stops the reading.
 """
 
-import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
@@ -16,7 +14,8 @@ from nightshift.errors import InvalidInput
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from services.school.rows import ROW_OF, ROWS, Row, RowKey
+from services.school.rows import ROWS, Row, RowKey
+from services.school.tables import Table, Unreadable, find_tables
 from services.school.texts import find_unwanted, normalise
 
 Fields = TypeVar("Fields", bound=BaseModel)
@@ -25,13 +24,16 @@ Fields = TypeVar("Fields", bound=BaseModel)
 class Problem(NamedTuple):
     """One thing that is wrong.
 
-    `line` is the file's line on which the row begins; `column` is empty for the whole row.
+    `file` is the table's place, as `users.csv` or `school.xlsx[users]`, and `line` the line on
+    which the row begins, or its number. `column` is empty for the whole row, and so is `value`, the
+    cell as it was read. `reason` says what is wrong and how to correct it.
     """
 
     file: str
     line: int
     column: str
     reason: str
+    value: str = ""
 
     def __str__(self) -> str:
         return ": ".join(filter(None, (f"{self.file}:{self.line}", self.column, self.reason)))
@@ -44,123 +46,77 @@ class InvalidRows(InvalidInput):
     """
 
     def __init__(self, problems: list[Problem]) -> None:
-        self.problems = sorted(
-            problems, key=lambda problem: (list(ROW_OF).index(problem.file), problem.line)
-        )
-        rows = len({(problem.file, problem.line) for problem in self.problems})
-        total = f"nothing was loaded: {len(self.problems)} problems in {rows} rows"
-        super().__init__("\n".join([*map(str, self.problems), total]))
+        self.problems = problems
+        rows = len({(problem.file, problem.line) for problem in problems})
+        total = f"nothing was loaded: {len(problems)} problems in {rows} rows"
+        super().__init__("\n".join([*map(str, problems), total]))
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A row as it was read.
 
-    `cells` are those that are not empty, by column; `row` is None when the row was refused.
+    `cells` are those that are names, of this row or of others, and not empty, by column. `values`
+    are what the cells of all columns say, in the sheet's order; None when the row was refused.
     """
 
     line: int
     key: RowKey
     cells: dict[str, str]
-    row: Row | None
+    values: tuple[Any, ...] | None
 
 
 @dataclass
 class Sheet:
-    """One file. `columns` are those of its header; empty when the header was refused."""
+    """One table. `columns` are those of its header; empty when the header was refused."""
 
     kind: type[Row]
+    place: str
     columns: list[str] = field(default_factory=list)
     entries: list[Entry] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
-    def refuse(self, line: int, column: str, reason: str) -> None:
-        self.problems.append(Problem(self.kind.file, line, column, reason))
+    def refuse(self, line: int, column: str, reason: str, value: str = "") -> None:
+        self.problems.append(Problem(self.place, line, column, reason, value))
 
 
-def read_folder(folder: Path, zone: ZoneInfo) -> dict[str, Sheet]:
-    """Return the validated files of a folder, by file name in loading order.
+def read_sheets(path: Path, zone: ZoneInfo, *, encoding: str = "utf-8") -> dict[str, Sheet]:
+    """Return the validated tables of a folder or a file, by `Row.file` in loading order.
 
-    Each sheet's `problems` hold what is wrong.
-
-    Raises:
-        InvalidInput: The folder does not exist, cannot be read, has none of the known files, or has
-            a CSV file that is not known.
+    Each sheet's `problems` hold what is wrong. Raises InvalidInput as `find_tables` does.
     """
-    known = ", ".join(ROW_OF)
-    try:
-        found = {path.name: path for path in folder.iterdir() if path.suffix.lower() == ".csv"}
-        if unknown := sorted(found.keys() - ROW_OF.keys()):
-            raise InvalidInput(
-                f"{folder}: {', '.join(unknown)}: unknown file; rename or remove it, the files of a"
-                f" school are {known}"
-            )
-        if not found:
-            raise InvalidInput(
-                f"{folder} holds no file of a school; put at least one of these there: {known}"
-            )
-        return {
-            kind.file: _read(kind, found[kind.file].read_bytes(), zone)
-            for kind in ROWS
-            if kind.file in found
-        }
-    except OSError as error:
-        raise InvalidInput(f"{error.filename}: {error.strerror}") from error
+    names = {kind.file.removesuffix(".csv"): kind for kind in ROWS}
+    header = {column for kind in ROWS for column in kind.columns()}
+    tables = find_tables(path, names, header=header, encoding=encoding)
+    return {
+        kind.file: _read(kind, tables[name], zone) for name, kind in names.items() if name in tables
+    }
 
 
-def _read(kind: type[Row], content: bytes, zone: ZoneInfo) -> Sheet:
-    sheet = Sheet(kind)
-    records = _records(content.decode("utf-8-sig", "surrogateescape"))
-    line, header = next(records, (1, []))
-    if isinstance(header, csv.Error):
-        sheet.refuse(line, "", _not_csv(header))
-        return sheet
-    header = [cell.strip() for cell in header]
-    if not _header_is_sound(sheet, line, header):
-        return sheet
-    sheet.columns = header
+def _read(kind: type[Row], table: Table, zone: ZoneInfo) -> Sheet:
+    sheet = Sheet(kind, table.place)
     first: dict[tuple[str, RowKey], int] = {}
-    for line, cells in records:
-        if isinstance(cells, csv.Error):
-            sheet.refuse(line, "", _not_csv(cells))
-        else:
-            _add(sheet, line, cells, zone, first)
+    try:
+        line, header = next(table.records, (1, []))
+        header = _trim([cell.strip() for cell in header])
+        if not _header_is_sound(sheet, line, header):
+            return sheet
+        sheet.columns = header
+        for line, cells in table.records:
+            _add(sheet, line, _trim(cells, len(header)), zone, first)
+    except Unreadable as stop:
+        sheet.refuse(stop.line, "", stop.reason)
     return sheet
 
 
-def _records(text: str) -> Iterator[tuple[int, list[str] | csv.Error]]:
-    """Yield the rows that are not blank, each with the line on which it begins.
-
-    Text that is not CSV ends them with an error.
-    """
-    reader = csv.reader(StringIO(text, newline=""), strict=True)
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield line, error
-            return
-        if any(cell.strip() for cell in cells):
-            yield line, cells
-
-
-def _not_csv(error: csv.Error) -> str:
-    return (
-        f"cannot be read as CSV from here on ({error}); put the cell in quotes and double the"
-        " quotes inside it"
-    )
+def _trim(cells: list[str], least: int = 0) -> list[str]:
+    """Return cells without empty ones at the end, which spreadsheet programs add."""
+    while len(cells) > least and not cells[-1].strip():
+        cells = cells[:-1]
+    return cells
 
 
 def _header_is_sound(sheet: Sheet, line: int, header: list[str]) -> bool:
     columns = sheet.kind.columns()
-    if len(header) == 1 and re.search(r"[;\t]", header[0]):
-        sheet.refuse(
-            line, "", "the cells are not separated by commas; save the file as comma-separated"
-        )
-        return False
     for name in dict.fromkeys(header):
         if reason := find_unwanted(name):
             sheet.refuse(line, "", f"a column's name {reason}")
@@ -182,6 +138,7 @@ def _add(
     A refused row is added too, so that references to it are not reported as well.
     """
     kind, earlier = sheet.kind, len(sheet.problems)
+    # A spreadsheet's row has the cells of the widest one, and one from a CSV file may be short.
     cells = {
         column: text
         for column, cell in zip(sheet.columns, record, strict=False)
@@ -193,12 +150,19 @@ def _add(
             line,
             "",
             f"has {len(record)} cells, the header {len(sheet.columns)}; quote a cell that contains"
-            " a comma",
+            " a separator",
         )
     else:
         row, wrong = validate(kind, cells, zone)
         for column, reason in wrong:
-            sheet.refuse(line, column, reason)
+            sheet.refuse(line, column, reason, cells.get(column, ""))
+    named = {kind.key_column, *kind.unique, *kind.references}
+    cells = {
+        column: cell
+        for column, cell in cells.items()
+        # No database has what may not be written, and Postgres refuses the question.
+        if column in named and not find_unwanted(cell)
+    }
     key = kind.identify(cells.get(kind.key_column, ""))
     uniques: list[tuple[str, RowKey]] = [
         (kind.key_column, key),
@@ -211,8 +175,13 @@ def _add(
                 column,
                 f"{cells[column]!r} stands already on line {first[column, value]}; keep one of the"
                 " two",
+                cells[column],
             )
-    sheet.entries.append(Entry(line, key, cells, row if len(sheet.problems) == earlier else None))
+    values = None
+    if row is not None and len(sheet.problems) == earlier:
+        fields = kind.columns()
+        values = tuple(getattr(row, fields[column]) for column in sheet.columns)
+    sheet.entries.append(Entry(line, key, cells, values))
 
 
 def validate(
@@ -238,6 +207,8 @@ def validate(
 
 def clean(cell: str) -> str:
     """Return a cell without white space around it, with usual line ends and composed letters."""
+    if cell.isascii() and cell.isprintable():
+        return cell.strip(" ")
     # str.strip() would also remove some control characters, which must be refused, and keep others.
     cell = cell.replace("\r\n", "\n").replace("\r", "\n")
     return normalise(re.sub(r"\A[^\S\x0b-\x1f\x85]+|[^\S\x0b-\x1f\x85]+\Z", "", cell))

@@ -45,6 +45,8 @@ _JOINER = "\u200d"
 
 def find_unwanted(text: str) -> str:
     """Return what is wrong with a text's characters and how to correct it, or an empty string."""
+    if text.isascii() and text.isprintable() and not text.isspace():
+        return ""
     if found := _REFUSED.search(text):
         return _explain(found[0])
     if _has_long_run_of_marks(text):

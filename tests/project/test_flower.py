@@ -1,13 +1,12 @@
 """`celery -A project flower`: with which logins it starts, and what it shows to whom."""
 
 import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import httpx
 import psutil
 import pytest
+from forking import ForkedProcess, run_forked
 from nightshift.celery.flower import find_refusal
 from servers import free_port, wait_for
 
@@ -28,13 +27,6 @@ def environment(tmp_path):
     }
 
 
-def start(environment, *words):
-    command = [sys.executable, "-m", "celery", "-A", "project", "flower", *words]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-
-
 @pytest.mark.parametrize("given", ["environment", "setting's file"])
 def test_flower_has_the_login_of_the_settings_and_listens_on_this_machine(
     environment, tmp_path, given
@@ -44,7 +36,9 @@ def test_flower_has_the_login_of_the_settings_and_listens_on_this_machine(
     login = {"environment": ("FLOWER_BASIC_AUTH", OWN)}
     name, value = login.get(given, ("FLOWER_BASIC_AUTH_FILE", str(secret)))
     port = int(environment["FLOWER_PORT"])
-    process = start(environment | {name: value})
+    log, words = tmp_path / "flower.log", ["-A", "project", "flower"]
+    files = {"folder": ROOT, "stdout": log, "stderr": log}
+    process = ForkedProcess("celery", words, environment | {name: value}, **files)
     try:
         wait_for(port)
         listening = {
@@ -61,7 +55,7 @@ def test_flower_has_the_login_of_the_settings_and_listens_on_this_machine(
         }
     finally:
         process.kill()
-        process.communicate()
+        process.wait()
 
     assert listening == {"127.0.0.1"}
     assert codes == {
@@ -80,11 +74,11 @@ def test_flower_has_the_login_of_the_settings_and_listens_on_this_machine(
     ],
 )
 def test_flower_does_not_start_with_a_login_that_is_none(environment, values, said):
-    process = start(environment | values)
-    _, errors = process.communicate(timeout=60)
+    words = ["-A", "project", "flower"]
+    ran = run_forked("celery", *words, environment=environment | values, folder=ROOT)
 
-    assert (process.returncode in (1, 2), said in errors.decode()) == (True, True), errors
-    assert "Traceback" not in errors.decode()
+    assert (ran.returncode in (1, 2), said in ran.stderr) == (True, True), ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def options(**values):

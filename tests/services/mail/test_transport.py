@@ -34,12 +34,18 @@ def content(text="Hello\n.\n..dots\n"):
     return message.as_bytes()
 
 
+# Seconds that a server has which does not hang, on a busy machine.
+HEALTHY = 60
+
+
 def send(transport, recipient="anna@school.example"):
     return transport.send(SENDER, recipient, content())
 
 
-def plain(server):
-    return closing(SmtpTransport("127.0.0.1", server.port, tls="none", timeout=0.5))
+def plain(server, *, fate=""):
+    # One that hangs does so for 2 s.
+    timeout = 1.5 if "hang" in fate else HEALTHY
+    return closing(SmtpTransport("127.0.0.1", server.port, tls="none", timeout=timeout))
 
 
 def test_a_taken_message_arrives_byte_for_byte():
@@ -71,7 +77,7 @@ def test_a_taken_message_arrives_byte_for_byte():
     ],
 )
 def test_answer_means(fate, verdict, pause, dead, reply):
-    with serving([fate]) as server, plain(server) as transport:
+    with serving([fate]) as server, plain(server, fate=fate) as transport:
         answer = send(transport)
         assert (answer.verdict, answer.pause, answer.dead_address) == (verdict, pause, dead)
         assert reply in (None, answer.reply)
@@ -229,7 +235,7 @@ def test_connection_that_the_server_ends_after_refusals_is_replaced(step):
 def test_long_wait_is_for_the_answer_to_the_message_only():
     with serving(["data 4xx"]) as server, plain(server) as transport:
         assert send(transport).verdict is Verdict.LATER
-        assert transport._smtp.sock.gettimeout() == 0.5
+        assert transport._smtp.sock.gettimeout() == HEALTHY
 
 
 def test_address_that_is_not_ascii_needs_smtputf8():
@@ -349,7 +355,12 @@ def test_login_that_asks_nonsense_fails_no_message(monkeypatch):
         monkeypatch.setattr("aiosmtpd.smtp.SMTP.smtp_AUTH", _ask_nonsense)
         answer = send(
             SmtpTransport(
-                "127.0.0.1", server.port, tls="none", user="school", password="hush", timeout=0.5
+                "127.0.0.1",
+                server.port,
+                tls="none",
+                user="school",
+                password="hush",
+                timeout=HEALTHY,
             )
         )
     assert (answer.verdict, answer.pause) == (Verdict.AWAY, True)

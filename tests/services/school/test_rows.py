@@ -38,12 +38,12 @@ from tests.services.school.builders import bring, problems, write
         ("2026-13-01T08:00", "2026-13-01 is not in the calendar (month must be in 1..12)"),
         ("0206-05-04T08:00", "0206-05-04: the year must lie between 1900 and 2199"),
         ("2026-05-04T24:30", "2026-05-04T24:30 is no time of day (hour must be in 0..23)"),
-        ("4.5.2026", "must be a date such as 2026-05-04, not '4.5.2026'"),
+        ("4/5/2026", "must be a date such as 2026-05-04, not '4/5/2026'"),
         (
-            "4.5.2026 08:00",
+            "4/5/2026 08:00",
             (
                 "must be a time such as 2026-05-04T08:15 or 2026-05-04T08:15+02:00,"
-                " not '4.5.2026 08:00'"
+                " not '4/5/2026 08:00'"
             ),
         ),
     ],

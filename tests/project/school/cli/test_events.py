@@ -155,11 +155,11 @@ def test_delete_of_a_draft_removes_it(run, add, listed):
             "author: there is no user 'x@y'; correct the name, or add it first",
         ),
         (
-            ["add", "--title", "x", "--starts", "2026-12-01 8:00", "--ends", "1.12.2026"],
+            ["add", "--title", "x", "--starts", "2026-12-01 8:00", "--ends", "1/12/2026"],
             (
                 "starts: must be a time such as 2026-05-04T08:15 or 2026-05-04T08:15+02:00,"
                 " not '2026-12-01 8:00'\n"
-                "ends: must be a date such as 2026-05-04, not '1.12.2026'"
+                "ends: must be a date such as 2026-05-04, not '1/12/2026'"
             ),
         ),
         (

@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 import pytest
+from forking import ForkedProcess
 from installations import Installation, installed
 from nightshift.jobs import enqueue
 from nightshift.jobs.models import Job
@@ -44,6 +45,8 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
 
 PAGE = ROOT / "docs" / "faults.md"
 MINUTE = 60
+# The tests' Redis keeps nothing on its disk; and a slot of the schedule may pass in this minute.
+NOT_THE_FAULTS = {("broker", "warn"), ("recurring jobs", "warn")}
 TOKEN = "one of our own"
 
 
@@ -55,8 +58,8 @@ class Whole:
     web: WebServer
     database: Proxy
     broker: Proxy
-    worker: subprocess.Popen[bytes]
-    beat: subprocess.Popen[bytes]
+    worker: ForkedProcess
+    beat: ForkedProcess
     told: list[str] = field(default_factory=list)
 
     def run(self, statement: str) -> None:
@@ -264,7 +267,11 @@ def ask_doctor(it: Whole) -> str:
     found = json.loads(command(it, "doctor", "--json"))["checks"]
     parts = []
     for status in ("fail", "warn"):
-        names = [one["check"] for one in found if one["status"] == status]
+        names = [
+            one["check"]
+            for one in found
+            if one["status"] == status and (one["check"], status) not in NOT_THE_FAULTS
+        ]
         if names:
             parts.append(f"{status}: {', '.join(names)}")
     return "; ".join(parts) or "ok"
@@ -284,7 +291,7 @@ def ask_metrics(it: Whole) -> str:
         probes = [
             labels.removeprefix('probe="').rstrip('"')
             for name, labels, value in values
-            if name == "probe" and float(value) == level
+            if name == "probe" and float(value) == level and "recurring jobs" not in labels
         ]
         if probes:
             said.append(f"`probe` {word}: {', '.join(probes)}")

@@ -189,21 +189,6 @@ def end_database(it: Whole) -> None:
     it.database.__exit__()
 
 
-def shift_clock(it: Whole) -> None:
-    """Let the database's clock be 40 seconds ahead."""
-    it.run("create schema shifted")
-    it.run(
-        "create function shifted.clock_timestamp() returns timestamptz language sql as"
-        " $$ select pg_catalog.clock_timestamp() + interval '40 seconds' $$"
-    )
-    it.run(
-        "do $$ begin execute format('alter database %I set search_path to shifted, pg_catalog,"
-        " public', current_database()); end $$"
-    )
-    it.installation.runtime.disconnect()
-    it.database.cut()
-
-
 def lose_revisions(it: Whole) -> None:
     it.run("delete from alembic_version")
 
@@ -228,7 +213,6 @@ FAULTS: dict[str, Callable[[Whole], None]] = {
     "feeds cannot be written": block_feeds,
     "the broker is away": end_broker,
     "the database is away": end_database,
-    "the database's clock is 40 s ahead": shift_clock,
     "the tables are older than the code": lose_revisions,
     "a queue is paused": pause_queue,
     "a job fails for good": spoil_job,

@@ -85,7 +85,8 @@ messages: $(VENV)/.dev ## update the catalogues from the texts in code and templ
 lock: $(VENV)/.installer ## pin every dependency again, with hashes; `make lock UPGRADE=` keeps pinned versions
 	$(LOCK) --group installer --output-file requirements-installer.txt
 	$(LOCK) --group build $(PYPROJECTS) --output-file requirements.txt
-	$(LOCK) --constraint requirements.txt --group build --group dev --extra telemetry $(PYPROJECTS) --output-file requirements-dev.txt
+	$(LOCK) --constraint requirements.txt --group build --group dev --all-extras $(PYPROJECTS) --output-file requirements-dev.txt
+	@echo obstore | $(LOCK) --constraint requirements.txt - --output-file requirements-s3.txt
 
 clean: ## remove the environment and all that was built, also var/ with its databases
 	rm -rf $(VENV) var build engine/build *.egg-info engine/*.egg-info

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, delete, func, select
 
 from project.school.settings import SchoolSettings
 from services.calendars import feeds, sync
+from services.calendars.folders import FolderStore
 from services.calendars.jobs import RefreshFeeds, SyncCalendars
 from services.calendars.models import ChangeLog, EventStamp, Feed, SyncRun
 from services.calendars.store import FeedStore
@@ -28,14 +29,50 @@ from services.calendars.sync import Rules
 from services.school.loading import load
 from tests.conftest import COMPOSITION, NOW
 from tests.services.calendars.builders import make_school
+from tests.services.calendars.storage import (
+    Storage,
+    files,
+    make_bucket_store,
+    settings as storage_settings,
+    stamps,
+    storage,
+)
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """Yield a server of S3-compatible storage, for the test session."""
+    with storage(tmp_path_factory.mktemp("storage") / "requests") as server:
+        yield server
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> FeedStore:
-    """Return an empty feed store."""
-    return FeedStore(tmp_path / "feeds")
+def storage_address(server: Storage) -> str:
+    """Return the address of S3-compatible storage."""
+    return server.address
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> FeedStore:
+    """Return an empty feed store of each kind."""
+    if request.param == "folder":
+        return FolderStore(tmp_path / "feeds")
+    made: FeedStore = make_bucket_store(request.getfixturevalue("storage_address"))
+    return made
+
+
+@pytest.fixture
+def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
+    """Return the settings of an empty feed store: a folder, or with the parameter a bucket."""
+    if getattr(request, "param", "folder") == "folder":
+        return {"FEED_STORE": str(tmp_path / "feeds")}
+    return storage_settings(request.getfixturevalue("storage_address"))
+
+
+# With it, a test runs on each kind of store.
+on_both_stores = pytest.mark.parametrize("store_settings", ["folder", "bucket"], indirect=True)
 
 
 @pytest.fixture
@@ -167,17 +204,11 @@ class Calendars:
 
     def files(self) -> dict[str, bytes]:
         """Return the content of every file in the store, by path."""
-        root = self.store.root
-        return {
-            str(path.relative_to(root)): path.read_bytes()
-            for path in sorted(root.rglob("*"))
-            if path.is_file()
-        }
+        return files(self.store)
 
-    def stamps(self) -> dict[str, tuple[int, int]]:
+    def stamps(self) -> dict[str, Any]:
         """Return of every file which one it is and when it was written."""
-        stats = {name: (self.store.root / name).stat() for name in self.files()}
-        return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+        return stamps(self.store)
 
 
 class InterruptedRun(Run):
@@ -200,7 +231,11 @@ class InterruptedRun(Run):
 
 @pytest.fixture
 def calendars(
-    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, example_school: Path
+    engine: Engine,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    example_school: Path,
+    store_settings: dict[str, str],
 ) -> Iterator[Calendars]:
     """Yield an installation with the example school, and empty its database afterwards.
 
@@ -209,10 +244,10 @@ def calendars(
     environment = {
         "DATABASE_URL": engine.url.render_as_string(hide_password=False),
         "BROKER_URL": f"filesystem://{tmp_path / 'broker'}",
-        "FEED_STORE": str(tmp_path / "feeds"),
         "SCHOOL_NAME": "Kantonsschule",
         "FEED_DAYS_PAST": "10000",
         "FEED_DAYS_AHEAD": "10000",
+        **store_settings,
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from functools import partial
+from functools import lru_cache, partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -90,6 +90,12 @@ _KEPT_BY_TRANSACTION = re.compile(
     re.IGNORECASE,
 )
 
+# Executions of a statement that may be one wait for the database.
+MOST_AT_ONCE = 1_000
+
+# Characters of a statement that is known again.
+LONGEST_REMEMBERED = 20_000
+
 # Connections that a pool keeps open. A worker's process uses one or two at once, the web server one
 # for each thread.
 POOL_SIZE = 4
@@ -112,6 +118,7 @@ __all__ = [
     "limit_lock_wait",
     "make_borrowing_engine",
     "make_engine",
+    "once_per_statement",
     "partial_index",
     "plain",
     "read_clock",
@@ -394,14 +401,35 @@ class Lendable:
             statement = statement.as_bytes()
         text = statement.decode(errors="replace") if isinstance(statement, bytes) else statement
         self.lease.check(text)
-        self.changed = self.changed or _KEPT_BY_SESSION.search(text) is not None
-        self.marked = self.marked or _KEPT_BY_TRANSACTION.search(text) is not None
+        changed, marked = _find_kept(text)
+        self.changed |= changed
+        self.marked |= marked
 
     def _breaks(self) -> bool:
         if self.lease is None or self.lease.ending:
             return False
         self.lease.broken = True
         return True
+
+
+def once_per_statement(look: Callable[[str], T]) -> Callable[[str], T]:
+    """Remember what a look at a statement has found: it takes longer than to send the statement.
+
+    Not of the longest, which are not executed again and would fill the memory.
+    """
+    remembered = lru_cache(maxsize=500)(look)
+
+    def find(statement: str) -> T:
+        return (remembered if len(statement) <= LONGEST_REMEMBERED else look)(statement)
+
+    return find
+
+
+@once_per_statement
+def _find_kept(statement: str) -> tuple[bool, bool]:
+    """Return whether a statement's effect may outlive its transaction, or its job."""
+    kept = _KEPT_BY_SESSION.search(statement), _KEPT_BY_TRANSACTION.search(statement)
+    return kept[0] is not None, kept[1] is not None
 
 
 def lend(connection: Connection, lease: Lease) -> Lendable | None:
@@ -443,6 +471,17 @@ class _SqliteConnection(Lendable, sqlite3.Connection):
 
 
 class _Cursor(_Checking, psycopg.Cursor[Any]):  # type: ignore[misc]
+    def executemany(self, statement: Any, parameters: Any, *, returning: bool = False) -> Any:
+        if returning:
+            return super().executemany(statement, parameters, returning=True)
+        # All of one call is one wait for the server, which would look silent while it works.
+        written = 0
+        for some in batched(list(parameters), MOST_AT_ONCE):
+            super().executemany(statement, some)
+            written += max(self.rowcount, 0)
+        self._rowcount = written
+        return None
+
     def stream(self, statement: Any, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
         self.connection.check(statement)
         return super().stream(statement, *arguments, **options)

@@ -1,8 +1,10 @@
 """What tests do with the probe's jobs: enqueue one, count what they have left."""
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
+from nightshift.celery.link import Word
 from nightshift.jobs import JobArgs, enqueue
 from nightshift.runtime import Runtime
 from probe_app import Effect
@@ -22,3 +24,8 @@ def count_effects(runtime: Runtime, job_id: UUID | None = None) -> int:
         counted = counted.where(Effect.job_id == job_id.hex)
     with runtime.read_only() as session:
         return session.execute(counted).scalar_one()
+
+
+def untimed(words: Iterable[tuple[Word, UUID | None, float]]) -> list[tuple[Word, UUID | None]]:
+    """Return words as they are said, without when."""
+    return [(word, about) for word, about, _ in words]

@@ -415,6 +415,20 @@ def test_silent_database_is_given_up():
 
 
 @pytest.mark.usefixtures("_postgres")
+def test_database_that_works_on_many_rows_is_not_silent(monkeypatch):
+    monkeypatch.setattr("nightshift.database.MOST_AT_ONCE", 3)
+    engine = make_engine(POSTGRES_URL, silence=2)
+    with engine.begin() as connection:
+        connection.execute(text("create temporary table slow (number int)"))
+        # Each takes a tenth of what would count as silence; all of them twice as much.
+        insert = text("insert into slow select :number from pg_sleep(0.2)")
+        written = connection.execute(insert, [{"number": number} for number in range(20)])
+        assert written.rowcount == 20
+        assert connection.execute(text("select count(*) from slow")).scalar_one() == 20
+    engine.dispose()
+
+
+@pytest.mark.usefixtures("_postgres")
 def test_statement_may_take_as_long_as_the_server_lets_it():
     engine = make_engine(POSTGRES_URL)
     with engine.connect() as connection:

@@ -120,19 +120,19 @@ class Keeper:
         Raises the last error of the database. A word that met one stays, for another try.
         """
         give_up, failed = time.monotonic() + WORDS_SECONDS, None
-        for word, about in self.words:
+        for word, about, since in self.words:
             if time.monotonic() > give_up:
                 break
             try:
                 with self.runtime.unit_of_work() as session:
                     limit_lock_wait(session, WORDS_SECONDS)
-                    self._record(session, word, about)
+                    self._record(session, word, about, since)
             except SQLAlchemyError as error:
                 failed = error
                 if is_away(error):
                     break
                 # Its row is locked, perhaps: the others go first.
-                self.words.add(word, about)
+                self.words.add(word, about, since)
                 continue
             except Exception:
                 logger.exception("%s %s cannot be recorded", word, about)
@@ -143,10 +143,10 @@ class Keeper:
         if failed is not None:
             raise failed
 
-    def _record(self, session: Session, word: Word, about: UUID) -> None:
+    def _record(self, session: Session, word: Word, about: UUID, since: float) -> None:
         match word:
             case Word.REVOKED:
-                age = timedelta(seconds=self.words.read_age(about))
+                age = timedelta(seconds=time.monotonic() - since)
                 if not rescue.is_retried(session, about, since=age) and care.cancel(
                     session, [about]
                 ):
@@ -179,10 +179,15 @@ class Keeper:
                 bundles=self.bundles,
             )
         self.publisher.publish(self.runtime, messages)
-        # While there are jobs to send, the next look is soon; otherwise each pause is twice the
+        settings = self.runtime.settings
+        longest = settings.relay_interval.total_seconds()
+        if messages:
+            longest = min(longest, LONGEST_WAIT)
+        # While the broker may run empty, the next look is soon; otherwise each pause is twice the
         # one before.
-        longest = self.runtime.settings.relay_interval.total_seconds()
-        self.pause = BUSY_INTERVAL if messages else min(2 * self.pause, longest)
+        drains = 4 * len(messages) > settings.relay_buffer
+        drains = drains or any(len(message.job_ids) > 1 for message in messages)
+        self.pause = BUSY_INTERVAL if drains else min(2 * self.pause, longest)
 
     def resend_lost(self) -> None:
         """Let the next look send the jobs again whose messages the broker has lost."""
@@ -329,7 +334,7 @@ class Watch:
         self.pid = pid
         self._heard = self._looked = time.monotonic()
 
-    def wait(self, seconds: float) -> list[tuple[Word, UUID]]:
+    def wait(self, seconds: float) -> list[tuple[Word, UUID, float]]:
         """Wait for what the worker says, `seconds` at most; return what is for the ledger."""
         select.select([self.link.socket], [], [], seconds)
         now = time.monotonic()
@@ -338,10 +343,10 @@ class Watch:
             self._heard = now
         self._looked = now
         words = []
-        for word, about in self.link.hear():
+        for word, about, since in self.link.hear():
             self._heard = now
             if about is not None:
-                words.append((word, about))
+                words.append((word, about, since))
         return words
 
     @property
@@ -415,9 +420,9 @@ def _release(keeper: Keeper, clock: Clock) -> None:
         time.sleep(LONGEST_WAIT)
 
 
-def _note_words(keeper: Keeper, words: Iterable[tuple[Word, UUID]]) -> None:
-    for word, about in words:
-        keeper.words.add(word, about)
+def _note_words(keeper: Keeper, words: Iterable[tuple[Word, UUID, float]]) -> None:
+    for word, about, since in words:
+        keeper.words.add(word, about, since)
 
 
 def _report_hang(keeper: Keeper, watch: Watch, hung: Event) -> None:

@@ -44,13 +44,18 @@ class Link:
         end.setblocking(False)
         self._rest = b""
 
-    def say(self, word: Word, about: UUID | None = None) -> None:
-        """Send one line. It is lost where the peer has not read for very long."""
-        line = word.value if about is None else f"{word.value} {about}"
+    def say(self, word: Word, about: UUID | None = None, since: float | None = None) -> None:
+        """Send one line. It is lost where the peer has not read for very long.
+
+        `since`: when it was said first, by `time.monotonic`, which is one clock for all processes
+        of a machine; by default now.
+        """
+        since = time.monotonic() if since is None else since
+        line = word.value if about is None else f"{word.value} {about} {since}"
         with suppress(OSError):
             self.socket.send(f"{line}\n".encode())
 
-    def hear(self) -> list[tuple[Word, UUID | None]]:
+    def hear(self) -> list[tuple[Word, UUID | None, float]]:
         """Return the lines that have arrived. What is not one of ours is dropped."""
         with suppress(OSError):
             self._rest += self.socket.recv(LONGEST_READ)
@@ -59,8 +64,9 @@ class Link:
         for line in lines:
             # The first line after a keeper that died may be the end of one.
             with suppress(ValueError):
-                word, _, about = line.decode().partition(" ")
-                heard.append((Word(word), UUID(about) if about else None))
+                word, *rest = line.decode().split(" ")
+                about, since = rest or ("", "0")
+                heard.append((Word(word), UUID(about) if about else None, float(since)))
         return heard
 
 
@@ -73,11 +79,12 @@ class Unrecorded:
     def __init__(self) -> None:
         self._words: dict[UUID, tuple[Word, float]] = {}
 
-    def add(self, word: Word, about: UUID) -> None:
-        """Keep a word."""
+    def add(self, word: Word, about: UUID, since: float | None = None) -> None:
+        """Keep a word that was said first at `since`, as `Link.say` has it."""
+        since = time.monotonic() if since is None else since
         # To the end: the words stay in the order they were said.
-        before, since = self._words.pop(about, (None, 0.0))
-        self._words[about] = (word, since if before is word else time.monotonic())
+        before, first = self._words.pop(about, (None, since))
+        self._words[about] = (word, min(since, first) if before is word else since)
         if len(self._words) > MOST_WORDS:
             del self._words[next(iter(self._words))]
 
@@ -86,15 +93,10 @@ class Unrecorded:
         if about in self._words and self._words[about][0] is word:
             del self._words[about]
 
-    def read_age(self, about: UUID) -> float:
-        """Return the seconds since the newest word about this was said."""
-        now = time.monotonic()
-        # Another thread may be putting it to the end.
-        return now - self._words.get(about, (None, now))[1]
-
-    def __iter__(self) -> Iterator[tuple[Word, UUID]]:
+    def __iter__(self) -> Iterator[tuple[Word, UUID, float]]:
+        """Give the words, what they are about, and when they were said first."""
         # A copy, made at once: another thread may add meanwhile.
-        return iter([(word, about) for about, (word, _) in list(self._words.items())])
+        return iter([(word, about, since) for about, (word, since) in list(self._words.items())])
 
     def __bool__(self) -> bool:
         return bool(self._words)

@@ -48,6 +48,16 @@ class Channel(kombu_redis.Channel):
     connection_class = _Tcp
     connection_class_ssl = _Tls
 
+    # The client of kombu's present pool: to make one takes longer than what it is then used for.
+    _client: redis.Redis | None = None
+
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        if asynchronous:
+            return super()._create_client(asynchronous)
+        if self._client is None or self._client.connection_pool is not self.pool:
+            self._client = super()._create_client()
+        return self._client
+
     def _brpop_read(self, **options: Any) -> Any:
         try:
             return super()._brpop_read(**options)

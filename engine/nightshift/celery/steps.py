@@ -164,14 +164,14 @@ class KeeperWatch(threading.Thread):
 
     def _pass_words(self) -> None:
         """Say to the keeper what the processes have said, until it has recorded that."""
-        for word, about in self._processes.hear():
+        for word, about, since in self._processes.hear():
             if about is not None:
-                self._unrecorded.add(word, about)
-                self._link.say(word, about)
+                self._unrecorded.add(word, about, since)
+                self._link.say(word, about, since)
         if self._repeat < time.monotonic():
             self._repeat = time.monotonic() + REPEAT_EVERY
-            for word, about in self._unrecorded:
-                self._link.say(word, about)
+            for word, about, since in self._unrecorded:
+                self._link.say(word, about, since)
 
     def _look(self) -> None:
         now = time.monotonic()
@@ -181,7 +181,7 @@ class KeeperWatch(threading.Thread):
         self._looked = now
         if now - self._turned < LONGEST_TURN or not self._loops():
             self._link.say(Word.ALIVE)
-        for word, about in self._link.hear():
+        for word, about, _ in self._link.hear():
             self._give_up = now + self._patience
             if about is not None:
                 self._unrecorded.drop(word, about)

@@ -143,11 +143,9 @@ class End:
         }
 
 
-# Built once: to build this statement takes longer than to execute it.
 _CLAIM = (
     update(TABLE)
     .where(
-        TABLE.c.id.in_(bindparam("job_ids", expanding=True)),
         # The row decides what runs: a message under another kind's name claims nothing.
         TABLE.c.kind == bindparam("job_kind"),
         TABLE.c.state == JobState.QUEUED,
@@ -170,6 +168,10 @@ _CLAIM = (
     # still queued.
     .returning(TABLE.c.id, *(TABLE.c[name] for name in _READ), committed_lazily())
 )
+# Built once: to build such a statement takes longer than to execute it, and so does to write out a
+# list of ids.
+_CLAIM_ONE = _CLAIM.where(TABLE.c.id == bindparam("job_id"))
+_CLAIM_ALL = _CLAIM.where(TABLE.c.id.in_(bindparam("job_ids", expanding=True)))
 _HELD = (
     TABLE.c.id == bindparam("held_job"),
     TABLE.c.claim_id == bindparam("held_claim"),
@@ -253,9 +255,11 @@ def claim(
     then this again. With `unlimited`, a job of a limited kind is claimed although no relay has
     admitted it.
     """
-    values = {"job_ids": job_ids, "job_kind": kind, "worker": worker_id, "process": pid}
-    values |= {"claim": claim_id, "unlimited": unlimited}
-    return _make_claims(connection.execute(_CLAIM, values), job_ids, claim_id)
+    values = {"job_kind": kind, "worker": worker_id, "process": pid, "claim": claim_id}
+    values |= {"job_id": job_ids[0]} if len(job_ids) == 1 else {"job_ids": job_ids}
+    statement = _CLAIM_ONE if len(job_ids) == 1 else _CLAIM_ALL
+    rows = connection.execute(statement, {**values, "unlimited": unlimited})
+    return _make_claims(rows, job_ids, claim_id)
 
 
 def find_claims(connection: Connection, job_ids: Sequence[UUID], claim_id: UUID) -> list[Claim]:

@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -286,13 +287,10 @@ def _find_room(session: Session, queues: Collection[str], buffer: int) -> dict[s
     """Return by queue how much more the broker may hold, where jobs wait for that."""
     if not queues:
         return {}
-    order = (Job.limited, Job.priority, Job.run_at)
-    waiting = [
-        _first(select(Job.id).where(Job.queue == queue, *UNSENT), *order) for queue in queues
-    ]
     paused = set(session.execute(select(PausedQueue.queue)).scalars())
+    there = session.execute(_ask_for_waiting(tuple(queues))).one()
     room = {}
-    for queue, waits in zip(queues, session.execute(select(*waiting)).one(), strict=True):
+    for queue, waits in zip(queues, there, strict=True):
         if waits and queue not in paused:
             in_broker = select(*COUNTS).where(Job.queue == queue, *SENT)
             messages, jobs = session.execute(in_broker).one()
@@ -300,6 +298,28 @@ def _find_room(session: Session, queues: Collection[str], buffer: int) -> dict[s
             if free > 0 and jobs < max(buffer, MOST_SENT):
                 room[queue] = Room(free, max(buffer, MOST_SENT) - jobs, jobs)
     return room
+
+
+# Each look asks the same, and these statements are longer to build than to execute.
+@cache
+def _ask_for_waiting(queues: tuple[str, ...]) -> Select[*tuple[bool, ...]]:
+    """Ask of each queue whether a job waits unsent."""
+    order = (Job.limited, Job.priority, Job.run_at)
+    return select(
+        *(_first(select(Job.id).where(Job.queue == queue, *UNSENT), *order) for queue in queues)
+    )
+
+
+@cache
+def _ask_for_limited(kinds: tuple[str, ...]) -> Select[*tuple[bool, ...]]:
+    """Ask of each kind whether a job that is flagged as limited waits unsent."""
+    order = (Job.priority, Job.run_at)
+    return select(
+        *(
+            _first(select(Job.id).where(Job.kind == kind, *UNSENT, LIMITED), *order)
+            for kind in kinds
+        )
+    )
 
 
 def _choose_unlimited(session: Session, queue: str, room: int, kinds: Kinds) -> list[Chosen]:
@@ -319,11 +339,7 @@ def _choose_limited(session: Session, room: Collection[str], kinds: Kinds) -> li
     """Choose jobs of limited kinds: of each kind as many as its limit admits now."""
     if not room or not kinds:
         return []
-    flagged = [
-        _first(select(Job.id).where(Job.kind == kind, *UNSENT, LIMITED), Job.priority, Job.run_at)
-        for kind in kinds
-    ]
-    there = session.execute(select(*flagged)).one()
+    there = session.execute(_ask_for_limited(tuple(kinds))).one()
     policies = [kind.policy for kind, waits in zip(kinds.values(), there, strict=True) if waits]
     limited = [policy for policy in policies if policy.limited]
     for policy in policies:

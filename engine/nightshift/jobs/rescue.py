@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, case, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, case, delete, exists, func, or_, select, update
 
 from nightshift.database import Session, ago, insert_or, read_clock, seconds_between, utc_now
 from nightshift.jobs import batches, claims
@@ -184,13 +184,14 @@ def postpone_unknown(
 
 
 def is_retried(session: Session, job_id: UUID, *, since: timedelta) -> bool:
-    """Whether a person has retried an ended job within a span, and it has not started yet.
+    """Whether a person has retried an ended job within a span, and its first attempt is not over.
 
     Every worker hears that a task is revoked. The first cancels the job; another may be slower than
-    the person.
+    the person, and than the start of the job that was retried.
     """
+    first = or_(Job.attempt == 0, and_(Job.attempt == 1, RUNNING))
     retried = select(Job.id).where(
-        Job.id == job_id, Job.counted_at.is_not(None), Job.attempt == 0, Job.run_at > ago(since)
+        Job.id == job_id, Job.counted_at.is_not(None), first, Job.run_at > ago(since)
     )
     return session.execute(retried).one_or_none() is not None
 

@@ -14,7 +14,7 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.orm import SessionTransaction
 
-from nightshift.database import Session, lend
+from nightshift.database import Session, lend, once_per_statement
 from nightshift.errors import PermanentError
 from nightshift.jobs.args import Kinds
 
@@ -98,9 +98,17 @@ class Carried:
     def check(self, statement: str) -> None:
         """Raise BrokenTransaction for a statement that ends the transaction, or comes after."""
         self.require_unbroken()
-        if _MAY_END.search(statement) and _ENDING.search(_QUOTED.sub("", statement)):
+        if _ends(statement):
             self.broken = True
             raise BrokenTransaction
+
+
+@once_per_statement
+def _ends(statement: str) -> bool:
+    """Return whether a statement may end its transaction."""
+    if not _MAY_END.search(statement):
+        return False
+    return _ENDING.search(_QUOTED.sub("", statement)) is not None
 
 
 class LentSession(Session):

@@ -19,7 +19,7 @@ from nightshift.errors import PermanentError, TransientError
 from nightshift.jobs import JobArgs, Run, care, claims
 from nightshift.jobs.models import Job, JobState, Worker
 from nightshift.jobs.session import BrokenTransaction
-from probing import count_effects, put
+from probing import count_effects, put, untimed
 from sqlalchemy import select, update
 from sqlalchemy.exc import OperationalError
 
@@ -208,7 +208,7 @@ def test_every_exception_of_a_body_is_recorded_and_tried_again(app, what):
 def test_claim_that_a_body_calls_lost_is_released_by_the_keeper(app, keeper):
     job_id = put(app.runtime, Misbehave(what="lost"))
     assert app.tasks["test.misbehave"].perform(job_id) is None
-    assert keeper.hear() == [(Word.UNENDED, find_job(app, job_id).claim_id)]
+    assert untimed(keeper.hear()) == [(Word.UNENDED, find_job(app, job_id).claim_id)]
 
 
 # --- claims without an answer ---
@@ -253,7 +253,7 @@ def test_keeper_is_told_of_a_claim_without_an_answer(app, keeper, monkeypatch):
     with pytest.raises(OperationalError):
         app.tasks["probe.leave"].perform(job_id)
     found = find_job(app, job_id)
-    assert keeper.hear() == [(Word.UNSTARTED, found.claim_id)]
+    assert untimed(keeper.hear()) == [(Word.UNSTARTED, found.claim_id)]
     assert found.state == JobState.RUNNING
 
 
@@ -262,7 +262,7 @@ def test_keeper_is_told_when_an_answer_comes_after_all(app, keeper, monkeypatch)
     job_id = put(app.runtime, probe.Leave())
     monkeypatch.setattr(app, "runtime", Unsteady(app.runtime, lost=["after"]))
     app.tasks["probe.leave"].perform(job_id)
-    [(first, unsure), (last, sure)] = keeper.hear()
+    [(first, unsure), (last, sure)] = untimed(keeper.hear())
     assert (first, last, unsure) == (Word.UNSURE, Word.SURE, sure)
 
 
@@ -341,4 +341,4 @@ def test_soft_time_limit_while_a_failure_is_recorded_is_told_to_the_keeper(
     monkeypatch.setattr(Run, "fail", limit)
     with pytest.raises(SoftTimeLimitExceeded):
         app.tasks["probe.fail"].perform(job_id)
-    assert keeper.hear() == [(Word.UNENDED, find_job(app, job_id).claim_id)]
+    assert untimed(keeper.hear()) == [(Word.UNENDED, find_job(app, job_id).claim_id)]

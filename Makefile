@@ -37,7 +37,7 @@ migration: $(VENV)/.dev ## write a migration from the models: make migration m="
 	@$(BIN)/alembic revision --autogenerate -m "$$m"
 
 # The engine's tests and the project's are two runs: the models of both tests are not in one database.
-# They wait more than they compute, so they run at the same time, and each in several processes
+# They run at the same time, and each in several processes, because many tests wait
 # (engine/tests/spreading.py): make test PROCESSES=1 is slower, and easier to follow. The second run
 # is shown at its end. Compiled files are kept, also where the environment says otherwise: the tests
 # start hundreds of processes.
@@ -97,6 +97,7 @@ clean: ## remove the environment and all that was built, also var/ with its data
 BUILT = $(if $(shell sed -n 's/^IMAGE_TAG=//p' .env 2>/dev/null),--no-build,--build)
 
 up: .env ## start everything in containers, and wait until all are healthy
+	@$(PYTHON) -m project.host ports
 	@$(COMPOSE) up --detach $(BUILT) --wait --wait-timeout 300 || { $(COMPOSE) ps --all; $(PYTHON) -m project.host failures; exit 1; }
 	@$(if $(findstring flower,$(COMPOSE_PROFILES)),echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)")
 	@$(if $(findstring mailpit,$(COMPOSE_PROFILES)),echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server")

@@ -1,10 +1,12 @@
 """The containers of this installation, from the host: by Compose, without a library."""
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from project import backups
 from project.backups import Refused, run
@@ -25,6 +27,11 @@ PATIENCE = 300  # seconds until all must be healthy
 def compose(*arguments: str) -> str:
     """Run Compose and return what it wrote. Raises Refused where it failed."""
     return run([*COMPOSE, *arguments])
+
+
+def read_config() -> dict[str, Any]:
+    """Return what Compose makes of its files and `.env`."""
+    return dict(json.loads(compose("config", "--format=json")))
 
 
 def find_failures() -> list[str]:
@@ -54,11 +61,41 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)  # noqa: T201 - this is a command
 
 
+def check_ports(config: dict[str, Any]) -> None:
+    """Raise Refused when another program listens on a port of a service that does not run."""
+    running = compose("ps", "--services", "--status=running").split()
+    for name, service in config["services"].items():
+        for port in service.get("ports", []) if name not in running else []:
+            address = (port.get("host_ip", "127.0.0.1"), int(port["published"]))
+            with socket.socket() as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    trial.bind(address)
+                except OSError as error:
+                    where = f"{address[0]}:{address[1]}"
+                    raise Refused(
+                        f"{where}, the port of {name}, is taken by another program: stop that, or"
+                        f" set {name.upper()}_PORT in .env"
+                    ) from error
+    _tell_other_address(config["services"].get("web", {}))
+
+
+def _tell_other_address(web: dict[str, Any]) -> None:
+    """Say when addresses begin with a port of this machine at which the web server is not."""
+    url = urlsplit(web.get("environment", {}).get("PUBLIC_URL", ""))
+    ports = {int(port["published"]) for port in web.get("ports", [])}
+    if url.hostname in ("127.0.0.1", "localhost") and ports and (url.port or 80) not in ports:
+        say(
+            f"PUBLIC_URL is {url.geturl()}, and the web server is at port {min(ports)}: remove"
+            " PUBLIC_URL from .env, so that it follows WEB_PORT"
+        )
+
+
 class Containers:
     """The installation in containers."""
 
     def __init__(self) -> None:
-        self.config = json.loads(compose("config", "--format=json"))
+        self.config = read_config()
         server = self.config["services"].get("postgres")
         if server is None:
             raise Refused(

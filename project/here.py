@@ -75,12 +75,17 @@ def _find_database() -> backups.Database:
             "a backup needs Postgres itself: let DATABASE_URL lead to it, with DATABASE_POOLER=none"
         )
     named = {"--host": url.host, "--port": url.port, "--username": url.username}
+    asked = {key: str(value) for key, value in url.query.items() if key.startswith("ssl")}
+    tls = app.runtime.settings.database_tls | asked
     # psycopg has the password of POSTGRES_PASSWORD too, where the URL has none.
     password = url.password or app.runtime.settings.postgres_password.get_secret_value()
+    environment = {f"PG{key.upper()}": value for key, value in tls.items()}
+    if password:
+        environment |= {"PGPASSWORD": str(password), "PGCONNECT_TIMEOUT": "5"}
     return backups.Postgres(
         str(url.database),
         options=[f"{option}={value}" for option, value in named.items() if value],
-        environment={"PGPASSWORD": str(password), "PGCONNECT_TIMEOUT": "5"} if password else {},
+        environment=environment,
     )
 
 

@@ -1,5 +1,6 @@
 """What `make` does with the containers beyond starting them: `python3 -m project.host WORD`.
 
+    ports            refuse when another program listens where a service shall
     failures         show the last lines of the services that are not well
     backup [FILE]    write a backup
     restore FILE     put a backup in the place of the database
@@ -17,7 +18,16 @@ from pathlib import Path
 
 from project import backups
 from project.backups import Refused
-from project.containers import PATIENCE, SETTINGS, Containers, compose, say, show_failures
+from project.containers import (
+    PATIENCE,
+    SETTINGS,
+    Containers,
+    check_ports,
+    compose,
+    read_config,
+    say,
+    show_failures,
+)
 from project.upgrade import roll_back, upgrade
 
 
@@ -69,7 +79,13 @@ def _tell_differences(given: bytes) -> None:
         say(f".env here stays; it differs from the backup's in {', '.join(names)}")
 
 
+def look_at_ports() -> None:
+    """Refuse when another program listens where a service shall."""
+    check_ports(read_config())
+
+
 WORDS: dict[str, Callable[..., None]] = {
+    "ports": look_at_ports,
     "failures": show_failures,
     "backup": back_up,
     "restore": restore,
@@ -84,7 +100,7 @@ def main(word: str, *arguments: str) -> None:
     try:
         WORDS[word](*filter(None, arguments))
     except Refused as error:
-        said = {"upgrade": "not upgraded", "rollback": "not rolled back"}
+        said = {"upgrade": "not upgraded", "rollback": "not rolled back", "ports": "not started"}
         say(f"{said.get(word, 'nothing was changed')}: {error}")
         sys.exit(2)
 

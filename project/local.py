@@ -87,15 +87,13 @@ def dev() -> int:
     migrate()
     # kwargs: a job's arguments travel by name.
     columns = "--tasks-columns=name,uuid,state,kwargs,received,started,runtime,worker"
-    flower = ["flower", "--address=127.0.0.1", f"--port={settings.flower_port}", columns]
     commands = {
         "worker": [*CELERY, "worker", "--task-events"],
         "beat": [*CELERY, "beat"],
         "web": [sys.executable, "-m", "project.web"],
-        "flower": [*CELERY, *flower],
+        "flower": [*CELERY, "flower", columns],
     }
-    # Flower reads its login from the environment only. A pipe's lines must not wait for others.
-    os.environ.setdefault("FLOWER_BASIC_AUTH", settings.flower_basic_auth.get_secret_value())
+    # A pipe's lines must not wait for others.
     os.environ["PYTHONUNBUFFERED"] = "1"
     # `make dev` ends like its processes do: with TERM as with Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)

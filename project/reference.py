@@ -23,7 +23,13 @@ SETTINGS_HEAD = """\
 
 A setting is an environment variable, or a line of `.env` in the project's folder; the environment
 wins. `.env.example` has all of them. Durations are ISO 8601 (`PT90S`, `PT15M`, `PT6H`) or
-`H:MM:SS`. A process refuses an invalid value at its start, and names the setting.
+`H:MM:SS`. Each setting may also come from a file: `LINK_SECRET_FILE=/run/secrets/link_secret` names
+the file, whose content is the value (a line break at its end is left out). A process refuses an
+invalid value at its start, and names the setting.
+
+With `ENVIRONMENT=production` a secret must have 12 characters and be no placeholder. A process need
+not be given the secrets that it does not use: a worker and the web server refuse to start without
+theirs, Flower without its login.
 
 This page is made from the code by `make docs`.
 
@@ -62,7 +68,7 @@ def _rows(section: type[ComponentSettings], without: set[str]) -> Iterator[str]:
 
 
 def _show_default(field: FieldInfo) -> str:
-    default = field.default
+    default = "" if field.default_factory else field.default
     if isinstance(default, SecretStr):
         return default.get_secret_value()
     if isinstance(default, timedelta):

@@ -8,7 +8,6 @@ from nightshift.settings import (
     DatabaseUrl,
     FlowerPort,
     ProjectName,
-    PublicUrl,
     Settings,
     WebBind,
 )
@@ -23,6 +22,5 @@ class ProjectSettings(Settings):
 
     project_name: ProjectName = NAME
     database_url: DatabaseUrl = f"sqlite:///var/{NAME}.db"
-    public_url: PublicUrl = f"http://127.0.0.1:{WEB_PORT}"
     web_bind: WebBind = f"127.0.0.1:{WEB_PORT}"
     flower_port: FlowerPort = FLOWER_PORT

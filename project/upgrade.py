@@ -8,7 +8,6 @@ revisions, a backup is written and the tables are migrated; the release before c
 import os
 import re
 import shutil
-import socket
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -17,7 +16,14 @@ from typing import Any
 
 from project import backups
 from project.backups import Refused
-from project.containers import PATIENCE, SETTINGS, Containers, compose, say
+from project.containers import (
+    PATIENCE,
+    SETTINGS,
+    Containers,
+    check_ports,
+    compose,
+    say,
+)
 
 # Bytes that a process of a worker needs, beside its main process and its keeper.
 A_PROCESS, A_WORKER = 60 << 20, 150 << 20
@@ -151,31 +157,14 @@ def check_memory(config: dict[str, Any]) -> None:
     """Raise Refused when a worker's processes do not fit its memory limit."""
     worker = config["services"]["worker"]
     asked = str(worker["environment"].get("WORKER_CONCURRENCY", "auto"))
-    processes = int(asked) if asked.isdigit() else os.cpu_count() or 1
+    # `auto` follows the limit.
+    processes = int(asked) if asked.isdigit() else 1
     limit, needed = int(worker["mem_limit"]), A_WORKER + processes * A_PROCESS
     if needed > limit:
         raise Refused(
             f"{processes} processes of a worker need {needed >> 20} MB at least, and WORKER_MEMORY"
             f" is {limit >> 20} MB: set WORKER_CONCURRENCY lower, or WORKER_MEMORY higher"
         )
-
-
-def check_ports(config: dict[str, Any]) -> None:
-    """Raise Refused when another program listens on a port of a service that does not run."""
-    running = compose("ps", "--services", "--status=running").split()
-    for name, service in config["services"].items():
-        for port in service.get("ports", []) if name not in running else []:
-            address = (port.get("host_ip", "127.0.0.1"), int(port["published"]))
-            with socket.socket() as trial:
-                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    trial.bind(address)
-                except OSError as error:
-                    where = f"{address[0]}:{address[1]}"
-                    raise Refused(
-                        f"{where}, the port of {name}, is taken by another program: stop that, or"
-                        f" set {name.upper()}_PORT in .env"
-                    ) from error
 
 
 def _check_disk(installation: Containers) -> None:

@@ -1,7 +1,6 @@
 """The letters' jobs."""
 
-from collections.abc import Collection, Iterable
-from datetime import date
+from collections.abc import Collection
 from functools import partial
 from uuid import UUID
 
@@ -12,7 +11,6 @@ from nightshift.jobs import Outcome, Run
 from services.calendars import agendas, audience, feeds, revisions
 from services.calendars.models import FeedKind
 from services.calendars.sync import Rules
-from services.calendars.window import Window
 from services.letters import accounts, digests, notices, reviews
 from services.letters.jobs import (
     NoticeEvent,
@@ -95,12 +93,5 @@ def send_digests(session: Session, args: SendDigests, run: Run) -> Outcome:
 @job(QueueDigests)
 def queue_digests(session: Session, args: QueueDigests, run: Run) -> Outcome:
     """Queue the digests of some users. A second run queues no others."""
-    rules = run.runtime[Rules]
-
-    def read_weeks(
-        session: Session, first: date, last: date, user_ids: Collection[int]
-    ) -> Iterable[digests.UserWeek]:
-        window = Window(first, last, run.now, rules.zone)
-        return agendas.read_agendas(session, window, user_ids, school_name=rules.school_name)
-
+    read_weeks = agendas.make_reader(run.runtime[Rules], lambda: run.now)
     return digests.queue_digests(session, args, read_weeks, run.runtime[LetterRules], now=run.now)

@@ -120,7 +120,7 @@ def job_environment(tmp_path: Path) -> dict[str, str]:
     return {"FEED_STORE": f"{tmp_path}/feeds", "MAIL_URL": f"folder://{tmp_path}/mail"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def example_school() -> Path:
     """Return the folder of the example school."""
     return ROOT / "examples" / "school"

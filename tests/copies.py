@@ -4,9 +4,8 @@ from pathlib import Path
 from shutil import copytree, ignore_patterns
 
 ROOT = Path(__file__).parent.parent
-BUILT = ignore_patterns(
-    ".git", ".venv*", "var", "build", ".env", ".cache", ".*_cache", "__pycache__"
-)
+# Compiled files come along, but not those that another process is about to rename.
+BUILT = ignore_patterns(".git", ".venv*", "var", "build", ".env", ".cache", ".*_cache", "*.pyc.*")
 
 
 def copy_repository(copy: Path) -> None:

@@ -28,9 +28,12 @@ EVERYTHING = {
 }
 
 
-def mail_settings(server: ServerProcess, **more: str) -> dict[str, str]:
-    """Return settings for mail to a server, with short pauses."""
-    url = f"smtp://127.0.0.1:{server.port}?tls=none&timeout=1"
+def mail_settings(server: ServerProcess, *, timeout: int = 1, **more: str) -> dict[str, str]:
+    """Return settings for mail to a server, with short pauses.
+
+    `timeout` is in seconds: a server that hangs now and then is left soon.
+    """
+    url = f"smtp://127.0.0.1:{server.port}?tls=none&timeout={timeout}"
     return {"mail_url": url, "mail_retry_after": "PT1S", **more}
 
 

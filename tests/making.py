@@ -67,7 +67,7 @@ class Project:
             yield
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(100)
 
     def wait_for(self, log: Path, words: str, *, seconds: float) -> None:
         """Wait until a process has written these words into its log; fail when it does not."""

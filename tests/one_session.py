@@ -23,5 +23,9 @@ class OneSession:
     def read_only(self) -> Iterator[Session]:
         yield self._session
 
+    @contextmanager
+    def read_newest(self) -> Iterator[Session]:
+        yield self._session
+
     def __getitem__(self, wanted: type) -> Any:
         return self._provided[wanted]

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 from nightshift.celery.configuration import TIME_LIMIT
+from nightshift.settings import NOT_GIVEN
+from pydantic import SecretStr
 from ruamel.yaml import YAML
 
 from tests.conftest import COMPOSITION, ROOT
@@ -158,11 +160,115 @@ def test_mail_goes_to_mailpit_unless_a_server_is_named() -> None:
     assert re.fullmatch(r"127\.0\.0\.1:\$\{MAILPIT_PORT:-\d+\}:8025", port)
 
 
+def test_addresses_begin_with_the_port_of_this_machine() -> None:
+    [port] = SERVICES["web"]["ports"]
+    published = port.removesuffix(":8000")
+
+    assert SERVICES["web"]["environment"]["PUBLIC_URL"] == f"${{PUBLIC_URL:-http://{published}}}"
+
+
 def test_what_compose_sets_are_settings() -> None:
-    names = set(SERVICES["worker"]["environment"]) - {"HEARTBEAT_FILE"}
+    names = {name for service in OURS for name in SERVICES[service]["environment"]}
     settings = {name.upper() for section in COMPOSITION.sections for name in section.model_fields}
 
-    assert names <= settings
+    assert names - {"HEARTBEAT_FILE"} <= settings
+
+
+# All else of `.env` reaches every service of ours, and holds no secret.
+DATABASE = "postgresql+psycopg://${COMPOSE_PROJECT_NAME}@postgres:5432/${COMPOSE_PROJECT_NAME}"
+COMMON = {
+    "ENVIRONMENT": "production",
+    "BROKER_URL": "redis://redis:6379/0",
+    "LOG_FORMAT": "json",
+    "WEB_BIND": "0.0.0.0:8000",
+    "HEARTBEAT_FILE": "/tmp/alive",
+}
+SECRETS = {
+    "postgres": {"POSTGRES_PASSWORD"},
+    "redis": set(),
+    "mailpit": {"FLOWER_BASIC_AUTH"},
+    "migrate": {"POSTGRES_PASSWORD"},
+    "worker": {"POSTGRES_PASSWORD", "LINK_SECRET", "MAIL_PASSWORD", "SENTRY_DSN"},
+    "beat": {"POSTGRES_PASSWORD"},
+    "web": {"POSTGRES_PASSWORD", "LINK_SECRET", "METRICS_TOKEN", "SENTRY_DSN"},
+    "flower": {"FLOWER_BASIC_AUTH"},
+}
+
+
+@every_service
+def test_service_has_the_secrets_that_it_needs_and_no_others(name: str) -> None:
+    known = {
+        field.upper()
+        for section in COMPOSITION.sections
+        for field, info in section.model_fields.items()
+        if info.annotation is SecretStr
+    }
+    given = SERVICES[name].get("environment", {})
+    names = {one for value in given.values() for one in re.findall(r"\$\{(\w+)[:?-]", str(value))}
+
+    assert names & known == SECRETS[name] & known
+    if name in OURS:
+        # What it does not need is there and empty: `.env` has it.
+        assert known <= set(given)
+        assert {given[one] for one in known - SECRETS[name]} <= {
+            "",
+            NOT_GIVEN,
+            f"none:{NOT_GIVEN}",
+        }
+        assert COMMON.items() <= given.items()
+        # A mail server's user needs its password.
+        assert bool(given["MAIL_URL"]) is ("MAIL_PASSWORD" in SECRETS[name])
+        assert given["DATABASE_URL"] == (DATABASE if "POSTGRES_PASSWORD" in SECRETS[name] else "")
+
+
+@pytest.mark.parametrize("process", ["worker", "web"])
+def test_service_has_what_its_process_needs(process: str) -> None:
+    needed = {
+        name.upper()
+        for component in COMPOSITION.components
+        for name in component.needs.get(process, ())
+    }
+
+    assert needed <= SECRETS[process]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_our_services_start_with_what_compose_gives_them(name: str, tmp_path: Path) -> None:
+    own = {one: f"anna:of {one}'s own" for names in SECRETS.values() for one in names}
+    lines = [f"{one}={value}" for one, value in own.items()]
+    (tmp_path / ".env").write_text("\n".join([*lines, "MAIL_URL=smtp://anna@mail.example"]))
+    values = {
+        one.lower(): re.sub(
+            r"\$\{(\w+)[^}]*\}+", lambda found: own.get(found[1], ""), str(value)
+        ).replace("postgresql+psycopg://@postgres:5432/", "postgresql+psycopg://a@postgres:5432/a")
+        for one, value in SERVICES[name]["environment"].items()
+        if value != ""
+    }
+    blank = {one for one, value in SERVICES[name]["environment"].items() if value == ""}
+    kept = [line for line in lines if line.partition("=")[0] not in blank]
+    (tmp_path / ".env").write_text("\n".join(kept))
+    values |= {"public_url": "https://a.example", "mail_url": "folder:///tmp/mail"}
+
+    runtime = COMPOSITION.runtime(_env_file=tmp_path / ".env", **values)
+
+    read = {
+        one.upper()
+        for section in runtime.sections
+        for one, secret in section.secrets().items()
+        if secret
+    }
+    assert read == {one for one in SECRETS[name] if one in own}
+
+
+@every_service
+def test_networks_are_apart_and_limits_are_set(name: str) -> None:
+    service = SERVICES[name]
+
+    assert COMPOSE["networks"]["back"] == {"internal": True}
+    assert {"mem_limit", "cpus", "pids_limit"} <= set(service)
+    # A published port needs a network with a way out; what keeps data has none.
+    assert ("front" in service["networks"]) is (bool(service.get("ports")) or name == "worker")
+    assert ("back" in service["networks"]) is (name != "mailpit")
 
 
 def test_secrets_come_from_the_environment_file() -> None:
@@ -173,8 +279,9 @@ def test_secrets_come_from_the_environment_file() -> None:
         ("FLOWER_BASIC_AUTH", "FLOWER_BASIC_AUTH|MP_UI_AUTH"),
     ):
         values = re.findall(rf"^ +(?:{keys}): (.*)$", text, re.MULTILINE)
-        assert len(values) == 2
-        assert all(value.startswith(f"${{{name}:?") for value in values)
+        given = [value for value in values if value not in ('""', f"none:{NOT_GIVEN}")]
+        assert len(given) == 2
+        assert all(value.startswith(f"${{{name}:?") for value in given)
 
 
 def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) -> None:

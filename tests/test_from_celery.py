@@ -21,4 +21,4 @@ def test_task_of_plain_celery_runs_and_its_signals_are_sent(job_app, request):
     request.getfixturevalue("job_worker")
     mark.delay("hello")
 
-    assert (ran.wait(20), told.wait(20)) == (True, True)
+    assert (ran.wait(100), told.wait(100)) == (True, True)

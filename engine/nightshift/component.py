@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import Any
 
 from nightshift.database import Base, Session
+from nightshift.errors import InvalidInput
 from nightshift.jobs.args import DECLARED, JobArgs, Kinds
 from nightshift.jobs.schedule import Entry
 from nightshift.runtime import Provider, Publisher, Runtime
@@ -96,7 +97,8 @@ class Component:
     component shows on the web server's first page in development. `commands`: by name,
     `module:command`; the project's pyproject.toml has the same lines as entry points, by which
     Celery finds them. `after_restore`: commands that make again what the component
-    keeps outside of the database, run when a backup was restored.
+    keeps outside of the database, run when a backup was restored. `needs`: by what a process is
+    (`worker` or `web`), the secrets among its settings without which that process cannot work.
     """
 
     name: str
@@ -115,6 +117,7 @@ class Component:
     front: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
     after_restore: tuple[str, ...] = ()
+    needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Let `enqueue` accept this component's kinds."""
@@ -193,6 +196,17 @@ class Composition:
             if component.routes
             for route in load(component.routes)(runtime)
         ]
+
+    def require_secrets(self, runtime: Runtime, process: str) -> None:
+        """Raise InvalidInput for a secret that this process needs and was not given."""
+        for component in self.components:
+            for name in component.needs.get(process, ()):
+                section = next(one for one in runtime.sections if name in type(one).model_fields)
+                if not getattr(section, name).get_secret_value():
+                    raise InvalidInput(
+                        f"{name.upper()}: is missing, and the {process} needs it"
+                        f" ({type(section).model_fields[name].description})"
+                    )
 
     def front(self, runtime: Runtime) -> list[Any]:
         """Import the functions that show something on the first page; return what they return."""

@@ -8,8 +8,8 @@ import math
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, date, datetime, time as clock_time, timedelta
 from enum import StrEnum
 from functools import lru_cache, partial
 from operator import methodcaller
@@ -21,6 +21,7 @@ import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.sql import Composable
 from sqlalchemy import (
+    JSON,
     ColumnElement,
     Connection,
     DateTime,
@@ -31,8 +32,11 @@ from sqlalchemy import (
     Index,
     MetaData,
     String,
+    bindparam,
+    column,
     create_engine,
     event,
+    func,
     inspect,
     literal,
     make_url,
@@ -113,6 +117,7 @@ __all__ = [
     "choice",
     "committed_lazily",
     "explain",
+    "insert_many_or",
     "insert_or",
     "is_away",
     "limit_lock_wait",
@@ -258,6 +263,32 @@ def insert_or(session: Session, model: type[Base]) -> Any:
     """Return an INSERT that has `on_conflict_do_nothing` and `on_conflict_do_update`."""
     on_postgres = session.get_bind().dialect.name == "postgresql"
     return postgresql.insert(model) if on_postgres else sqlite.insert(model)
+
+
+def insert_many_or(
+    session: Session, model: type[Base], rows: Sequence[dict[str, Any]]
+) -> tuple[Any, Any]:
+    """Return what `insert_or` does, for rows with the same columns, and its parameters.
+
+    Execute it on a connection: the ORM would handle each row by itself. On Postgres all rows are
+    one JSON document: row by row the server takes four times as long.
+    """
+    statement = insert_or(session, model)
+    if session.get_bind().dialect.name != "postgresql":
+        return statement, rows
+    names = list(rows[0])
+    documents = func.json_to_recordset(bindparam("rows", type_=JSON)).table_valued(
+        *(column(name, statement.table.c[name].type) for name in names)
+    )
+    values = [
+        {
+            name: str(value) if isinstance(value, UUID | date | clock_time) else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+    chosen = select(*documents.render_derived(with_types=True).c)
+    return statement.from_select(names, chosen), {"rows": values}
 
 
 def upsert(session: Session, model: type[Base], rows: Sequence[dict[str, Any]]) -> None:
@@ -620,6 +651,7 @@ def make_engine(
     pooler: bool = False,
     name: str = "nightshift",
     silence: float = SILENCE,
+    tls: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Engine:
     """Return an engine for a database. It connects when it is first used.
@@ -627,7 +659,7 @@ def make_engine(
     `password` is used where the URL has none. Postgres shows the connections under `name`. With
     `pooler` the URL leads to PgBouncer in transaction mode. A statement that has no answer after
     `silence` seconds raises OperationalError. `options` are SQLAlchemy's. The folder of an SQLite
-    file is created.
+    file is created. `tls`: libpq's parameters for it.
     """
     address = make_url(url)
     # hide_parameters: they hold tokens and addresses, and exceptions are logged and stored.
@@ -653,6 +685,7 @@ def make_engine(
         "connect_timeout": CONNECT_TIMEOUT,
         "application_name": name,
         **KEEPALIVES,
+        **(tls or {}),
         # A pooler gives each transaction another server: nothing can be kept there for the next.
         **(
             {"prepare_threshold": None}

@@ -5,11 +5,13 @@ of `ComponentSettings`; nightshift/component.py refuses two components that clai
 """
 
 import re
+import ssl
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from io import StringIO
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
@@ -21,16 +23,25 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from nightshift.errors import InvalidInput
 
 PLACEHOLDER = "change-me"
+# What a secret is not: somebody's stand-in for it, or something that is soon guessed.
+STAND_IN = re.compile(
+    r"change.?me|replace.?me|placeholder|your.?(secret|password|token)", re.IGNORECASE
+)
+# What docker-compose.yml gives to a service that does not need the secret: as if it were not given.
+NOT_GIVEN = "not-given-to-this-service"
+SHORTEST_SECRET, FEWEST_CHARACTERS = 12, 5
 
 # What the engine is made for and tested with.
 BROKERS = ("filesystem", "redis", "rediss", "amqp", "amqps")
+ENCRYPTED = ("rediss", "amqps")
 DATABASES = (("sqlite", "pysqlite"), ("postgresql", "psycopg"))
 LONGEST_DATABASE_NUMBER = 4
 
@@ -75,7 +86,8 @@ PublicUrl = Annotated[
     str,
     Field(
         pattern=r"^https?://[!-~]{1,180}$",  # what a mail's header may hold
-        description="where people reach the web server; a host with other letters in its xn-- form",
+        description="where people reach the web server, a host with other letters in its xn-- form;"
+        " empty: at WEB_BIND",
     ),
 ]
 WebBind = Annotated[
@@ -87,12 +99,76 @@ FlowerPort = Annotated[
 ]
 
 
+def find_weakness(secret: str, *, at_least: int = SHORTEST_SECRET) -> str:
+    """Return what is wrong with a secret, or an empty string. It is not shown."""
+    if STAND_IN.search(secret):
+        return "is still a placeholder"
+    if len(secret) < at_least:
+        return f"is shorter than {at_least} characters"
+    few = at_least > 1 and len(set(secret)) < FEWEST_CHARACTERS
+    return f"has fewer than {FEWEST_CHARACTERS} different characters" if few else ""
+
+
+def is_near(host: str | None) -> bool:
+    """Return whether a host is this machine, or a container beside this one.
+
+    Such a one is named without a dot, and has no certificate that an authority would sign.
+    """
+    try:
+        return ip_address(host or "127.0.0.1").is_loopback
+    except ValueError:
+        return host is None or "." not in host or host.startswith("/")
+
+
+def _follow_web_bind(values: dict[str, Any]) -> str:
+    """Return where a server that listens at WEB_BIND is reached on this machine."""
+    host, _, port = str(values["web_bind"]).rpartition(":")
+    return f"http://{'127.0.0.1' if host in ('0.0.0.0', '[::]') else host}:{port}"  # noqa: S104
+
+
+class _NamingFiles(PydanticBaseSettingsSource):
+    """Reads each setting of which another source has NAME_FILE, the path of a file with its value.
+
+    That is how Docker's and Kubernetes' secrets reach a process. Raises InvalidInput where the
+    source has NAME too, and for a file that cannot be read.
+    """
+
+    def __init__(self, settings_cls: type[BaseSettings], source: Any) -> None:
+        super().__init__(settings_cls)
+        self._values = source.env_vars
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Return the value that the file holds, without a line break at its end."""
+        name, path = field_name.upper(), self._values.get(f"{field_name}_file")
+        if not path:
+            return None, field_name, False
+        if self._values.get(field_name):
+            raise InvalidInput(f"{name} and {name}_FILE are both set: remove one of them")
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise InvalidInput(f"{name}_FILE: {path}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise InvalidInput(f"{name}_FILE: {path}: is not UTF-8") from error
+        return re.sub(r"\r?\n\Z", "", text), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        """Return the values, by field."""
+        fields = self.settings_cls.model_fields.items()
+        read = {name: self.get_field_value(field, name)[0] for name, field in fields}
+        return {name: value for name, value in read.items() if value}
+
+
 class ComponentSettings(BaseSettings):
     """What one component reads from the environment.
 
     Raises pydantic.ValidationError, which says what is wrong with which variable. In production
-    that includes a secret that is still the placeholder.
+    that includes a secret that is a placeholder or short. One that is not given is empty there, so
+    that a process need not know the secrets of others: `require_secrets` of component.py refuses a
+    process that needs it. `foreign_secrets`: another program's, which may be short.
     """
+
+    foreign_secrets: ClassVar[frozenset[str]] = frozenset()
 
     model_config = SettingsConfigDict(
         env_file=".env",
@@ -106,6 +182,19 @@ class ComponentSettings(BaseSettings):
         "development", description="production refuses placeholder secrets"
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read arguments, then the environment, then `.env`; and files that the last two name."""
+        env, file = (_NamingFiles(settings_cls, one) for one in (env_settings, dotenv_settings))
+        return init_settings, env, env_settings, file, dotenv_settings
+
     @field_validator("*", mode="before")
     @classmethod
     def _refuse_unusable_text(cls, value: Any) -> Any:
@@ -117,15 +206,30 @@ class ComponentSettings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _refuse_placeholders_in_production(self) -> Self:
+    def _refuse_weak_secrets_in_production(self) -> Self:
         if self.environment == "production":
+            for name in self.find_missing_secrets():
+                self.__dict__[name] = SecretStr("")
             for name, secret in self.secrets().items():
-                if PLACEHOLDER in secret:
-                    raise ValueError(
-                        f"{name.upper()} is still the placeholder {PLACEHOLDER!r}:"
-                        " set a secret of your own"
-                    )
+                weakness = self.find_weakness(name, secret) if secret else ""
+                if weakness:
+                    raise ValueError(f"{name.upper()} {weakness}: set a secret of your own")
         return self
+
+    @classmethod
+    def find_weakness(cls, name: str, secret: str) -> str:
+        """Return what is wrong with a secret in production, or an empty string."""
+        return find_weakness(secret, at_least=1 if name in cls.foreign_secrets else SHORTEST_SECRET)
+
+    def find_missing_secrets(self) -> list[str]:
+        """Return the secrets, by field, that were not given and have no usable default."""
+        return [
+            name
+            for name, field in type(self).model_fields.items()
+            if isinstance(value := getattr(self, name), SecretStr)
+            and PLACEHOLDER in field.default.get_secret_value()
+            and (name not in self.model_fields_set or NOT_GIVEN in value.get_secret_value())
+        ]
 
     def secrets(self) -> dict[str, str]:
         """Return the secrets in use, by field. No output of a command may show them."""
@@ -160,14 +264,24 @@ class Settings(ComponentSettings):
         "filesystem://var/broker",
         description="filesystem://PATH, redis://HOST:PORT/DB or amqp://USER:PASSWORD@HOST//",
     )
-    public_url: PublicUrl = "http://127.0.0.1:8000"
+    tls_ca: str = Field(
+        "",
+        description="a file with the authorities (PEM) that vouch for database and broker; empty:"
+        " the system's",
+    )
+    tls_verify: Literal["yes", "no"] = Field(
+        "yes",
+        description="no takes any certificate of database and broker; doctor then warns",
+    )
     web_bind: WebBind = "127.0.0.1:8000"
+    public_url: PublicUrl = Field(default_factory=_follow_web_bind)
     metrics_token: SecretStr = Field(
         SecretStr(""),
         description="the bearer token that a scrape of /metrics sends; without one it is off",
     )
     flower_basic_auth: SecretStr = Field(
-        SecretStr("admin:" + PLACEHOLDER), description="NAME:PASSWORD of Flower's login"
+        SecretStr("admin:" + PLACEHOLDER),
+        description="NAME:PASSWORD of Flower's login, without a comma",
     )
     flower_port: FlowerPort = 5555
     log_format: Literal["console", "json"] = Field(
@@ -176,8 +290,13 @@ class Settings(ComponentSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         "INFO", description="the lowest level that is logged"
     )
+    sentry_dsn: SecretStr = Field(
+        SecretStr(""),
+        description="where errors are sent, without private data; needs the extra sentry",
+    )
     worker_concurrency: Annotated[int, Field(ge=1, le=1_000)] | Literal["auto"] = Field(
-        "auto", description="processes of a worker; auto follows the cgroup's CPU limit"
+        "auto",
+        description="processes of a worker; auto follows the cgroup's limits of CPU and memory",
     )
     heartbeat_interval: Duration = Field(
         timedelta(seconds=4), description="how often a worker gives a sign of life"
@@ -257,12 +376,45 @@ class Settings(ComponentSettings):
             raise ValueError("takes no ?options with sqlite")
         return url
 
+    @field_validator("flower_basic_auth")
+    @classmethod
+    def _require_one_login(cls, login: SecretStr) -> SecretStr:
+        name, _, password = login.get_secret_value().partition(":")
+        # Flower would take the comma for the end of a login, and what follows for another one.
+        if not name or not password or "," in name + password:
+            raise ValueError("must be NAME:PASSWORD, without a comma")
+        return login
+
     @field_validator("web_bind")
     @classmethod
     def _require_a_port(cls, bind: str) -> str:
         if int(bind.rpartition(":")[2]) > HIGHEST_PORT:
             raise ValueError(f"its port must be 0 to {HIGHEST_PORT}")
         return bind
+
+    @field_validator("tls_ca")
+    @classmethod
+    def _require_authorities(cls, path: str) -> str:
+        if path:
+            try:
+                ssl.create_default_context(cafile=path)
+            except OSError as error:  # ssl.SSLError is one
+                why = error.strerror or "holds no certificate"
+                raise ValueError(f"{path}: {why}") from error
+        return path
+
+    @model_validator(mode="after")
+    def _require_the_databases_password(self) -> Self:
+        if self.needs_password and not self.postgres_password.get_secret_value():
+            raise ValueError("POSTGRES_PASSWORD is missing: set it, or name it in DATABASE_URL")
+        return self
+
+    @classmethod
+    def find_weakness(cls, name: str, secret: str) -> str:
+        """Return what is wrong with a secret in production, or an empty string."""
+        if name == "flower_basic_auth":
+            secret = secret.partition(":")[2]
+        return super().find_weakness(name, secret)
 
     @model_validator(mode="after")
     def _require_time_for_heartbeats(self) -> Self:
@@ -279,6 +431,46 @@ class Settings(ComponentSettings):
         address, _, _ = self.database_url.partition("@")
         is_postgres = self.database_url.startswith("postgresql")
         return is_postgres and ":" not in address.partition("://")[2]
+
+    @property
+    def authorities(self) -> str:
+        """The file of certificate authorities: TLS_CA, or the system's."""
+        paths = ssl.get_default_verify_paths()
+        return self.tls_ca or paths.cafile or paths.openssl_cafile
+
+    @property
+    def database_tls(self) -> dict[str, str]:
+        """What libpq is told about TLS beside DATABASE_URL, whose own ?sslmode=… wins.
+
+        Another machine's certificate is verified, name included.
+        """
+        address = make_url(self.database_url)
+        if not self.database_url.startswith("postgresql"):
+            return {}
+        mode = address.query.get("sslmode")
+        told: dict[str, str] = {}
+        if mode is None and self.tls_verify == "yes" and not is_near(address.host):
+            mode = told["sslmode"] = "verify-full"
+        if str(mode).startswith("verify-") and "sslrootcert" not in address.query:
+            told["sslrootcert"] = self.authorities
+        return told
+
+    def find_unverified(self) -> list[str]:
+        """Return the connections to other machines of which nothing proves who answers."""
+        found = []
+        address = make_url(self.database_url)
+        mode = str({**address.query, **self.database_tls}.get("sslmode", "prefer"))
+        is_postgres = self.database_url.startswith("postgresql")
+        if is_postgres and not is_near(address.host) and not mode.startswith("verify-"):
+            found.append(f"database {address.host} (sslmode {mode})")
+        broker = urlsplit(self.broker_url)
+        encrypted = broker.scheme in ENCRYPTED
+        if broker.scheme != "filesystem" and not is_near(broker.hostname):
+            if not encrypted:
+                found.append(f"broker {broker.hostname} ({broker.scheme}:// is not encrypted)")
+            elif self.tls_verify == "no":
+                found.append(f"broker {broker.hostname} (TLS_VERIFY=no)")
+        return found
 
     def secrets(self) -> dict[str, str]:
         """Return the secrets in use, by field; the database's password only where it is used."""
@@ -303,6 +495,8 @@ def read_sections(
             read[section] = section(**values)
         except ValidationError as error:
             wrong += _describe(section, error)
+        except InvalidInput as error:
+            wrong.append(str(error))
     if wrong:
         raise InvalidInput("\n".join(dict.fromkeys(wrong)))
     return read
@@ -328,6 +522,8 @@ def _describe(section: type[ComponentSettings], error: ValidationError) -> list[
     """Return a line for each setting that is wrong, which says what it should be."""
     lines: dict[str, str] = {}
     for one in error.errors(include_url=False, include_input=False):
+        if one["type"] == "default_factory_not_called":
+            continue  # it follows from another setting, which has a line
         reason = str(one["ctx"]["error"]) if one["type"] == "value_error" else one["msg"]
         if not one["loc"]:  # of several settings, which the reason names
             lines[reason] = reason

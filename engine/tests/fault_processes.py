@@ -3,10 +3,10 @@
 import os
 import random
 import signal
-import subprocess
 from contextlib import suppress
 
 import psutil
+from forking import ForkedProcess
 from installations import Installation
 
 
@@ -49,9 +49,7 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def kill_something(
-    installation: Installation, worker: subprocess.Popen[bytes]
-) -> tuple[str, subprocess.Popen[bytes]]:
+def kill_something(installation: Installation, worker: ForkedProcess) -> tuple[str, ForkedProcess]:
     """Kill a child of the worker, or the worker; return which, and the worker.
 
     A killed worker is started again, as its supervisor would.

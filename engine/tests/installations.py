@@ -7,7 +7,6 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from uuid import UUID
 import psutil
 import pytest
 from celery.app.utils import find_app
+from forking import ForkedProcess
 from kombu import Connection, pools
 from nightshift.celery.app import App
 from nightshift.database import Base
@@ -30,6 +30,10 @@ from servers import RABBITMQ_URL, postgres_database, reachable, redis_database
 from sqlalchemy import select, text
 
 HERE = Path(__file__).parent
+
+# Seconds. Only a test that fails waits so long: a busy machine may be ten times slower than an idle
+# one.
+LONG = 150.0
 
 # Settings that let a test see a dead worker, and a due job, soon.
 QUICK = {
@@ -46,30 +50,28 @@ class Installation:
     app: App
     environment: dict[str, str]
     folder: Path
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    processes: list[ForkedProcess] = field(default_factory=list)
 
     @property
     def runtime(self) -> Runtime:
         return self.app.runtime
 
-    def start(self, *command: str, **environment: str) -> subprocess.Popen[bytes]:
+    def start(self, *command: str, **environment: str) -> ForkedProcess:
         """Start a Celery command; it is stopped after the test."""
         path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
         everything = {**os.environ, "PYTHONPATH": path, **self.environment, **environment}
-        arguments = [sys.executable, "-m", "celery", "-A", self.app.main, *command]
-        with (self.folder / f"{command[0]}-{len(self.processes)}.log").open("wb") as log:
-            process = subprocess.Popen(arguments, env=everything, stdout=log, stderr=log)
+        log = self.folder / f"{command[0]}-{len(self.processes)}.log"
+        arguments = ["-A", self.app.main, *command]
+        process = ForkedProcess("celery", arguments, everything, stdout=log, stderr=log)
         self.processes.append(process)
         return process
 
-    def worker(
-        self, *options: str, wait: bool = True, **environment: str
-    ) -> subprocess.Popen[bytes]:
+    def worker(self, *options: str, wait: bool = True, **environment: str) -> ForkedProcess:
         """Start a worker of two processes, and wait until its keeper has given a sign of life."""
         name = f"w{len(self.processes)}@test"
         process = self.start("worker", "-n", name, "--concurrency=2", *options, **environment)
         if wait:
-            self.until(lambda: self._is_kept(process.pid), seconds=60)
+            self.until(lambda: self._is_kept(process.pid))
         return process
 
     def _is_kept(self, pid: int) -> bool:
@@ -81,20 +83,22 @@ class Installation:
         with self.runtime.read_only() as session:
             return rescue.find_living_workers(session, silent_after=silent_after)
 
-    def until(self, condition: Callable[[], Any], *, seconds: float = 30) -> Any:
+    def until(self, condition: Callable[[], Any], *, seconds: float = LONG) -> Any:
         """Wait for something to become true and return it."""
-        give_up = time.monotonic() + seconds
+        give_up, pause = time.monotonic() + seconds, 0.02
         while not (value := condition()):
             late = time.monotonic() >= give_up
             assert not late, f"it did not happen within {seconds} s\n{self.logs()}"
-            time.sleep(0.05)
+            # Looking is work, too, which the processes wait for.
+            time.sleep(pause)
+            pause = min(1.3 * pause, 0.2)
         return value
 
     def job(self, job_id: UUID) -> Job:
         with self.runtime.read_only() as session:
             return session.execute(select(Job).where(Job.id == job_id)).scalar_one()
 
-    def ended(self, job_id: UUID, *, seconds: float = 30) -> Job:
+    def ended(self, job_id: UUID, *, seconds: float = LONG) -> Job:
         """Wait for the end of a job and return its row."""
         return self.until(lambda: (row := self.job(job_id)).state in ENDED and row, seconds=seconds)
 
@@ -118,12 +122,12 @@ class Installation:
             process.terminate()
         for process in self.processes:
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
         # A keeper whose database is gone would go on for a while.
-        for child in psutil.wait_procs(children, timeout=5)[1]:
+        for child in psutil.wait_procs(children, timeout=20)[1]:
             child.kill()
 
 

@@ -83,6 +83,9 @@ class NoCollaborators:
     def read_only(self) -> AbstractContextManager[Session]:
         raise NotImplementedError
 
+    def read_newest(self) -> AbstractContextManager[Session]:
+        raise NotImplementedError
+
     def __getitem__(self, wanted: type[Any]) -> Any:
         raise LookupError(wanted)
 

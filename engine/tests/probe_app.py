@@ -71,6 +71,7 @@ class TooLong(
 class Parent(JobArgs, kind="probe.parent"):
     children: int
     failing: int = 0
+    milliseconds: int = 0
 
 
 class Counted(JobArgs, kind="probe.counted"):
@@ -86,9 +87,10 @@ class Rated(JobArgs, kind="probe.rated", rate=Rate(3, timedelta(seconds=5))):
 
 
 class Steps(JobArgs, kind="probe.steps"):
-    """Say how far it is, until it is cancelled or done."""
+    """Say how far it is, until it is cancelled or done; with a marker, as long as that is there."""
 
     seconds: float = 5
+    marker: str = ""
 
 
 class Effect(Base):
@@ -180,11 +182,9 @@ def too_long(args: TooLong, run: Run) -> None:
 @job(Parent)
 def parent(session: Session, args: Parent, run: Run) -> None:
     failing = [Fail(permanent=True) for _ in range(args.failing)]
-    run.spawn(
-        session,
-        [*(Leave(number=n) for n in range(args.children - args.failing)), *failing],
-        then=Counted(parent=run.id),
-    )
+    numbers = range(args.children - args.failing)
+    leaving = [Leave(number=n, milliseconds=args.milliseconds) for n in numbers]
+    run.spawn(session, [*leaving, *failing], then=Counted(parent=run.id))
 
 
 @job(Counted)
@@ -207,7 +207,7 @@ def rated(session: Session, args: Rated, run: Run) -> None:
 def steps(args: Steps, run: Run) -> None:
     end = time.monotonic() + args.seconds
     done = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end and (not args.marker or Path(args.marker).exists()):
         done += 1
         run.progress(done, 1000)
         run.log(f"step {done}")
@@ -224,14 +224,26 @@ def refresh(session: Session, args: Refresh, run: Run) -> Outcome:
     return args.number
 
 
-class Mixed(
-    JobArgs, kind="probe.mixed", time_limit=timedelta(seconds=2), max_attempts=3, backoff=SOON
-):
+class Mixed(JobArgs, kind="probe.mixed", max_attempts=3, backoff=SOON):
     """Leave a row, and do what may harm the jobs that run together with it."""
 
     seconds: float = 0
     dies: bool = False
     locks: int | None = None
+
+
+class Brief(
+    JobArgs, kind="probe.brief", time_limit=timedelta(seconds=2), max_attempts=3, backoff=SOON
+):
+    """Leave a row, perhaps too late."""
+
+    seconds: float = 0
+
+
+@job(Brief)
+def brief(session: Session, args: Brief, run: Run) -> None:
+    time.sleep(args.seconds)
+    leave(session, run)
 
 
 @job(Mixed)
@@ -247,7 +259,7 @@ def mixed(session: Session, args: Mixed, run: Run) -> None:
 
 KINDS = (
     Leave, Fail, Answer, Die, Sleep, Stubborn, Long, TooLong, Parent, Counted, Limited, Rated,
-    Steps, Refresh, Mixed,
+    Steps, Refresh, Mixed, Brief,
 )  # fmt: skip
 
 probe = Component(name="probe", models=("probe_app",), kinds=KINDS, tasks=("probe_app",))

@@ -3,7 +3,9 @@
 In CI a missing Postgres or Redis is a failure. Another address is given by the variable.
 """
 
+import fcntl
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -36,16 +39,34 @@ def reachable(url: str) -> bool:
     return True
 
 
+_ports: list[IO[str]] = []
+
+
 def free_port() -> int:
-    """Return a port of loopback that nothing listens at."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """Return a port of loopback that nothing listens at, and that nothing else takes meanwhile.
+
+    It is below those that the system gives to connections, and no other process of the tests is
+    given it as long as this one lives.
+    """
+    folder = Path(tempfile.gettempdir()) / "nightshift-tests-ports"
+    folder.mkdir(exist_ok=True)
+    while True:
+        port = random.randrange(20_000, 30_000)
+        lock = (folder / str(port)).open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with socket.socket() as listener:
+                listener.bind(("127.0.0.1", port))
+        except OSError:
+            lock.close()
+        else:
+            _ports.append(lock)
+            return port
 
 
 def wait_for(port: int) -> None:
     """Wait until something listens at a port of loopback."""
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 100
     while not reachable(f"tcp://127.0.0.1:{port}"):
         if time.monotonic() > give_up:
             pytest.fail(f"nothing listens on port {port}")

@@ -234,6 +234,21 @@ def test_read_only_does_not_wait_for_a_writer(runtime):
         assert count(runtime, Effect) == 0
 
 
+def test_read_newest_reads_what_another_has_committed_since(runtime):
+    effects = select(func.count()).select_from(Effect)
+    seen = []
+    for _ in range(2):
+        with runtime.read_newest() as session:
+            seen.append(session.execute(effects).scalar_one())
+            with runtime.unit_of_work() as other:
+                other.add(an_effect())
+                other.flush()
+                # A writer that is not ready is neither seen nor waited for.
+                seen.append(session.execute(effects).scalar_one())
+
+    assert seen == [0, 0, 1, 1]
+
+
 def test_single_statement_commits_by_itself(runtime):
     with runtime.single_statement() as connection:
         connection.execute(Effect.__table__.insert().values(job_id="1", attempt=1, at=0.0))

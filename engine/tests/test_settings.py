@@ -29,10 +29,89 @@ def test_placeholder_secret_is_refused_in_production(name):
         "flower_basic_auth": "admin:one of our own",
     }
     assert read(**good).environment == "production"
-    del good[name]
 
     with pytest.raises(ValidationError, match=name.upper()):
-        read(**good)
+        read(**good | {name: "admin:change-me"})
+
+
+@pytest.mark.parametrize("name", ["postgres_password", "flower_basic_auth", "metrics_token"])
+@pytest.mark.parametrize(
+    ("secret", "weakness"),
+    [
+        ("change-me", "is still a placeholder"),
+        ("CHANGE_ME please soon", "is still a placeholder"),
+        ("your-secret-goes-here", "is still a placeholder"),
+        ("elevenchars", "is shorter than 12 characters"),
+        ("aaaaaaaabbbbbbbb", "has fewer than 5 different characters"),
+    ],
+)
+def test_weak_secret_is_refused_in_production(name, secret, weakness):
+    values = {"database_url": POSTGRES, "postgres_password": "one of our own"}
+    values[name] = f"admin:{secret}" if name == "flower_basic_auth" else secret
+
+    assert read(**values).environment == "development"
+    with pytest.raises(ValidationError, match=f"{name.upper()} {weakness}"):
+        read(environment="production", **values)
+
+
+@pytest.mark.parametrize("login", ["admin", "admin:", ":secret", "a:b,c:d", "a:b,c"])
+def test_login_is_a_name_and_a_password_without_a_comma(login):
+    with pytest.raises(ValidationError, match="must be NAME:PASSWORD, without a comma"):
+        read(flower_basic_auth=login)
+
+
+def test_secret_that_is_not_given_is_empty_in_production():
+    settings = read(environment="production")
+
+    assert settings.flower_basic_auth.get_secret_value() == ""
+
+
+def test_password_of_the_database_is_never_missing():
+    with pytest.raises(ValidationError, match="POSTGRES_PASSWORD is missing"):
+        read(environment="production", database_url=POSTGRES)
+
+
+def test_value_comes_from_the_file_that_is_named(tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("one of our own\n")
+    (tmp_path / "url").write_text("https://school.example")
+    (tmp_path / ".env").write_text(f"PUBLIC_URL_FILE={tmp_path}/url\n")
+    monkeypatch.setenv("METRICS_TOKEN_FILE", f"{tmp_path}/token")
+
+    settings = Settings(_env_file=tmp_path / ".env")
+
+    assert settings.metrics_token.get_secret_value() == "one of our own"
+    assert settings.public_url == "https://school.example"
+
+
+def test_environment_wins_over_a_file_that_the_other_file_names(tmp_path, monkeypatch):
+    (tmp_path / "token").write_text("of the file")
+    (tmp_path / ".env").write_text(f"METRICS_TOKEN_FILE={tmp_path}/token\n")
+    monkeypatch.setenv("METRICS_TOKEN", "of the environment")
+
+    token = Settings(_env_file=tmp_path / ".env").metrics_token
+    assert token.get_secret_value() == "of the environment"
+
+
+@pytest.mark.parametrize(
+    ("content", "also", "said"),
+    [
+        (None, "", "METRICS_TOKEN_FILE: {}: No such file or directory"),
+        (b"\xff", "", "METRICS_TOKEN_FILE: {}: is not UTF-8"),
+        (b"a", "b", "METRICS_TOKEN and METRICS_TOKEN_FILE are both set: remove one of them"),
+        (b"a\nb", "", "METRICS_TOKEN: holds a control character, or is not UTF-8"),
+    ],
+)
+def test_file_that_cannot_be_used_is_one_line(tmp_path, monkeypatch, content, also, said):
+    path = tmp_path / "token"
+    if content is not None:
+        path.write_bytes(content)
+    monkeypatch.setenv("METRICS_TOKEN_FILE", str(path))
+    monkeypatch.setenv("METRICS_TOKEN", also)
+
+    with pytest.raises(InvalidInput) as refused:
+        read_sections([Settings], _env_file=None)
+
+    assert str(refused.value).partition(" (")[0] == said.format(path)
 
 
 def test_placeholder_secret_is_accepted_in_development():
@@ -41,11 +120,9 @@ def test_placeholder_secret_is_accepted_in_development():
 
 def test_placeholder_in_a_component_is_refused_in_production_and_named():
     with pytest.raises(ValidationError) as refused:
-        KeySettings(_env_file=None, environment="production")
+        KeySettings(_env_file=None, environment="production", key="change-me")
 
-    assert "KEY is still the placeholder 'change-me': set a secret of your own" in str(
-        refused.value
-    )
+    assert "KEY is still a placeholder: set a secret of your own" in str(refused.value)
 
 
 def test_value_that_is_no_secret_may_be_the_placeholder():
@@ -55,9 +132,7 @@ def test_value_that_is_no_secret_may_be_the_placeholder():
 
 
 def test_password_of_the_database_may_be_the_placeholder_where_it_is_not_used():
-    settings = read(environment="production", flower_basic_auth="admin:one of our own")
-
-    assert settings.postgres_password.get_secret_value() == "change-me"
+    assert read(environment="production", postgres_password="change-me").needs_password is False
 
 
 def test_secrets_are_those_in_use():
@@ -152,6 +227,30 @@ def test_environment_wins_over_the_file_and_an_empty_variable_counts_as_missing(
         "ERROR",
         "json",
     )
+
+
+@pytest.mark.parametrize(
+    ("bind", "url"),
+    [
+        ("127.0.0.1:8123", "http://127.0.0.1:8123"),
+        ("0.0.0.0:8000", "http://127.0.0.1:8000"),
+        ("[::]:8000", "http://127.0.0.1:8000"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("web.example:80", "http://web.example:80"),
+    ],
+)
+def test_addresses_begin_with_where_the_server_listens_unless_told_otherwise(bind, url):
+    assert read(web_bind=bind).public_url == url
+    assert read(web_bind=bind, public_url="https://school.example").public_url == (
+        "https://school.example"
+    )
+
+
+def test_address_that_follows_a_wrong_setting_has_no_line_of_its_own():
+    with pytest.raises(InvalidInput) as refused:
+        read_sections([Settings], _env_file=None, web_bind="8000")
+
+    assert [line.partition(":")[0] for line in str(refused.value).splitlines()] == ["WEB_BIND"]
 
 
 def test_settings_are_frozen():

@@ -137,7 +137,7 @@ def test_job_worker_runs_jobs_and_stops_cleanly(job_worker):
             now=job_worker.app.runtime.now(),
         )
     later = put(job_worker.app.runtime, Add(left=5), delay=timedelta(seconds=0.5))
-    assert [job_worker.ended(job_id).result for job_id in ids] == [1, 2, 3]
+    assert [job_worker.ended(job_id, seconds=60).result for job_id in ids] == [1, 2, 3]
     # Only a keeper sends what was not due when it was enqueued.
     assert job_worker.ended(later, seconds=60).result == 5
     with job_worker.app.runtime.read_only() as session:

@@ -133,13 +133,21 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    """Return the folder of a project with one job."""
+@pytest.fixture(scope="module")
+def migrated(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a project with one job, and the tables."""
+    folder = tmp_path_factory.mktemp("shop")
     for name, content in FILES.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    return tmp_path
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(content)
+    run(python, folder, "-m", "alembic", "upgrade", "heads")
+    return folder
+
+
+@pytest.fixture
+def shop(migrated: Path, tmp_path: Path) -> Path:
+    """Return the folder of such a project that is the test's own."""
+    return shutil.copytree(migrated, tmp_path, dirs_exist_ok=True)
 
 
 # No variable is a setting: the shop runs on the defaults.
@@ -181,8 +189,7 @@ def test_every_module_is_importable_with_the_dependencies_alone(python, tmp_path
     assert Path(printed.strip()).is_relative_to(python.parent.parent)
 
 
-def test_upgrade_makes_the_tables(python, shop):
-    run(python, shop, "-m", "alembic", "upgrade", "heads")
+def test_upgrade_makes_the_tables(shop):
     with sqlite3.connect(shop / "var" / "nightshift.db") as database:
         rows = database.execute("select name from sqlite_master where type = 'table'")
         tables = {name for (name,) in rows if not name.startswith("sqlite_")}
@@ -194,7 +201,6 @@ def test_upgrade_makes_the_tables(python, shop):
 
 @pytest.mark.worker
 def test_job_from_a_plain_session_is_run_by_a_real_worker(python, shop):
-    run(python, shop, "-m", "alembic", "upgrade", "heads")
     job_id = run(python, shop, "order.py").strip()
     command = [str(python), "-m", "celery", "-A", "shop", "worker", "--concurrency=1"]
     with (shop / "worker.log").open("wb") as log:
@@ -203,7 +209,7 @@ def test_job_from_a_plain_session_is_run_by_a_real_worker(python, shop):
         row = wait_for_success(shop, job_id)
     finally:
         worker.terminate()
-        exit_code = worker.wait(30)
+        exit_code = worker.wait(100)
     assert row == ("succeeded", '"invoice of order 7"')
     assert exit_code == 0, (shop / "worker.log").read_text()
 
@@ -221,7 +227,6 @@ def wait_for_success(shop: Path, job_id: str) -> tuple[str, str]:
 
 
 def test_commands_are_beside_celerys_own(python, shop):
-    run(python, shop, "-m", "alembic", "upgrade", "heads")
     job_id = run(python, shop, "order.py").strip()
     assert "succeeded" in run(python, shop, "-m", "celery", "-A", "shop", "jobs", "work-off")
     printed = run(python, shop, "-m", "celery", "-A", "shop", "jobs", "list")

@@ -2,8 +2,6 @@
 
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+from forking import ForkedProcess
 from servers import free_port
 
 TESTS = Path(__file__).parent
@@ -33,7 +32,7 @@ class WebServer:
 
     def wait_for_log(self, words: str) -> str:
         """Wait until the log holds these words and return it: some is written after the answer."""
-        give_up = time.monotonic() + 10
+        give_up = time.monotonic() + 100
         while words not in (log := self.log.read_text()):
             assert time.monotonic() < give_up, log
             time.sleep(0.02)
@@ -42,7 +41,7 @@ class WebServer:
     def send_bytes(self, request: bytes) -> bytes:
         """Send bytes and return what comes until the server closes."""
         address = ("127.0.0.1", self.client.base_url.port)
-        with socket.create_connection(address, timeout=10) as connection:
+        with socket.create_connection(address, timeout=100) as connection:
             connection.sendall(request)
             got = b""
             while piece := connection.recv(65_536):
@@ -54,7 +53,7 @@ class WebServer:
 def web_server(module: str, folder: Path, **settings: str) -> Iterator[WebServer]:
     """Start `python -m module` with the environment and these settings; wait until it answers."""
     address = f"127.0.0.1:{free_port()}"
-    with _running(["-m", module], address, folder, WEB_BIND=address, **settings) as server:
+    with _running([module], address, folder, WEB_BIND=address, **settings) as server:
         yield server
 
 
@@ -62,7 +61,7 @@ def web_server(module: str, folder: Path, **settings: str) -> Iterator[WebServer
 def uvicorn_server(factory: str, folder: Path, **settings: str) -> Iterator[WebServer]:
     """Start uvicorn by its own command, with its own options, for an application's factory."""
     port = free_port()
-    words = ["-m", "uvicorn", "--factory", factory, "--port", str(port)]
+    words = ["uvicorn", "--factory", factory, "--port", str(port)]
     with _running(words, f"127.0.0.1:{port}", folder, **settings) as server:
         yield server
 
@@ -72,13 +71,11 @@ def _running(words: list[str], address: str, folder: Path, **settings: str) -> I
     log = folder / f"web-{address.rpartition(':')[2]}.log"
     path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path, **settings}
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, *words], env=environment, stdout=output, stderr=output
-        )
+    module, *arguments = words
+    process = ForkedProcess(module, arguments, environment, stdout=log, stderr=log)
     try:
-        with httpx.Client(base_url=f"http://{address}", timeout=30) as client:
-            give_up = time.monotonic() + 30
+        with httpx.Client(base_url=f"http://{address}", timeout=100) as client:
+            give_up = time.monotonic() + 100
             while not _lives(client):
                 assert process.poll() is None, log.read_text()
                 assert time.monotonic() < give_up, log.read_text()
@@ -86,7 +83,7 @@ def _running(words: list[str], address: str, folder: Path, **settings: str) -> I
             yield WebServer(client, log, process.pid)
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(100)
 
 
 def _lives(client: httpx.Client) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nightshift.component import SEVERITY, Answer, Component, Duty, Gauge, Probe, Status
 from nightshift.database import Session
+from nightshift.errors import InvalidInput
 from nightshift.jobs import enqueue
 from nightshift.jobs.schedule import Entry
 from nightshift.observe.checks import show_time
@@ -35,6 +36,9 @@ def make_store(runtime: Runtime) -> FeedStore:
     # Its library need not be there for a folder.
     from services.calendars.buckets import Bucket, BucketStore  # noqa: PLC0415
 
+    secret = settings.feed_store_secret.get_secret_value()
+    if not secret:  # Beat and Flower need none.
+        raise InvalidInput("FEED_STORE_SECRET: a bucket needs it")
     name, _, prefix = settings.feed_store.removeprefix(S3).partition("/")
     return BucketStore(
         Bucket(
@@ -43,7 +47,7 @@ def make_store(runtime: Runtime) -> FeedStore:
             endpoint=settings.feed_store_endpoint.rstrip("/"),
             region=settings.feed_store_region,
             key=settings.feed_store_key,
-            secret=settings.feed_store_secret.get_secret_value(),
+            secret=secret,
         )
     )
 

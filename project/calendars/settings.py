@@ -16,6 +16,9 @@ BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.=-]+)*/
 class CalendarSettings(ComponentSettings):
     """Where the feeds are kept, what they hold, and how often they are brought up to date."""
 
+    # Whoever runs the storage has made it.
+    foreign_secrets = frozenset({"feed_store_secret"})
+
     feed_store: Path | str = Field(
         Path("var/feeds"),
         description="the folder that the calendar files are kept in, or s3://BUCKET/PREFIX",
@@ -71,6 +74,6 @@ class CalendarSettings(ComponentSettings):
                 raise ValueError(
                     "FEED_STORE: a bucket needs the package obstore: install the extra `s3`"
                 )
-            if not self.feed_store_key or not self.feed_store_secret.get_secret_value():
-                raise ValueError("FEED_STORE_KEY, FEED_STORE_SECRET: a bucket needs both")
+            if not self.feed_store_key:
+                raise ValueError("FEED_STORE_KEY: a bucket needs it, and FEED_STORE_SECRET")
         return self

@@ -10,6 +10,8 @@ from nightshift.runtime import Runtime
 from project.letters.settings import LetterSettings
 from project.mail.settings import MailSettings
 from project.school.settings import SchoolSettings
+from services.calendars.agendas import make_reader
+from services.calendars.sync import Rules
 from services.letters.checks import make_check
 from services.letters.jobs import (
     NoticeEvent,
@@ -42,7 +44,7 @@ def make_rules(runtime: Runtime) -> LetterRules:
 
 def provide_check(runtime: Runtime) -> MailCheck:
     """Return what is looked at right before a letter is sent."""
-    return make_check(runtime[SchoolSettings].school_timezone)
+    return make_check(runtime[LetterRules], make_reader(runtime[Rules], runtime.now))
 
 
 def make_schedule(runtime: Runtime) -> Sequence[Entry]:
@@ -70,6 +72,7 @@ letters = Component(
     settings=LetterSettings,
     schedule=make_schedule,
     provides={LetterRules: make_rules, MailCheck: provide_check},
+    needs={"worker": ("link_secret",), "web": ("link_secret",)},
     routes="project.letters.routes:make_routes",
     commands={"letters": "project.letters.cli:letters"},
 )

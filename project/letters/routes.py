@@ -9,6 +9,7 @@ from http import HTTPStatus
 from babel import negotiate_locale
 from nightshift.errors import PermanentError
 from nightshift.runtime import Runtime
+from nightshift.web.server import COMMON
 from starlette.requests import Request
 from starlette.responses import HTMLResponse
 from starlette.routing import Route
@@ -20,13 +21,12 @@ from services.school.models import KeyPurpose
 from services.translation import Locale
 
 UNSUBSCRIBE, VERIFY = unsubscribe.PATH, accounts.PATHS[KeyPurpose.VERIFY_ADDRESS]
-HEADERS = {
+HEADERS = COMMON | {
     "cache-control": "no-store",
     "content-security-policy": (
         "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'"
     ),
     "referrer-policy": "no-referrer",
-    "x-robots-tag": "noindex",
 }
 
 

@@ -16,6 +16,8 @@ from services.mail.transport import open_transport
 class MailSettings(ComponentSettings):
     """Where mail is sent, its sender, and how long it is kept."""
 
+    foreign_secrets = frozenset({"mail_password"})
+
     mail_url: str = Field(
         "folder://var/mail",
         description="folder://PATH (.eml files), smtp://USER@HOST:PORT (STARTTLS; ?tls=none"

@@ -1,7 +1,8 @@
 """What users' calendars hold on some days, for the mails that say so."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from datetime import date, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from services.calendars.audience import (
     read_school,
 )
 from services.calendars.models import EventRendering
+from services.calendars.sync import Rules
 from services.calendars.window import Window
 from services.school.models import Event, Subscription, User
 
@@ -30,6 +32,9 @@ class Agenda(NamedTuple):
     user_id: int
     event_ids: list[UUID]
     calendar: bytes
+
+
+ReadAgendas = Callable[[Session, date, date, Collection[int]], Iterator[Agenda]]
 
 
 def read_agendas(
@@ -69,6 +74,18 @@ def read_agendas(
                 event_ids,
                 b"".join([head, *(bodies[event_id] for event_id in event_ids), ics.CALENDAR_FOOT]),
             )
+
+
+def make_reader(rules: Rules, clock: Callable[[], datetime]) -> ReadAgendas:
+    """Return a function that reads what users' calendars hold from one day to another."""
+
+    def read(
+        session: Session, first: date, last: date, user_ids: Collection[int]
+    ) -> Iterator[Agenda]:
+        window = Window(first, last, clock(), rules.zone)
+        return read_agendas(session, window, user_ids, school_name=rules.school_name)
+
+    return read
 
 
 def _reaches(event: EventFacts, window: Window) -> bool:

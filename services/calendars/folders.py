@@ -21,6 +21,9 @@ from services.calendars.store import (
 
 LEAST_FREE_BYTES = 200_000_000
 
+# Calendars are for those who know their addresses, and not for this machine's other users.
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+
 
 class FolderStore:
     """A feed store in a folder. A stamp is made of a file's size and the time of its last write."""
@@ -48,10 +51,10 @@ class FolderStore:
         part = path.with_name(f".{owner_id}.{uuid4().hex}.part")
         try:
             try:
-                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
             except FileNotFoundError:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+                path.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
+                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
             try:
                 view = memoryview(content)
                 while view:

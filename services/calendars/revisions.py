@@ -217,8 +217,7 @@ def record(
     """
     if event_ids is not None and not event_ids:
         return 0
-    if session.get_bind().dialect.name == "postgresql":
-        session.execute(select(func.pg_advisory_xact_lock(LOCK)))
+    _lock_revisions(session)
     rendered = {change.source: change for change in found}
     fresh = list(
         find_outdated(
@@ -230,6 +229,12 @@ def record(
             for some in batched(fresh, ROWS_A_STATEMENT):
                 _write(session, some, now.replace(microsecond=0))
     return len(fresh)
+
+
+def _lock_revisions(session: Session) -> None:
+    """Wait until no other transaction revises events. It comes before any write of a revision."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(select(func.pg_advisory_xact_lock(LOCK)))
 
 
 def _write(session: Session, found: Collection[OutdatedEvent], now: datetime) -> None:
@@ -405,6 +410,7 @@ def revise(
     starts, ends = event.starts_at or event.starts_on, event.ends_at or event.ends_on
     first, last = find_local_days(starts, ends, zone)  # type: ignore[arg-type]
     if raised:
+        _lock_revisions(session)
         session.execute(
             update(EventRevision)
             .where(EventRevision.event_id == event_id)

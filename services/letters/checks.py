@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from nightshift.database import Session, plain
+from nightshift.database import Session, plain, read_clock
 from nightshift.jobs.args import JobArgs
 from sqlalchemy import Row, bindparam, func, select
 
 from services.calendars.models import EventRevision
+from services.letters.digests import Agendas, read_weeks
 from services.letters.facts import look_different, read_content
 from services.letters.jobs import (
+    SETTLED,
     NoticeEvent,
     NoticeReview,
     QueueDigests,
@@ -28,6 +30,7 @@ from services.letters.jobs import (
 from services.letters.kinds import LETTERS
 from services.letters.notices import is_published, name_event, read_invited, read_newest
 from services.letters.reviews import STEP_OF, digest_step, find_step, is_asked
+from services.letters.rules import LetterRules
 from services.letters.unsubscribe import FLAGS
 from services.mail.models import Mail, MailState
 from services.mail.outbox import Claimed, Halt, MailCheck, normalise
@@ -87,16 +90,16 @@ class Look(NamedTuple):
     revised: bool = False
 
 
-def make_check(zone: ZoneInfo) -> MailCheck:
-    """Return the check of a school in this zone."""
-    return MailCheck(frozenset(LETTERS), partial(Examiner, zone))
+def make_check(rules: LetterRules, agendas: Agendas) -> MailCheck:
+    """Return the check of a school. `agendas` returns what calendars hold now."""
+    return MailCheck(frozenset(LETTERS), partial(Examiner, rules, agendas))
 
 
 class Examiner:
     """The check for the mails of one delivery: it looks at an event once a second."""
 
-    def __init__(self, zone: ZoneInfo) -> None:
-        self._zone = zone
+    def __init__(self, rules: LetterRules, agendas: Agendas) -> None:
+        self._rules, self._agendas = rules, agendas
         self._looks: dict[UUID, Look] = {}
 
     def __call__(self, session: Session, mail: Claimed) -> Halt | None:
@@ -114,6 +117,8 @@ class Examiner:
             return self._examine_notice(session, mail, UUID(key), mail.reader_id)
         if halt is None and subject == "review":
             return _examine_review(session, mail, UUID(key), reader.role)
+        if halt is None and subject == "digest":
+            return self._examine_digest(session, mail, date.fromisoformat(key), mail.reader_id)
         return halt
 
     def _examine_notice(
@@ -121,7 +126,7 @@ class Examiner:
     ) -> Halt | None:
         look = self._looks.get(event_id)
         if look is None or monotonic() - look.at > LOOKED_AT_FOR.total_seconds():
-            self._looks = {event_id: (look := _look(session, event_id, self._zone))}
+            self._looks = {event_id: (look := _look(session, event_id, self._rules.zone))}
         if look.halt is not None:
             return look.halt
         if reader_id in look.ignoring:
@@ -137,10 +142,24 @@ class Examiner:
             return Halt("its event is changing", wait=WHILE_CHANGING, job=job)
         return None
 
+    def _examine_digest(
+        self, session: Session, mail: Claimed, week: date, reader_id: int
+    ) -> Halt | None:
+        # Reading a week costs as much as the letter. Until a change has settled, no notice of it
+        # has gone out, which the digest would contradict.
+        if read_clock(session) - mail.created_at < SETTLED:
+            return None
+        found = read_weeks(session, week, (reader_id,), self._agendas, self._rules)
+        if [now.version for now in found] == [mail.version]:
+            return None
+        return Halt("the week has changed since", job=_find_job(mail))
+
 
 def _examine_reader(mail: Claimed, reader: Row[Any]) -> Halt | None:
     wanted_by = LETTERS[mail.kind].wanted_by
-    if normalise(reader.email) != mail.recipient.lower():
+    # Most are written alike: to normalise an address takes longer than all else here.
+    moved = reader.email != mail.recipient and normalise(reader.email) != mail.recipient.lower()
+    if moved:
         return Halt("its reader has another address now", job=_find_job(mail))
     if wanted_by is not None and not getattr(reader, wanted_by):
         return Halt("its reader does not want such mail any more")

@@ -10,7 +10,7 @@ from nightshift.database import Session, batched
 from nightshift.jobs import Outcome, Run
 from sqlalchemy import select
 
-from services.letters.facts import format_when, read_moments
+from services.letters.facts import format_when, number_of, read_moments
 from services.letters.jobs import QueueDigests
 from services.letters.recipients import READERS_PER_JOB, Recipient, find_recipients, make_letter
 from services.letters.rules import LetterRules
@@ -22,6 +22,9 @@ A_WEEK = timedelta(days=7)
 # A user's id, the ids of the events in the user's calendar, in its order, and their calendar file.
 UserWeek = tuple[int, list[UUID], bytes]
 
+# Return what these users' calendars hold from one day to another, both included.
+Agendas = Callable[[Session, date, date, Collection[int]], Iterable[UserWeek]]
+
 
 class Line(NamedTuple):
     """An event in a digest."""
@@ -30,6 +33,19 @@ class Line(NamedTuple):
     title: str
     location: str
     cancelled: bool
+
+
+class Week(NamedTuple):
+    """What a digest says to its reader."""
+
+    to: Recipient
+    days: list[tuple[date, list[Line]]]
+    calendar: bytes
+
+    @property
+    def version(self) -> int:
+        """Return a number that changes with what the digest says."""
+        return number_of(repr(self.days).encode() + self.calendar)
 
 
 def spawn_digests(session: Session, run: Run, rules: LetterRules) -> Outcome:
@@ -50,46 +66,30 @@ def spawn_digests(session: Session, run: Run, rules: LetterRules) -> Outcome:
 
 
 def queue_digests(
-    session: Session,
-    args: QueueDigests,
-    agendas: Callable[[Session, date, date, Collection[int]], Iterable[UserWeek]],
-    rules: LetterRules,
-    *,
-    now: datetime,
+    session: Session, args: QueueDigests, agendas: Agendas, rules: LetterRules, *, now: datetime
 ) -> Outcome:
     """Queue a week's digests to those of these users who want one and have events in that week."""
-    last = args.week + A_WEEK - timedelta(days=1)
-    found = {
-        user_id: (event_ids, calendar)
-        for user_id, event_ids, calendar in agendas(session, args.week, last, args.user_ids)
-    }
-    shown = set().union(*(event_ids for event_ids, _ in found.values()))
-    events = {
-        event.id: event
-        for event in session.execute(select(Event).where(Event.id.in_(shown))).scalars()
-    }
     number = f"{args.week:%G-W%V}"
     about = f"digest:{args.week}"
     told = outbox.find_about(session, about, args.user_ids)
     messages = []
-    for to in find_recipients(session, found):
-        event_ids, calendar = found[to.id]
-        days = group_by_day(to, [events[event_id] for event_id in event_ids], args.week, rules)
+    for week in read_weeks(session, args.week, args.user_ids, agendas, rules):
         message = make_letter(
             "digest",
-            to,
+            week.to,
             rules,
             key=number,
-            mails=told.get(to.id, ()),
+            mails=told.get(week.to.id, ()),
             about=about,
+            version=week.version,
             now=now,
             first=args.week,
-            last=last,
-            days=days,
+            last=args.week + A_WEEK - timedelta(days=1),
+            days=week.days,
         )
         if message is not None:
             message.content.add_attachment(
-                calendar,
+                week.calendar,
                 maintype="text",
                 subtype="calendar",
                 filename=f"{number}.ics",
@@ -97,6 +97,32 @@ def queue_digests(
             )
             messages.append(message)
     return {"queued": len(outbox.queue_many(session, messages, now=now))}
+
+
+def read_weeks(
+    session: Session,
+    monday: date,
+    user_ids: Collection[int],
+    agendas: Agendas,
+    rules: LetterRules,
+) -> list[Week]:
+    """Return what a digest of a week says to each of these users who have an event in it."""
+    last = monday + A_WEEK - timedelta(days=1)
+    found = {
+        user_id: (event_ids, calendar)
+        for user_id, event_ids, calendar in agendas(session, monday, last, user_ids)
+    }
+    shown = set().union(*(event_ids for event_ids, _ in found.values()))
+    events = {
+        event.id: event
+        for event in session.execute(select(Event).where(Event.id.in_(shown))).scalars()
+    }
+    weeks = []
+    for to in find_recipients(session, found):
+        event_ids, calendar = found[to.id]
+        days = group_by_day(to, [events[event_id] for event_id in event_ids], monday, rules)
+        weeks.append(Week(to, days, calendar))
+    return weeks
 
 
 def group_by_day(

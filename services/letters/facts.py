@@ -1,5 +1,6 @@
 """What an event says, as named facts in the reader's language and the school's time zone."""
 
+import hashlib
 from datetime import date, datetime, time, timedelta
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,6 +34,12 @@ class Fact(NamedTuple):
     name: str
     new: str
     old: str | None = None
+
+
+def number_of(said: bytes) -> int:
+    """Return a number that another text changes, for the `version` of a mail."""
+    # As many bits as the column has without the sign.
+    return int.from_bytes(hashlib.sha256(said).digest()[:8], "big") >> 1
 
 
 def read_content(session: Session, event: Event) -> Content:

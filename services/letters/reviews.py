@@ -4,7 +4,6 @@ A mail is about the step that the event is at when the mail is queued. Of severa
 reader was told of, the last is told.
 """
 
-import hashlib
 import json
 from datetime import datetime
 from typing import Literal
@@ -14,7 +13,7 @@ from nightshift.database import Session
 from nightshift.jobs import Discard, Outcome
 from sqlalchemy import select
 
-from services.letters.facts import Content, make_facts, read_content, read_people
+from services.letters.facts import Content, make_facts, number_of, read_content, read_people
 from services.letters.jobs import NoticeReview
 from services.letters.recipients import find_recipients, make_letter
 from services.letters.rules import LetterRules
@@ -54,8 +53,7 @@ def is_asked(user_id: int | None, role: str, event: Event, step: Step) -> bool:
 def digest_step(session: Session, event: Event, step: Step) -> int:
     """Return a number that another step, content or reason changes."""
     said = json.dumps([step, _read(session, event, step), event.refusal], sort_keys=True)
-    # As many bits as the column has without the sign.
-    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "big") >> 1
+    return number_of(said.encode())
 
 
 def _read(session: Session, event: Event, step: Step) -> Content:

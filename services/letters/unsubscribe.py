@@ -4,10 +4,12 @@ They are signed and work for a year. A link can do only this.
 """
 
 from datetime import datetime, timedelta
+from typing import Annotated
 
 from itsdangerous import BadData, URLSafeSerializer
 from nightshift.database import Session
 from nightshift.errors import InvalidInput
+from pydantic import Field, TypeAdapter, ValidationError
 from sqlalchemy import update
 
 from services.letters.rules import LetterRules
@@ -19,6 +21,15 @@ FLAGS = ("mail_events", "mail_reviews", "mail_digest")
 LASTS = timedelta(days=365)
 
 PATH = "/u/unsubscribe"
+
+# What a link says. Another release, or another program with the secret, may have signed more.
+PAYLOAD = TypeAdapter(
+    tuple[
+        Annotated[int, Field(ge=1, lt=2**63)],
+        Annotated[int, Field(ge=0, lt=len(FLAGS))],
+        Annotated[int, Field(lt=2**63)],
+    ]
+)
 
 
 def make_link(rules: LetterRules, user_id: int, flag: str, *, now: datetime) -> str:
@@ -35,8 +46,8 @@ def read_link(session: Session, token: str, *, secret: str, now: datetime) -> tu
     Raises InvalidInput for a link that is forged or expired, or whose user is gone.
     """
     try:
-        user_id, flag, expires = _make_serializer(secret).loads(token)
-    except BadData:
+        user_id, flag, expires = PAYLOAD.validate_python(_make_serializer(secret).loads(token))
+    except (BadData, ValidationError):
         user_id, flag, expires = 0, 0, 0
     user = session.get(User, user_id) if expires > now.timestamp() else None
     if user is None:

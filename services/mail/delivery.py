@@ -183,10 +183,10 @@ def deliver(
 
 
 def _examine(run: Run, taken: Claimed, check: Check) -> Halt | None:
-    """Return what the check says of a message, by a transaction of its own."""
+    """Return what the check says of a message that is claimed, by what is committed now."""
 
     def look() -> Halt | None:
-        with run.read_only() as session:
+        with run.read_newest() as session:
             return check(session, taken)
 
     try:

@@ -44,6 +44,10 @@ SUPPRESSED_AFTER = 3
 
 BATCH = 500
 
+CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# What some programs fail to unquote, controls, and what reorders the text around it.
+UNWANTED_IN_NAMES = re.compile(r'[@:,;"<>()\[\]\\\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]')
+
 WAITING = (MailState.QUEUED, MailState.HELD)
 
 
@@ -87,6 +91,7 @@ class Claimed(NamedTuple):
     version: int | None
     attempt: int
     body: bytes
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +157,10 @@ def queue_many(session: Session, messages: Sequence[Message], *, now: datetime) 
 
     For a message whose key is in the outbox already, the id is that of the message there. A message
     with a malformed address becomes `failed`, one with a suppressed address `suppressed`; the
-    others are not affected. `EmailMessage` itself refuses line breaks in a header.
+    others are not affected.
 
-    Raises InvalidInput for a content without From or Subject.
+    Raises InvalidInput for a content without From or Subject, or with a control character in a
+    header.
     """
     if not messages:
         return []
@@ -193,6 +199,7 @@ def _make_row(message: Message, now: datetime) -> dict[str, Any]:
     content = message.content
     if content["From"] is None or content["Subject"] is None:
         raise InvalidInput(f"mail {message.kind}: the content needs From and Subject")
+    _refuse_controls(message)
     row: dict[str, Any] = {
         "kind": message.kind,
         "dedupe_key": message.dedupe_key,
@@ -228,8 +235,7 @@ def _make_row(message: Message, now: datetime) -> dict[str, Any]:
     # A domain has an ASCII form. The part before the @ has none, and needs a server that takes it
     # as it is (SMTPUTF8).
     domain = address.ascii_domain
-    # Some programs fail to unquote the characters that a display name may hold only in quotes.
-    name = make_header_text(re.sub(r'[@:,;"<>()\[\]\\\x00-\x1f\x7f]', " ", message.name))
+    name = make_header_text(UNWANTED_IN_NAMES.sub(" ", message.name))
     for header, value in (
         ("To", Address(name, address.local_part, domain)),
         ("Date", now),
@@ -244,6 +250,18 @@ def _make_row(message: Message, now: datetime) -> dict[str, Any]:
         "recipient": f"{address.local_part}@{domain}",
         "body": content.as_bytes(policy=policy),
     }
+
+
+def _refuse_controls(message: Message) -> None:
+    """Raise InvalidInput for a header that would be sent as two, or that terminals obey.
+
+    `EmailMessage` refuses a line break as it is written. One that it decodes it may send.
+    """
+    for part in message.content.walk():
+        for name, value in part.items():
+            if found := CONTROLS.search(f"{name}{value}"):
+                what = "a line break" if found[0] in "\r\n" else f"U+{ord(found[0]):04X}"
+                raise InvalidInput(f"mail {message.kind}: the header {name!r} holds {what}")
 
 
 def _find_suppressed(session: Session, addresses: Sequence[str]) -> set[str]:

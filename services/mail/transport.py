@@ -9,6 +9,7 @@ What a server's refusal means depends on when it comes (RFC 5321, 4.2 and 4.5.4)
                                        because the server may have the message
 """
 
+import io
 import re
 import smtplib
 import socket
@@ -20,7 +21,7 @@ from enum import Enum, auto
 from functools import cached_property
 from pathlib import Path
 from time import monotonic
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
 from uuid import uuid4
 
@@ -110,6 +111,49 @@ class _Refused(Exception):
         return Answer(Verdict.LATER, reply, pause=self.code == TOO_MANY_CONNECTIONS)
 
 
+class _Replies(io.RawIOBase):
+    """Reads a connection until an instant, however little arrives at a time."""
+
+    def __init__(self, sock: socket.socket, give_up: float) -> None:
+        self._sock, self.give_up = sock, give_up
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self.give_up - monotonic()
+        if left <= 0:
+            raise TimeoutError("the answer did not end in time")
+        self._sock.settimeout(left)
+        return self._sock.recv_into(buffer)
+
+
+class _Smtp(smtplib.SMTP):
+    """A connection that waits `timeout` for a whole answer.
+
+    smtplib waits so long for each piece of it: for a server that sends a byte now and then, or ever
+    more lines, without end.
+    """
+
+    timeout: float
+
+    def getreply(self) -> tuple[int, bytes]:
+        assert self.sock is not None
+        given, give_up = self.timeout, monotonic() + self.timeout
+        if self.file is None:
+            self.file = io.BufferedReader(_Replies(self.sock, give_up))
+        self.file.raw.give_up = give_up
+        try:
+            return super().getreply()
+        finally:
+            if self.sock is not None:
+                self.sock.settimeout(given)
+
+
+class _SmtpTls(_Smtp, smtplib.SMTP_SSL):
+    """The same, from the first byte with TLS."""
+
+
 class SmtpTransport:
     """One connection to an SMTP server, opened when it is needed and used again.
 
@@ -132,7 +176,7 @@ class SmtpTransport:
         self._host, self._port, self._tls = host, port, tls
         self._user, self._password = user, password
         self._timeout = timeout
-        self._smtp: smtplib.SMTP | None = None
+        self._smtp: _Smtp | None = None
         self._opened_at = self._used_at = 0.0
         self._messages = 0
 
@@ -155,11 +199,9 @@ class SmtpTransport:
             self._expect("DATA", smtp.docmd("DATA"), 354)
             begun = True
             smtp.send(_escape_dots(content))
-            if smtp.sock is not None:
-                smtp.sock.settimeout(TIMEOUT_AFTER_DATA / TIMEOUT * self._timeout)
+            smtp.timeout = TIMEOUT_AFTER_DATA / TIMEOUT * self._timeout
             code, text = smtp.getreply()
-            if smtp.sock is not None:
-                smtp.sock.settimeout(self._timeout)
+            smtp.timeout = self._timeout
             reply = self._expect("message", (code, text), OK)
         except _Refused as refused:
             return self._give_up(refused.answer(), closed=refused.code == SERVICE_ENDS)
@@ -175,12 +217,13 @@ class SmtpTransport:
         """Close the connection, if there is one."""
         smtp, self._smtp = self._smtp, None
         if smtp is not None and smtp.sock is not None:
+            smtp.timeout = QUIT_TIMEOUT
             smtp.sock.settimeout(QUIT_TIMEOUT)
             with suppress(OSError):
                 smtp.quit()
             smtp.close()
 
-    def _begin(self, sender: str, recipient: str, size: int) -> smtplib.SMTP:
+    def _begin(self, sender: str, recipient: str, size: int) -> _Smtp:
         """Return a connection on which the server accepted MAIL FROM.
 
         A connection that the server has closed since its last use is replaced, once.
@@ -206,7 +249,7 @@ class SmtpTransport:
             self._expect("MAIL FROM", (code, reply), OK)
             return smtp
 
-    def _ensure_connection(self) -> smtplib.SMTP:
+    def _ensure_connection(self) -> _Smtp:
         now = monotonic()
         if self._smtp is not None and (
             now - self._opened_at > OLDEST_CONNECTION or self._messages >= MOST_MESSAGES
@@ -220,15 +263,15 @@ class SmtpTransport:
             self._messages = 0
         return self._smtp
 
-    def _connect(self) -> smtplib.SMTP:
+    def _connect(self) -> _Smtp:
         found = socket.getaddrinfo(self._host, self._port, type=socket.SOCK_STREAM)
         self.tell("resolve", ", ".join(sorted({str(address[4][0]) for address in found})))
         if self._tls == "implicit":
-            smtp: smtplib.SMTP = smtplib.SMTP_SSL(
+            smtp: _Smtp = _SmtpTls(
                 self._host, self._port, timeout=self._timeout, context=self._context
             )
         else:
-            smtp = smtplib.SMTP(self._host, self._port, timeout=self._timeout)
+            smtp = _Smtp(self._host, self._port, timeout=self._timeout)
         try:
             self.tell("connect", "220")
             self._expect("EHLO", smtp.ehlo(), OK)
@@ -314,7 +357,9 @@ class FolderTransport:
         name = match[1].decode() if match else uuid4().hex
         part = self.folder / f".{name}.{uuid4().hex}.part"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            # Mails hold secret addresses: they are not for this machine's other users.
+            self.folder.mkdir(0o700, parents=True, exist_ok=True)
+            part.touch(0o600)
             part.write_bytes(content)
             part.replace(self.folder / f"{name}.eml")
         except OSError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
-from nightshift.database import Base, Session, insert_or
+from nightshift.database import Base, Session, batched, insert_many_or
 from sqlalchemy import Table, and_, bindparam, delete, exists, or_, select, update
 
 from services.school.models import (
@@ -304,19 +304,18 @@ def _values(sheet: Sheet, ids: Ids, now: datetime) -> list[dict[str, Any]]:
 
 def _upsert(session: Session, target: Target, rows: Sequence[dict[str, Any]]) -> set[RowKey]:
     """Write the rows that are new or differ, and return their keys."""
-    if not (rows := _find_differing(session, target, rows)):
-        return set()
-    table = target.table
-    insert = insert_or(session, target.model)
-    stated = [name for name in rows[0] if name not in (target.key, "created_at")]
-    if stated:
-        changes = or_(*(table.c[name].is_distinct_from(insert.excluded[name]) for name in stated))
+    rows = _find_differing(session, target, rows)
+    columns = target.table.c
+    for some in batched(rows, CHUNK):
+        insert, values = insert_many_or(session, target.model, some)
+        stated = [name for name in some[0] if name not in (target.key, "created_at")]
         new = {name: insert.excluded[name] for name in stated}
-        session.execute(
-            insert.on_conflict_do_update(index_elements=[target.key], set_=new, where=changes), rows
-        )
-    else:
-        session.execute(insert.on_conflict_do_nothing(index_elements=[target.key]), rows)
+        if new:
+            changes = or_(*(columns[name].is_distinct_from(new[name]) for name in stated))
+            put = insert.on_conflict_do_update(index_elements=[target.key], set_=new, where=changes)
+        else:
+            put = insert.on_conflict_do_nothing(index_elements=[target.key])
+        session.connection().execute(put, values)
     return {row[target.key] for row in rows}
 
 
@@ -380,8 +379,10 @@ def relink(
     """
     owner, other = link.table.c[link.owner], link.table.c[link.other]
     present = read_links(session, link, owners)
-    if missing := [{link.owner: one, link.other: two} for one, two in sorted(wanted - present)]:
-        session.execute(insert_or(session, link.model).on_conflict_do_nothing(), missing)
+    missing = [{link.owner: one, link.other: two} for one, two in sorted(wanted - present)]
+    for some in batched(missing, CHUNK):
+        insert, values = insert_many_or(session, link.model, some)
+        session.connection().execute(insert.on_conflict_do_nothing(), values)
     if surplus := [{"one": one, "two": two} for one, two in sorted(present - wanted)]:
         session.execute(
             delete(link.table).where(and_(owner == bindparam("one"), other == bindparam("two"))),

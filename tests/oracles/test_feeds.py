@@ -3,11 +3,8 @@
 A finding is what it complains of, or an event that it reads otherwise than icalendar does.
 """
 
-import ctypes
-import ctypes.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -28,6 +25,7 @@ from fault_servers import free_port, wait_for
 from ical.calendar_stream import IcsCalendarStream
 
 from tests.ical_js import require_ical_js
+from tests.libical import require_libical
 from tests.lint import lint
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ics"
@@ -151,60 +149,13 @@ def ical_js(feeds: Mapping[str, Path]) -> dict[str, Reading]:
     }
 
 
-class Pointer(ctypes.c_void_p):
-    """One that stays a pointer: as an int, ctypes would hand it back cut to 32 bits."""
-
-
 def libical(feeds: Mapping[str, Path]) -> dict[str, Reading]:
-    library = ctypes.util.find_library("ical")
-    if library is None:
-        pytest.skip("LIBICAL IS NOT INSTALLED: apt-get install libical3")
-    c = ctypes.CDLL(library)
-
-    def call(name: str, result: Any, *arguments: Any) -> Any:
-        function = getattr(c, name)
-        function.restype = result
-        return function(*arguments)
-
-    event_kind = call("icalcomponent_string_to_kind", ctypes.c_int, b"VEVENT")
-    kinds = [
-        call("icalproperty_string_to_kind", ctypes.c_int, name)
-        for name in (b"UID", b"DTSTART", b"DTEND")
-    ]
-
-    def value(event: Pointer, kind: int) -> str:
-        found = call("icalcomponent_get_first_property", Pointer, event, kind)
-        return (
-            call("icalproperty_get_value_as_string", ctypes.c_char_p, found).decode()
-            if found
-            else ""
-        )
+    library = require_libical()
 
     def read(data: bytes) -> Events:
-        calendar = call("icalparser_parse_string", Pointer, data)
-        try:
-            # It answers whether it could check; what it found are properties that it adds.
-            call("icalrestriction_check", ctypes.c_int, calendar)
-            if call("icalcomponent_count_errors", ctypes.c_int, calendar):
-                text = (
-                    call("icalcomponent_as_ical_string", ctypes.c_char_p, calendar)
-                    .decode()
-                    .replace("\r\n ", "")
-                )
-                raise ValueError("\n".join(re.findall(r"X-LIC-ERROR.*", text)))
-            events = []
-            event = call("icalcomponent_get_first_component", Pointer, calendar, event_kind)
-            while event:
-                uid, starts, ends = (value(event, kind) for kind in kinds)
-                texts = [
-                    call(f"icalcomponent_get_{name}", ctypes.c_char_p, event).decode()
-                    for name in ("summary", "description")
-                ]
-                events.append((uid, starts, ends or starts, *texts))
-                event = call("icalcomponent_get_next_component", Pointer, calendar, event_kind)
-            return events
-        finally:
-            call("icalcomponent_free", None, calendar)
+        names = ("UID", "DTSTART", "DTEND", "SUMMARY", "DESCRIPTION")
+        _, events = library.read(data, names)
+        return [(uid, starts, ends or starts, *texts) for uid, starts, ends, *texts in events]
 
     return each(read)(feeds)
 

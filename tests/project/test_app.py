@@ -3,14 +3,13 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import tomllib
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from forking import run_forked
 from health import make_healthy, troubles
 from nightshift.celery.app import App
 from nightshift.celery.configuration import build_configuration
@@ -187,11 +186,9 @@ def test_commands_are_celerys_own(tmp_path):
         "DATABASE_URL": f"sqlite:///{tmp_path}/none.db",
         "BROKER_URL": f"filesystem://{tmp_path}/broker",
     }
-    command = [sys.executable, "-m", "celery", "-A", "project", "doctor", "--json"]
+    words = ["-A", "project", "doctor", "--json"]
 
-    ran = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    ran = run_forked("celery", *words, environment=environment, folder=ROOT)
 
     assert (ran.returncode, json.loads(ran.stdout)["status"]) == (2, "fail"), ran.stderr
 

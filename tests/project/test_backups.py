@@ -6,8 +6,6 @@ tests/faults/test_containers.py does the same with containers.
 import io
 import os
 import shutil
-import subprocess
-import sys
 import tarfile
 from io import StringIO
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from forking import run_forked
 from nightshift.database import make_engine
 from servers import postgres_database
 from sqlalchemy import make_url, text
@@ -320,14 +319,9 @@ def test_command_waits_for_the_end_of_the_workers_and_says_what_is_wrong(
         " VALUES (zeroblob(16), 'one', 1, 'default', '2999-01-01', '2999-01-01')"
     )
 
-    done = subprocess.run(
-        [sys.executable, "-m", "project.here", "restore", str(path)],
-        cwd=ROOT,
-        env=os.environ | job_environment | {"DATABASE_URL": on_sqlite.url},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = os.environ | job_environment | {"DATABASE_URL": on_sqlite.url}
+    words = ["restore", str(path)]
+    done = run_forked("project.here", *words, environment=environment, folder=ROOT)
 
     said = "nothing was changed: 1 workers run: stop all processes of this project first\n"
     assert (done.returncode, done.stderr) == (2, said)

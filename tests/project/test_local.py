@@ -8,6 +8,7 @@ import sys
 from itertools import takewhile
 
 import pytest
+from forking import run_forked
 from servers import free_port
 
 from tests.conftest import ROOT
@@ -43,17 +44,17 @@ def test_lines_have_names_addresses_come_last_and_doctor_is_content(environment)
     process = start(environment)
     try:
         seen = list(takewhile(lambda line: "Ctrl-C stops" not in line, process.stdout))
-        doctor = [sys.executable, "-m", "celery", "-A", "project", "doctor"]
-        found = subprocess.run(doctor, cwd=ROOT, env=environment, capture_output=True, check=False)
+        words = ["-A", "project", "doctor"]
+        found = run_forked("celery", *words, environment=environment, folder=ROOT)
     finally:
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=40)
+        rest, errors = process.communicate(timeout=100)
 
     names = {line.partition("|")[0].strip() for line in seen}
     assert names == {"worker", "beat", "web", "flower", "dev"}
     assert environment["WEB_BIND"] in "".join(seen[-3:])
     assert environment["FLOWER_PORT"] in "".join(seen[-3:])
-    assert found.returncode == 0, found.stdout.decode()
+    assert found.returncode == 0, found.stdout
     assert rest.splitlines()[-1] == "dev    | all processes are stopped"
     assert (process.returncode, "Traceback" in "".join([*seen, rest, errors])) == (0, False)
 
@@ -63,9 +64,8 @@ def test_port_that_is_taken_names_its_setting(environment, setting, tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", int(environment[setting].rpartition(":")[2])))
         other.listen()
-        process = start(environment)
-        out, errors = process.communicate(timeout=40)
+        ran = run_forked("project.local", environment=environment, folder=ROOT)
 
-    assert (process.returncode, out, errors.count("\n")) == (2, "", 1)
-    assert errors.startswith(f"{setting}: 127.0.0.1:")
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1)
+    assert ran.stderr.startswith(f"{setting}: 127.0.0.1:")
     assert not (tmp_path / "dev.db").exists()

@@ -4,6 +4,7 @@ tests/faults/test_containers.py upgrades with a Docker engine; here a program in
 fails at one step, and writes down what it was asked for.
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -11,7 +12,7 @@ import sys
 
 import pytest
 
-from project import backups, upgrade
+from project import backups, containers
 from tests.conftest import ROOT
 
 CONFIG = """{
@@ -170,11 +171,48 @@ def test_processes_that_do_not_fit_the_memory_are_refused(host):
 
 
 def test_port_that_another_program_has_is_named(monkeypatch):
-    monkeypatch.setattr(upgrade, "compose", lambda *_: "worker\n")
+    monkeypatch.setattr(containers, "compose", lambda *_: "worker\n")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         ports = [{"host_ip": "127.0.0.1", "published": str(port)}]
         with pytest.raises(backups.Refused, match=f"127.0.0.1:{port}, the port of web, is taken"):
-            upgrade.check_ports({"services": {"web": {"ports": ports}}})
+            containers.check_ports({"services": {"web": {"ports": ports}}})
         # Its own port: the service runs.
-        upgrade.check_ports({"services": {"worker": {"ports": ports}}})
+        containers.check_ports({"services": {"worker": {"ports": ports}}})
+
+
+def test_start_says_which_setting_names_a_port_that_is_taken(host):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        ports = {"mailpit": {"ports": [{"host_ip": "127.0.0.1", "published": str(port)}]}}
+        (host.folder / "config").write_text(json.dumps({"name": "shop", "services": ports}))
+        done = host.run("ports")
+
+    said = f"not started: 127.0.0.1:{port}, the port of mailpit, is taken by another program: "
+    assert (done.returncode, done.stderr) == (
+        2,
+        f"{said}stop that, or set MAILPIT_PORT in .env\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://127.0.0.1:1", True),
+        ("http://localhost/", True),
+        ("http://127.0.0.1:PORT", False),
+        ("https://school.example", False),
+    ],
+)
+def test_start_says_when_addresses_would_lead_nowhere(host, url, told):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    web = {
+        "ports": [{"host_ip": "127.0.0.1", "published": port}],
+        "environment": {"PUBLIC_URL": url.replace("PORT", port)},
+    }
+    (host.folder / "config").write_text(json.dumps({"name": "shop", "services": {"web": web}}))
+    done = host.run("ports")
+
+    assert done.returncode == 0
+    assert ("remove PUBLIC_URL from .env" in done.stderr) is told

@@ -71,7 +71,7 @@ def away(tmp_path) -> Iterator[ServerProcess]:
 @pytest.mark.parametrize("kind", ["servers"])
 def test_server_that_is_away_loses_nothing(install, away, tmp_path, kind):
     """An hour, compressed: a retry after 0.1 s instead of a minute."""
-    settings = mail_settings(away, mail_retry_after="PT0.1S")
+    settings = mail_settings(away, timeout=60, mail_retry_after="PT0.1S")
     with install(kind, tmp_path, **settings) as installation:
         runtime = installation.runtime
         installation.worker()
@@ -124,7 +124,7 @@ def test_nothing_personal_is_to_be_seen(install, server, tmp_path):
         installation.worker("--loglevel=DEBUG")
         put_many(installation, 100, sensitive=True, key=key)
         # Now and then one in a hundred is put off four times in a row; each wait is twice as long.
-        installation.until(lambda: count_open(installation) == 0, seconds=200)
+        installation.until(lambda: count_open(installation) == 0)
         with runtime.unit_of_work() as session:
             enqueue(session, SweepMail(), now=runtime.now())
         installation.until(lambda: installation.open_jobs() == 0)

@@ -1,16 +1,18 @@
 """What the template copies, leaves out and writes, without running it."""
 
-import os
 import re
 import subprocess
 import tomllib
+import warnings
 
 import pytest
+from copier import run_copy
+from plumbum import local
 from ruamel.yaml import YAML
 
 from project.settings import FLOWER_PORT, NAME, WEB_PORT
 from tests.conftest import ROOT
-from tests.making import GIT, SCRIPTS, make_project
+from tests.making import GIT, make_project
 
 YAML_FILE = YAML(typ="safe")
 COPIER = YAML_FILE.load((ROOT / "copier.yml").read_text(encoding="utf-8"))
@@ -197,34 +199,39 @@ def test_answers_lead_back_to_the_template(shop):
     )
 
 
-def refuse(tmp_path, name="shop", **environment):
-    command = [SCRIPTS / "copier", "copy", "--quiet", "--defaults", "--vcs-ref", "HEAD"]
-    done = subprocess.run(
-        [*command, "--data", f"name={name}", ROOT, tmp_path / "shop"],
-        env=os.environ | GIT | environment,
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode != 0
-    assert not (tmp_path / "shop").exists()
-    return done.stderr.splitlines()[-1]
+@pytest.fixture
+def refuse(tmp_path):
+    """Return a function that asks copier for a project, and returns why it is refused."""
+
+    def call(name="shop", **environment):
+        options = {"data": {"name": name}, "defaults": True, "quiet": True, "vcs_ref": "HEAD"}
+        with (
+            local.env(**GIT, **environment),  # of the programs that copier starts
+            warnings.catch_warnings(),
+            pytest.raises(ValueError, match="name") as refused,
+        ):
+            warnings.simplefilter("ignore")  # that the last change is not yet committed
+            run_copy(str(ROOT), tmp_path / "shop", **options)
+        assert not (tmp_path / "shop").exists()
+        return str(refused.value)
+
+    return call
 
 
 @pytest.mark.parametrize("name", ["Shop", "my_shop", "2shop", "shop-", "", "x" * 31, "a\nb"])
-def test_name_that_is_no_name_is_refused(tmp_path, name):
-    assert "Write small letters, digits and single hyphens" in refuse(tmp_path, name)
+def test_name_that_is_no_name_is_refused(refuse, name):
+    assert "Write small letters, digits and single hyphens" in refuse(name)
 
 
-def test_name_of_a_package_that_is_needed_is_refused(tmp_path):
-    assert "A package that the project needs has this name" in refuse(tmp_path, "celery")
+def test_name_of_a_package_that_is_needed_is_refused(refuse):
+    assert "A package that the project needs has this name" in refuse("celery")
 
 
-def test_template_without_symbolic_links_is_refused(tmp_path):
+def test_template_without_symbolic_links_is_refused(refuse):
     windows = {
         "GIT_CONFIG_COUNT": "1",
         "GIT_CONFIG_KEY_0": "core.symlinks",
         "GIT_CONFIG_VALUE_0": "false",
     }
 
-    assert "Make the project in WSL" in refuse(tmp_path, **windows)
+    assert "Make the project in WSL" in refuse(**windows)

@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from celery import Celery
 from celery.app.amqp import AMQP
 
-from nightshift.celery import logs, messages, rabbitbroker, redisbroker, steps, telemetry
+from nightshift.celery import flower, logs, messages, rabbitbroker, redisbroker, steps, telemetry
 from nightshift.celery.configuration import build_configuration
 from nightshift.celery.link import Link
 from nightshift.celery.patience import Connection
@@ -78,3 +78,4 @@ class App(Celery):
         redisbroker.install()
         rabbitbroker.install()
         steps.install(self)
+        flower.install(self.runtime.settings)

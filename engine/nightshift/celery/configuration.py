@@ -1,14 +1,16 @@
 """Every Celery setting that differs from Celery's default, with the reason beside it."""
 
+import ssl
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from kombu import Queue
 
 from nightshift.celery.patience import LONGEST_CALL
 from nightshift.component import DEFAULT_QUEUE, Composition
 from nightshift.errors import InvalidInput
-from nightshift.settings import Settings
+from nightshift.settings import ENCRYPTED, Settings
 
 # Seconds. A worker kills a task without a limit of its own after this; statements and sockets time
 # out well before.
@@ -65,7 +67,7 @@ def build_configuration(settings: Settings, composition: Composition) -> dict[st
         # between two jobs; that gains a tenth of the throughput. More than one would gain nothing,
         # keep jobs from other workers, and have to be delivered again after a worker's death.
         "worker_prefetch_multiplier": 2,
-        # "auto" follows the container's CPU limit, not the machine's.
+        # "auto" follows the container's limits of CPU and memory, not the machine's: sizing.py.
         "worker_concurrency": settings.worker_concurrency,
         # A process that leaks or fragments memory is replaced.
         "worker_max_tasks_per_child": 10_000,
@@ -82,7 +84,6 @@ def build_configuration(settings: Settings, composition: Composition) -> dict[st
         **_broker(settings, composition.queues),
         # --- Beat ---
         "beat_scheduler": "nightshift.celery.beat:Scheduler",
-        # --- Flower --- reads FLOWER_BASIC_AUTH from the environment itself.
     }
 
 
@@ -120,6 +121,7 @@ def _broker(settings: Settings, names: list[str]) -> dict[str, Any]:
         return {
             "task_queues": queues,
             "broker_url": url,
+            **_tls(settings, "ssl_"),
             "broker_transport_options": {
                 # Above the longest time limit plus the wait for a free process, or Redis delivers
                 # the messages of running jobs again. That does no harm, but is logged.
@@ -143,7 +145,25 @@ def _broker(settings: Settings, names: list[str]) -> dict[str, Any]:
     return {
         "task_queues": [Queue(name, routing_key=name, queue_arguments=quorum) for name in names],
         "broker_url": url,
+        **_tls(settings, ""),
         # A publish returns only when the broker has confirmed the message.
         "broker_transport_options": {"confirm_publish": True},
         "worker_detect_quorum_queues": True,
     }
+
+
+def _tls(settings: Settings, prefix: str) -> dict[str, Any]:
+    """Return what verifies the broker's certificate: kombu takes any for rediss://."""
+    broker = urlsplit(settings.broker_url)
+    if broker.scheme not in ENCRYPTED:
+        return {}
+    verified = settings.tls_verify == "yes"
+    options: dict[str, Any] = {
+        f"{prefix}cert_reqs": ssl.CERT_REQUIRED if verified else ssl.CERT_NONE,
+        f"{prefix}ca_certs": settings.authorities,
+    }
+    if prefix:
+        options["ssl_check_hostname"] = verified
+    elif verified:
+        options["server_hostname"] = broker.hostname
+    return {"broker_use_ssl": options}

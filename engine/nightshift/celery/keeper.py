@@ -30,7 +30,7 @@ import psutil
 from celery.app.utils import find_app
 from sqlalchemy.exc import SQLAlchemyError
 
-from nightshift.celery import filebroker
+from nightshift.celery import filebroker, sentry
 from nightshift.celery.app import App
 from nightshift.celery.link import Link, Unrecorded, Word
 from nightshift.celery.logs import SELDOM, setup
@@ -371,6 +371,7 @@ def main() -> None:
     app = find_app(about["app"])
     settings = app.runtime.settings
     setup(settings.log_format, settings.log_level)
+    sentry.start(settings)
     worker_id = UUID(about["worker"])
     name, queues = about["name"], about["queues"]
     keeper = Keeper(

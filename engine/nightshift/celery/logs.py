@@ -15,6 +15,7 @@ from celery import current_app, signals
 from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.json import JsonFormatter
 
+from nightshift.celery import sentry
 from nightshift.jobs.claims import LONGEST_TRACEBACK
 from nightshift.settings import Settings
 
@@ -107,6 +108,7 @@ def _setup(settings: Settings, loglevel: int | str | None = None, **_: Any) -> N
         else settings.log_level
     )
     setup(settings.log_format, chosen)
+    sentry.start(settings)
 
 
 def _add_job(record: logging.LogRecord) -> bool:

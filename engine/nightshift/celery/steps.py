@@ -27,8 +27,9 @@ from celery.worker import control
 from kombu.utils.functional import maybe_list
 from sqlalchemy.exc import SQLAlchemyError
 
+from nightshift.celery import sizing
 from nightshift.celery.link import Unrecorded, Word, open_pair
-from nightshift.errors import first_line
+from nightshift.errors import InvalidInput, first_line
 from nightshift.jobs import rescue
 
 logger = logging.getLogger(__name__)
@@ -224,6 +225,8 @@ def install(app: Celery) -> None:
     app.steps["worker"].add(KeeperStep)
     for signal_, handler in (
         (signals.worker_init, _refuse_pool),
+        (signals.worker_init, _require_secrets),
+        (signals.worker_init, _size_worker),
         (signals.worker_ready, _report_ready),
         (signals.worker_process_init, prepare_child),
         (signals.worker_process_shutdown, _close_child),
@@ -245,6 +248,20 @@ def _refuse_pool(sender: Any, **_: Any) -> None:
             f"the pool {pool.__module__} is not supported: start the worker with --pool prefork"
             " (or processes, its other name), or without --pool"
         )
+
+
+def _require_secrets(sender: Any, **_: Any) -> None:
+    """End a worker that was not given a secret that its jobs need."""
+    app = sender.app
+    try:
+        app.composition.require_secrets(app.runtime, "worker")
+    except InvalidInput as error:
+        sys.exit(str(error))
+
+
+def _size_worker(sender: Any, **_: Any) -> None:
+    if issubclass(get_implementation(sender.pool_cls), TaskPool):
+        sizing.size_worker(sender)
 
 
 def _report_ready(sender: Any, **_: Any) -> None:

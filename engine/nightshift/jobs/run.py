@@ -30,6 +30,9 @@ class Collaborators(Protocol):
     def read_only(self) -> AbstractContextManager[Session]:
         """Yield a transaction that only reads."""
 
+    def read_newest(self) -> AbstractContextManager[Session]:
+        """Yield a session each of whose statements reads what is committed by then."""
+
     def __getitem__(self, wanted: type[T]) -> T:
         """Return what a component provides under a type."""
 
@@ -101,6 +104,7 @@ class Run:
         self.runtime = runtime
         self.unit_of_work: UnitOfWork = runtime.unit_of_work
         self.read_only: UnitOfWork = runtime.read_only
+        self.read_newest: UnitOfWork = runtime.read_newest
         # The state that `finish` has written, or None.
         self.state: JobState | None = None
         self.session: Session | None = None

@@ -1,6 +1,5 @@
 """The engine's own probes of the database, the ledger and the machine."""
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
@@ -16,7 +15,6 @@ from nightshift.database import Session, read_clock
 from nightshift.jobs import schedule, statistics
 from nightshift.observe.probes import is_contained
 from nightshift.runtime import Runtime
-from nightshift.settings import PLACEHOLDER
 
 OLDEST_POSTGRES = (14, 0)
 INITS = {
@@ -172,15 +170,12 @@ def check_first_process(runtime: Runtime, _session: Session) -> Answer:
     return Status.OK if name in INITS else Status.WARN, name
 
 
-def check_flower(runtime: Runtime, _session: Session) -> Answer:
-    """Fail when Flower would start in production without a login of its own."""
-    login = os.environ.get("FLOWER_BASIC_AUTH", "")
-    if login and PLACEHOLDER not in login:
-        return Status.OK, "has a login"
-    detail = "its login is the placeholder" if login else "the environment has no login for it"
-    if runtime.settings.environment == "development":
-        return Status.OK, f"{detail}; production refuses that"
-    return Status.FAIL, detail
+def check_tls(runtime: Runtime, _session: Session) -> Answer:
+    """Warn of connections to other machines whose certificate is not verified."""
+    found = runtime.settings.find_unverified()
+    return Status.WARN if found else Status.OK, f"not verified: {', '.join(found)}" if found else (
+        "database and broker are verified, or on this machine"
+    )
 
 
 PROBES = (
@@ -269,10 +264,10 @@ PROBES = (
         ledger=False,
     ),
     Probe(
-        "Flower",
-        check_flower,
-        "set FLOWER_BASIC_AUTH=NAME:PASSWORD in the environment that Flower starts in; it does not"
-        " read .env",
+        "TLS",
+        check_tls,
+        "use rediss:// or amqps://, and leave ?sslmode= out of DATABASE_URL; TLS_CA names an"
+        " authority of your own",
         ledger=False,
     ),
 )

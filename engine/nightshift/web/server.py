@@ -19,6 +19,7 @@ import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -26,7 +27,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nightshift.celery import logs
+from nightshift.celery import logs, sentry
 from nightshift.component import Composition, Status
 from nightshift.database import POOL_SIZE
 from nightshift.errors import InvalidInput, first_line
@@ -37,7 +38,7 @@ from nightshift.settings import Settings
 
 logger = logging.getLogger("nightshift.web")
 
-# Bytes of a request's line and headers; a longer request is refused before it is stored.
+# Bytes of a request's line and headers; a longer request is refused.
 LARGEST_HEAD = 16_384
 MOST_CONNECTIONS = 500
 KEEP_ALIVE, GRACE = 15, 10
@@ -49,6 +50,10 @@ COMMON = {
     "x-robots-tag": "noindex",
     "x-content-type-options": "nosniff",
 }
+
+# What uvicorn answers to bytes that are no request.
+REFUSED = PlainTextResponse("not a good request\n", 400, COMMON | {"connection": "close"})
+FAILED = PlainTextResponse("internal error\n", 500, COMMON)
 
 # The same bytes for every request: they must not tell whether a token exists.
 NOT_FOUND = PlainTextResponse("not found\n", 404, COMMON)
@@ -138,6 +143,40 @@ class AccessLog:
         return next((f"{start}…" for start in self._masked if path.startswith(start)), "/…")
 
 
+class Strictness:
+    """Refuses requests that are too long or can be read in two ways; marks what is answered.
+
+    uvicorn counts a head only while parts of it are missing. A request with both a length and
+    chunks is one to us and perhaps two to a proxy, so its connection is closed (RFC 9112, 6.1).
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, or refuse it."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault("x-content-type-options", "nosniff")
+            await send(message)
+
+        names = {name for name, _ in scope["headers"]}
+        # `: ` and a line's end.
+        size = len(scope["raw_path"]) + len(scope["query_string"])
+        size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
+        refused = size > LARGEST_HEAD or {b"content-length", b"transfer-encoding"} <= names
+        await (REFUSED if refused else self.app)(scope, receive, marked)
+
+
+async def _fail(_request: Request, _error: Exception) -> Response:
+    # Starlette raises the error again, and uvicorn logs it.
+    return FAILED
+
+
 async def _refuse(_request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == HTTPStatus.NOT_FOUND:
@@ -156,9 +195,12 @@ async def _answer_without_database(_request: Request, error: Exception) -> Respo
 def make_app(runtime: Runtime) -> Starlette:
     """Return the ASGI application of a project.
 
-    It turns off uvicorn's own access log, which would hold tokens, however it is started.
+    It turns off uvicorn's own access log, which would hold tokens, however it is started. Raises
+    InvalidInput for a secret that is missing.
     """
+    runtime[Composition].require_secrets(runtime, "web")
     logs.setup(runtime.settings.log_format, runtime.settings.log_level)
+    sentry.start(runtime.settings)
     access = logging.getLogger("uvicorn.access")
     access.handlers.clear()
     access.propagate = False
@@ -175,10 +217,11 @@ def make_app(runtime: Runtime) -> Starlette:
         404: _refuse,
         405: _refuse,
         SQLAlchemyError: _answer_without_database,
+        Exception: _fail,
     }
     app = Starlette(
         routes=routes,
-        middleware=[Middleware(AccessLog, routes=routes)],
+        middleware=[Middleware(AccessLog, routes=routes), Middleware(Strictness)],
         exception_handlers=handlers,
         lifespan=bounded,
     )

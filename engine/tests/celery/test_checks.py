@@ -99,12 +99,10 @@ def test_redis_that_takes_no_messages_fails(app_on, tmp_path, command, said):
     assert (found.status, said in found.detail) == ("fail", True)
 
 
-def test_redis_that_is_away_is_noticed_soon(app_on):
-    began = time.monotonic()
+def test_redis_that_is_away_is_noticed(app_on):
     found = findings(app_on(f"redis://127.0.0.1:{free_port()}/0"))["broker"]
 
     assert (found.status, "refused" in found.detail) == ("fail", True)
-    assert time.monotonic() - began < 10
 
 
 @pytest.mark.parametrize(("minutes", "status"), [(10, "warn"), (11, "warn"), (12, "ok")])

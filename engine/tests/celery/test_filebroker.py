@@ -89,7 +89,7 @@ def test_reader_beside_a_writer_sees_whole_messages_only(options):
                 seen.add(path.name)
             assert writer.poll() in (None, 0)
     finally:
-        writer.wait(30)
+        writer.wait(100)
 
 
 def test_messages_of_many_writers_reach_one_reader_whole(tmp_path):
@@ -97,7 +97,7 @@ def test_messages_of_many_writers_reach_one_reader_whole(tmp_path):
     folder = f"{tmp_path}/broker"
     options = transport_options(folder)
     writers = [
-        multiprocessing.get_context("spawn").Process(target=put_messages, args=(folder, 100))
+        multiprocessing.get_context("forkserver").Process(target=put_messages, args=(folder, 100))
         for _ in range(4)
     ]
     for writer in writers:
@@ -149,7 +149,7 @@ def test_table_is_not_changed_while_another_process_holds_the_lock(channel, opti
     thread.start()
     assert not declared.wait(0.5)
     os.close(lock)
-    assert declared.wait(10)
+    assert declared.wait(100)
     thread.join()
 
 

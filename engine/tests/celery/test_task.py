@@ -138,7 +138,7 @@ def test_run_here_leaves_a_job_of_an_unknown_kind_as_it_is(app):
 
 def test_process_that_works_here_is_shown_as_a_worker_while_it_does(app):
     with working_here(app):
-        give_up = time.monotonic() + 30
+        give_up = time.monotonic() + 100
         while not (workers := find_workers(app)) and time.monotonic() < give_up:
             time.sleep(0.01)
         shown = [(one.id, one.pid, one.stopped_at) for one in workers]

@@ -189,7 +189,7 @@ os._exit(0)
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}",
         }
         subprocess.run([sys.executable, "-c", program], env=environment, check=True, timeout=60)
-        thread.join(10)
+        thread.join(100)
     assert [path for path, _ in got] == ["/v1/traces"]
     assert b"probe.sent" in got[0][1]
     assert b"nightshift" in got[0][1]

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forking import run_forked
 from health import ALEMBIC, make_healthy
 from nightshift.cli.doctor import doctor
 from nightshift.jobs.models import PausedQueue
@@ -73,10 +72,8 @@ def test_command_is_one_of_celerys(tmp_path):
         "DATABASE_URL": f"sqlite:///{tmp_path}/none.db",
         "BROKER_URL": f"filesystem://{tmp_path}/broker",
     }
-    command = [sys.executable, "-m", "celery", "-A", "probe_app", "doctor", "--json"]
+    words = ["-A", "probe_app", "doctor", "--json"]
 
-    ran = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=60
-    )
+    ran = run_forked("celery", *words, environment=environment)
 
     assert (ran.returncode, json.loads(ran.stdout)["status"]) == (2, "fail"), ran.stderr

@@ -240,7 +240,7 @@ def test_as_a_command_of_celery(put):
     ) as process:
         lines = [json.loads(process.stdout.readline()) for _ in range(2)]
         process.send_signal(2)
-        assert (process.wait(10), process.stderr.read()) == (0, b"")
+        assert (process.wait(100), process.stderr.read()) == (0, b"")
 
     assert [line["counts"][0]["kind"] for line in lines] == ["jobs.prune", "jobs.prune"]
 

@@ -354,7 +354,7 @@ def test_last_two_children_that_end_at_once_bring_one_follow_up(runtime):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(100)
     with runtime.read_only() as session:
         assert len(of_kind(session, Then)) == 1
         assert numbers(session, parent) == (JobState.WAITING, 1, 0)
@@ -375,7 +375,7 @@ def test_child_that_ends_waits_for_the_one_that_is_just_being_counted(runtime):
         thread.start()
         thread.join(0.3)
         assert thread.is_alive()
-    thread.join(20)
+    thread.join(100)
     with runtime.read_only() as session:
         assert (len(of_kind(session, Then)), numbers(session, parent)) == (1, ("waiting", 1, 0))
 

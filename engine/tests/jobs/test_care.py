@@ -509,7 +509,7 @@ def test_cancel_of_a_parent_waits_for_the_last_child_and_catches_the_follow_up(r
         thread.start()
         thread.join(0.5)
         assert thread.is_alive()
-    thread.join(10)
+    thread.join(100)
     with runtime.read_only() as session:
         (follow_up,) = of_kind(session, Then)
         assert set(cancelled) == {parent, follow_up}
@@ -531,7 +531,7 @@ def test_cancel_of_a_job_that_just_finishes_changes_nothing(runtime):
         thread = threading.Thread(target=cancel)
         thread.start()
         thread.join(0.3)
-    thread.join(10)
+    thread.join(100)
     with runtime.read_only() as session:
         assert (cancelled, state(session, claim.job_id)) == ([[]], JobState.SUCCEEDED)
 
@@ -551,7 +551,7 @@ def test_two_cancels_of_one_batch_count_each_child_once(runtime):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(100)
     with runtime.read_only() as session:
         left, open_, failed = numbers(session, parent)
         assert (left in {"cancelled", "failed"}, open_, failed) == (True, 0, 30)
@@ -574,7 +574,7 @@ def test_clear_comes_back_for_what_somebody_just_holds(runtime):
         thread.start()
         thread.join(0.5)
         assert numbers == [1]
-    thread.join(10)
+    thread.join(100)
     with runtime.read_only() as session:
         assert (numbers, state(session, job_id), state(session, other)) == (
             [1, 1, 0],

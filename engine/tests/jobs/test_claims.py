@@ -134,7 +134,7 @@ def test_one_of_many_workers_gets_the_job(runtime):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(100)
     (claim,) = [one for one in taken if one is not None]
     with runtime.read_only() as session:
         job = row(session, job_id)

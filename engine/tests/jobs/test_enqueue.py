@@ -340,7 +340,7 @@ def enqueue_twice(runtime, *, first_commits):
         assert thread.is_alive()
         if not first_commits:
             raise ConnectionError
-    thread.join(10)
+    thread.join(100)
     return ids
 
 
@@ -368,7 +368,7 @@ def test_two_transactions_with_the_same_keys_do_not_wait_for_each_other(runtime)
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(100)
     with runtime.read_only() as session:
         assert count(session) == 200
 

@@ -352,7 +352,7 @@ def test_overdue_entry_is_started_by_one_of_two_beats_that_start_at_once(runtime
         thread.start()
         thread.join(0.5)
         assert thread.is_alive()
-    thread.join(20)
+    thread.join(100)
     with runtime.read_only() as session:
         assert (late, jobs(session)) == ([], 1)
 
@@ -399,7 +399,7 @@ def test_two_beats_that_saw_the_same_start_a_slot_once(runtime):
         thread.start()
         thread.join(0.5)
         assert thread.is_alive()
-    thread.join(10)
+    thread.join(100)
     with runtime.read_only() as session:
         assert (late, jobs(session)) == ([], 1)
 

@@ -1,11 +1,11 @@
 """One upgrade at a time, under a lock timeout, and without leaving settings behind."""
 
-import subprocess
-import sys
+import os
 
 import pytest
 from alembic import command
 from alembic.util import CommandError
+from forking import run_forked
 from nightshift.migrations import LOCK_KEY
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -42,13 +42,8 @@ def heads(project):
 @pytest.mark.parametrize("round_", range(ROUNDS))
 def test_upgrades_at_once_of_an_empty_database_all_succeed(project, round_):
     project.write("school", "s1", "op.create_table('thing', sa.Column('id', sa.Integer))")
-    race = subprocess.run(
-        [sys.executable, "-c", RACE],
-        cwd=project.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    (project.folder / "race.py").write_text(RACE)
+    race = run_forked("race", environment=os.environ, folder=project.folder)
     assert race.returncode == 0, race.stderr
     assert heads(project) == [("ns_0003",), ("s1",)]
     assert project.rows("SELECT count(*) FROM thing") == [(0,)]

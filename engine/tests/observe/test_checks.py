@@ -178,38 +178,6 @@ def test_clocks_that_agree_are_no_trouble(healthy):
     assert (found.status, found.detail) == ("ok", "0.0 s between the database's and ours")
 
 
-@pytest.mark.parametrize(
-    ("login", "detail"),
-    [
-        ("", "the environment has no login for it; production refuses that"),
-        ("admin:change-me", "its login is the placeholder; production refuses that"),
-        ("admin:one of our own", "has a login"),
-    ],
-    ids=["none", "placeholder", "own"],
-)
-def test_flower_needs_no_login_in_development(healthy, monkeypatch, login, detail):
-    monkeypatch.setenv("FLOWER_BASIC_AUTH", login)
-
-    found = findings(healthy)["Flower"]
-
-    assert (found.status, found.detail) == ("ok", detail)
-
-
-def test_flower_without_a_login_fails_in_production(tmp_path, monkeypatch):
-    monkeypatch.delenv("FLOWER_BASIC_AUTH", raising=False)
-    own = "admin:one of our own"
-    app = App(
-        "probe_app",
-        Composition([ledger]),
-        _env_file=None,
-        environment="production",
-        database_url=f"sqlite:///{tmp_path}/none.db",
-        flower_basic_auth=own,
-    )
-
-    assert findings(app)["Flower"].status == "fail"
-
-
 def test_postgres_installation_has_nothing_to_say(engine_folder, project_app):
     with postgres_database() as url:
         broker = f"filesystem://{engine_folder}/broker"

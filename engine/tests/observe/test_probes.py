@@ -147,7 +147,7 @@ def test_probe_cannot_write(database_url):
     ("user", "secrets"),
     [
         ("user:p%40ss-word", ["p@ss-word", "p%40ss-word"]),
-        ("user", ["pg-secret"]),
+        ("user", ["postgres-secret"]),
     ],
     ids=["password in the URL", "POSTGRES_PASSWORD"],
 )
@@ -159,7 +159,7 @@ def test_no_secret_is_shown(user, secrets):
         Probe("talkative", talkative, "nothing", ledger=False),
         environment="production",
         database_url=f"postgresql+psycopg://{user}@127.0.0.1:{port}/p@ss-word",
-        postgres_password="pg-secret",
+        postgres_password="postgres-secret",
         broker_url=f"redis://:br0ker-secret@127.0.0.1:{port}/0",
         flower_basic_auth="admin:flower-secret",
         metrics_token="token-secret",

@@ -23,7 +23,8 @@ def not_allowed(allowed):
 
 
 OK = (200, COMMON | PLAIN | {"content-length": "3"}, b"ok\n")
-WORD = (200, PLAIN | {"content-length": "5"}, b"word\n")
+# A page that sets no headers of its own.
+WORD = (200, PLAIN | {"content-length": "5", "x-content-type-options": "nosniff"}, b"word\n")
 NOT_FOUND = (404, COMMON | PLAIN | {"content-length": "10"}, b"not found\n")
 NOT_ALLOWED = not_allowed("GET, HEAD")
 UNAVAILABLE = (
@@ -182,8 +183,8 @@ def test_access_log_has_a_line_for_each_answer_and_no_secret(web):
 def test_error_of_a_page_is_logged_without_its_path(web):
     got = web.running.request("GET", f"/broken/{SECRET}")
 
-    assert got.status_code == 500
-    assert "ZeroDivisionError" not in got.text
+    text = b"internal error\n"
+    assert answer(got) == (500, COMMON | PLAIN | {"content-length": str(len(text))}, text)
     log = web.running.wait_for_log("ZeroDivisionError")
     assert "GET /broken/… 500" in log
     assert SECRET not in log
@@ -209,6 +210,31 @@ def test_bytes_that_are_not_a_request_are_refused_before_they_are_kept(web, requ
         return
     assert got.startswith(b"HTTP/1.1 400 ")
     assert web.running.client.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize("size", [16_384, 17_000, 40_000, 60_000])
+@pytest.mark.parametrize("place", ["header", "path", "query"])
+def test_limit_on_the_head_holds_when_it_arrives_at_once(web, place, size):
+    much = b"a" * size
+    target = {"path": b"/" + much, "query": b"/health?" + much}.get(place, b"/health")
+    header = b"X-Long: " + much if place == "header" else b"X-Short: a"
+    got = web.running.send_bytes(b"GET %b HTTP/1.1\r\nHost: x\r\n%b\r\n\r\n" % (target, header))
+
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert got.endswith(b"not a good request\n")
+
+
+@pytest.mark.parametrize("page", [b"/health", b"/form", b"/nowhere"])
+def test_request_with_a_length_and_chunks_is_refused_and_ends_its_connection(web, page):
+    # What a proxy takes for the body of one request must not be another one here.
+    smuggled = b"GET /word/%b HTTP/1.1\r\nHost: x\r\n\r\n" % SECRET.encode()
+    request = b"POST %b HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n" % (page, 5 + len(smuggled))
+    got = web.running.send_bytes(
+        request + b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + smuggled
+    )
+
+    assert got.startswith(b"HTTP/1.1 400 ")
+    assert got.count(b"HTTP/1.1") == 1
 
 
 @pytest.mark.parametrize("kind", ["postgres", "sqlite"])

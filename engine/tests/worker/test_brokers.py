@@ -98,11 +98,11 @@ def test_harmed_redis_ends_no_worker_and_loses_no_job(tmp_path, how):
         installation.until(lambda: installation.job(under_way).state == JobState.RUNNING)
         server.harm(how)
         ids = [under_way, *put_many(installation, 5)]
-        installation.until(lambda: CAUSES[how] in read_log(installation), seconds=60)
+        installation.until(lambda: CAUSES[how] in read_log(installation))
         time.sleep(5)  # the keeper looks several times, and the worker tries again
         server.heal(how)
         ids += put_many(installation, 5)
-        installation.until(lambda: installation.open_jobs() == 0, seconds=110)
+        installation.until(lambda: installation.open_jobs() == 0)
         jobs = [installation.job(job_id) for job_id in ids]
         assert [(job.state, job.attempt) for job in jobs] == [(JobState.SUCCEEDED, 1)] * 11
         assert count_effects(installation.runtime) == 11
@@ -125,7 +125,7 @@ def test_lost_rabbitmq_ends_no_worker_and_loses_no_job(tmp_path, how):
         ) as installation,
     ):
         worker = installation.worker()
-        installation.ended(put(installation.runtime, probe.Leave()), seconds=60)
+        installation.ended(put(installation.runtime, probe.Leave()))
         if how == "silent":
             between.silent = True
             put_many(installation, 5)
@@ -139,7 +139,7 @@ def test_lost_rabbitmq_ends_no_worker_and_loses_no_job(tmp_path, how):
                 between.cut()
                 time.sleep(0.5)
         put_many(installation, 5)
-        installation.until(lambda: installation.open_jobs() == 0, seconds=80)
+        installation.until(lambda: installation.open_jobs() == 0)
         assert count_effects(installation.runtime) == 11
         assert worker.poll() is None
 
@@ -155,13 +155,13 @@ def test_refused_queue_stops_no_other_from_being_consumed(tmp_path):
         with installed("two_queues", tmp_path, url, RABBITMQ_URL, **OPTIONS) as installation:
             worker = installation.worker()
             job_id = put(installation.runtime, probe.Leave())
-            assert installation.ended(job_id, seconds=60).state == JobState.SUCCEEDED
+            assert installation.ended(job_id).state == JobState.SUCCEEDED
             said = "queue post is not consumed, the broker refuses it: Queue.declare: (406)"
             assert said in read_log(installation)
             # It is consumed once it is right, without a restart of the worker.
             connection.channel().queue_delete("post")
             job_id = put(installation.runtime, Post())
-            assert installation.ended(job_id, seconds=100).state == JobState.SUCCEEDED
+            assert installation.ended(job_id).state == JobState.SUCCEEDED
             assert worker.poll() is None
 
 
@@ -178,16 +178,16 @@ def test_rabbitmq_that_blocks_publishers_is_named_and_loses_no_job(tmp_path):
         installed("probe_app", tmp_path, url, RABBITMQ_URL, **OPTIONS) as installation,
     ):
         worker = installation.worker()
-        installation.ended(put(installation.runtime, probe.Leave()), seconds=60)
+        installation.ended(put(installation.runtime, probe.Leave()))
         control("set_vm_memory_high_watermark", "absolute", "1")
         try:
             put_many(installation, 5)
             cause = "it blocks publishers, because of its memory or disk alarm"
-            installation.until(lambda: cause in read_log(installation), seconds=60)
+            installation.until(lambda: cause in read_log(installation))
             assert read_log(installation).count(cause) == 1
         finally:
             control("set_vm_memory_high_watermark", "0.4")
-        installation.until(lambda: installation.open_jobs() == 0, seconds=80)
+        installation.until(lambda: installation.open_jobs() == 0)
         assert count_effects(installation.runtime) == 6
         assert worker.poll() is None
 
@@ -215,7 +215,7 @@ def test_queue_that_may_not_be_read_stops_no_other_from_being_consumed(tmp_path)
         worker = installation.worker()
         for _ in range(3):
             job_id = put(installation.runtime, probe.Leave())
-            assert installation.ended(job_id, seconds=60).state == JobState.SUCCEEDED
+            assert installation.ended(job_id).state == JobState.SUCCEEDED
         assert "queue post is not consumed, the broker refuses it: " in read_log(installation)
         assert worker.poll() is None
 
@@ -235,7 +235,7 @@ def test_jobs_run_when_the_broker_is_back(tmp_path):
         worker = installation.worker()
         broker = subprocess.Popen(server, stdout=subprocess.DEVNULL)
         try:
-            assert installation.ended(job_id, seconds=90).state == JobState.SUCCEEDED
+            assert installation.ended(job_id).state == JobState.SUCCEEDED
             # And once more, with every process connected when it goes, one at work, the other idle.
             under_way = put(installation.runtime, probe.Leave(milliseconds=4000))
             installation.until(lambda: installation.job(under_way).state == JobState.RUNNING)
@@ -243,10 +243,10 @@ def test_jobs_run_when_the_broker_is_back(tmp_path):
             broker.wait()
             job_id = put(installation.runtime, probe.Leave())
             broker = subprocess.Popen(server, stdout=subprocess.DEVNULL)
-            for ended in (installation.ended(under_way), installation.ended(job_id, seconds=90)):
+            for ended in (installation.ended(under_way), installation.ended(job_id)):
                 assert (ended.state, ended.attempt) == (JobState.SUCCEEDED, 1)
             # What was under way could not be acknowledged: not then, and not when it ended.
-            installation.ended(put(installation.runtime, probe.Leave()), seconds=90)
+            installation.ended(put(installation.runtime, probe.Leave()))
             assert worker.poll() is None
         finally:
             installation.stop()

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import probe_app as probe
 from nightshift.database import read_clock
-from nightshift.jobs import care, enqueue_many
+from nightshift.jobs import care, enqueue, enqueue_many
 from nightshift.jobs.models import Job, JobLog, JobState
 from probing import count_effects, put
 from sqlalchemy import func, select
@@ -76,8 +76,9 @@ def test_failed_job_has_all_its_attempts_again(working):
 
 
 def test_held_job_waits_for_its_release(working):
-    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=0.5))
     with working.runtime.unit_of_work() as session:
+        soon = {"now": working.runtime.now(), "delay": timedelta(seconds=0.5)}
+        job_id = enqueue(session, probe.Leave(), **soon)
         assert care.hold(session, [job_id]) == [job_id]
     time.sleep(1.5)
     assert working.job(job_id).state == JobState.HELD
@@ -97,16 +98,12 @@ def test_paused_queue_waits_until_it_is_resumed(working):
     assert {working.job(job_id).state for job_id in ids} == {JobState.QUEUED}
     with working.runtime.unit_of_work() as session:
         assert care.resume(session, "default")
-    assert {working.ended(job_id, seconds=10).state for job_id in ids} == {JobState.SUCCEEDED}
+    assert {working.ended(job_id).state for job_id in ids} == {JobState.SUCCEEDED}
     assert [count_effects(working.runtime, job_id) for job_id in ids] == [1] * 10
 
 
 def test_cancelled_batch_takes_its_children_with_it_and_runs_no_follow_up(working):
-    with working.runtime.unit_of_work() as session:
-        care.pause(session, "default", now=working.runtime.now())
-    parent_id = put(working.runtime, probe.Parent(children=20))
-    with working.runtime.unit_of_work() as session:
-        care.resume(session, "default")
+    parent_id = put(working.runtime, probe.Parent(children=20, milliseconds=1500))
     working.until(lambda: working.job(parent_id).state == JobState.WAITING)
     cancelled = cancel(working, parent_id)
     parent = working.ended(parent_id)

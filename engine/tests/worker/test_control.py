@@ -7,9 +7,8 @@ import probe_app as probe
 import pytest
 from fault_processes import is_running
 from nightshift.jobs import care
-from nightshift.jobs.models import Job, JobState
-from probing import put
-from sqlalchemy import update
+from nightshift.jobs.models import JobState
+from probing import put, put_changed
 
 
 @pytest.mark.parametrize(
@@ -27,13 +26,9 @@ def test_wrong_remote_control_ends_no_worker(working, command, queue):
 
 
 def test_job_of_an_unknown_kind_is_discarded_in_the_end(working):
-    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=1))
     day_ago = (working.runtime.now() - timedelta(days=2)).isoformat()
     error = {"attempt": 0, "at": day_ago, "type": "UnknownJob", "message": "", "traceback": ""}
-    with working.runtime.unit_of_work() as session:
-        removed = {"kind": "probe.removed", "errors": [error]}
-        session.execute(update(Job).where(Job.id == job_id).values(**removed))
-    job = working.ended(job_id)
+    job = working.ended(put_changed(working.runtime, kind="probe.removed", errors=[error]))
     assert (job.state, job.errors[-1]["message"]) == (
         JobState.DISCARDED,
         "no worker has known the kind 'probe.removed' for 1 day, 0:00:00",
@@ -41,16 +36,14 @@ def test_job_of_an_unknown_kind_is_discarded_in_the_end(working):
 
 
 def test_job_of_an_unknown_kind_waits_for_a_newer_worker(working):
-    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=1))
-    with working.runtime.unit_of_work() as session:
-        session.execute(update(Job).where(Job.id == job_id).values(kind="probe.newer"))
+    job_id = put_changed(working.runtime, kind="probe.newer")
     job = working.until(lambda: (row := working.job(job_id)).errors and row)
     assert (job.state, job.attempt) == (JobState.SCHEDULED, 0)
     assert job.run_at > working.runtime.now()
 
 
 def test_job_that_is_revoked_before_it_starts_is_cancelled(working):
-    job_id = put(working.runtime, probe.Leave(), delay=timedelta(seconds=3))
+    job_id = put(working.runtime, probe.Leave(), delay=timedelta(hours=1))
     working.app.control.revoke(str(job_id))
     job = working.ended(job_id)
     assert (job.state, job.attempt) == (JobState.CANCELLED, 0)

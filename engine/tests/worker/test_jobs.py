@@ -8,8 +8,8 @@ import probe_app as probe
 import pytest
 from nightshift.jobs import enqueue, enqueue_many
 from nightshift.jobs.models import Job, JobState
-from probing import count_effects, put
-from sqlalchemy import select, update
+from probing import count_effects, put, put_changed
+from sqlalchemy import select
 
 
 def test_job_runs_once_and_keeps_its_result(working):
@@ -87,21 +87,21 @@ def test_answers(working, what, state, result, effects):
 def test_job_never_starts_before_its_time(working):
     run_at = working.runtime.now() + timedelta(seconds=1.5)
     job = working.ended(put(working.runtime, probe.Leave(), run_at=run_at))
-    assert run_at <= job.started_at < run_at + timedelta(seconds=3)
+    assert run_at <= job.started_at
 
 
 def test_killed_child_costs_an_attempt_and_poison_ends(working):
     once = put(working.runtime, probe.Die(attempts=1))
     poison = put(working.runtime, probe.Die())
-    job = working.ended(once, seconds=30)
+    job = working.ended(once)
     assert (job.state, job.attempt) == (JobState.SUCCEEDED, 2)
     assert count_effects(working.runtime, once) == 1
-    job = working.ended(poison, seconds=60)
+    job = working.ended(poison)
     assert (job.state, job.attempt, job.errors[-1]["type"]) == (JobState.FAILED, 3, "WorkerLost")
 
 
 def test_time_limit_is_enforced(working):
-    job = working.ended(put(working.runtime, probe.TooLong()), seconds=60)
+    job = working.ended(put(working.runtime, probe.TooLong()))
     assert (job.state, job.attempt, job.errors[-1]["type"]) == (JobState.FAILED, 2, "WorkerLost")
 
 
@@ -143,17 +143,20 @@ def test_rated_kind_keeps_its_rate(working):
         ids = enqueue_many(
             session, [probe.Rated(number=n) for n in range(6)], now=working.runtime.now()
         )
-    starts = sorted(working.ended(job_id, seconds=40).started_at for job_id in ids)
+    starts = sorted(working.ended(job_id).started_at for job_id in ids)
     assert all(
         later - earlier >= timedelta(seconds=4.9)
         for earlier, later in zip(starts, starts[3:], strict=False)
     )
 
 
-def test_progress_and_log_are_seen_while_it_runs(working):
-    job_id = put(working.runtime, probe.Steps(seconds=4))
+def test_progress_and_log_are_seen_while_it_runs(working, tmp_path):
+    going_on = tmp_path / "going on"
+    going_on.touch()
+    job_id = put(working.runtime, probe.Steps(seconds=100, marker=str(going_on)))
     working.until(lambda: (working.job(job_id).progress_done or 0) > 5)
     assert working.job(job_id).state == JobState.RUNNING
+    going_on.unlink()
     assert working.ended(job_id).progress_total == 1000
 
 
@@ -166,12 +169,7 @@ def test_plain_task_runs_as_ever(working, tmp_path):
 
 
 def test_row_whose_arguments_are_no_longer_valid_is_discarded(working):
-    run_at = working.runtime.now() + timedelta(seconds=1)
-    job_id = put(working.runtime, probe.Leave(), run_at=run_at)
-    with working.runtime.unit_of_work() as session:
-        session.execute(
-            update(Job).where(Job.id == job_id).values(args={"number": "seven", "new": True})
-        )
+    job_id = put_changed(working.runtime, args={"number": "seven", "new": True})
     job = working.ended(job_id)
     assert job.state == JobState.DISCARDED
     assert count_effects(working.runtime, job_id) == 0
@@ -182,8 +180,11 @@ def test_row_whose_arguments_are_no_longer_valid_is_discarded(working):
 
 def test_debounced_calls_make_one_run_with_the_last_arguments(working):
     later = timedelta(seconds=1)
-    first = put(working.runtime, probe.Refresh(number=1), debounce=later)
-    others = [put(working.runtime, probe.Refresh(number=n), debounce=later) for n in range(2, 6)]
+    with working.runtime.unit_of_work() as session:
+        now = working.runtime.now()
+        first, *others = (
+            enqueue(session, probe.Refresh(number=n), now=now, debounce=later) for n in range(1, 6)
+        )
     job = working.ended(first)
     assert (set(others), job.result) == ({first}, 5)
     assert count_effects(working.runtime, first) == 1

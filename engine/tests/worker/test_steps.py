@@ -23,29 +23,21 @@ def start_worker(installation):
     return worker
 
 
-def test_idle_worker_ends_cleanly(quick):
-    worker = start_worker(quick)
-    began = time.monotonic()
-    worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
-    print(f"an idle worker ended {time.monotonic() - began:.1f} s after SIGTERM")
-    quick.until(lambda: not quick.workers(), seconds=10)
-
-
-def test_keeper_ends_after_its_worker(quick):
+def test_idle_worker_ends_cleanly_and_its_keeper_after_it(quick):
     worker = start_worker(quick)
     [keeper] = find_keepers(worker.pid)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
-    quick.until(lambda: not is_running(keeper), seconds=10)
+    assert worker.wait(100) == 0
+    quick.until(lambda: not quick.workers())
+    quick.until(lambda: not is_running(keeper))
 
 
 def test_ctrl_c_ends_a_worker_as_sigterm_does(quick):
     worker = start_worker(quick)
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(30) == 1  # Celery's own exit code for Ctrl-C
+    assert worker.wait(100) == 1  # Celery's own exit code for Ctrl-C
     assert "worker ended" in quick.logs()
-    quick.until(lambda: not quick.workers(), seconds=10)
+    quick.until(lambda: not quick.workers())
 
 
 def test_stopping_worker_finishes_its_job(quick, tmp_path):
@@ -53,7 +45,7 @@ def test_stopping_worker_finishes_its_job(quick, tmp_path):
     job_id = put(quick.runtime, probe.Sleep(seconds=3, marker=str(tmp_path / "marker")))
     quick.until((tmp_path / "marker").exists)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    assert worker.wait(100) == 0
     assert (quick.job(job_id).state, quick.job(job_id).attempt) == (JobState.SUCCEEDED, 1)
 
 
@@ -92,7 +84,7 @@ def test_keeper_that_hangs_is_replaced(quick):
     time.sleep(2)  # a keeper that has given no sign yet has a minute to start
     [hanging] = find_keepers(worker.pid)
     os.kill(hanging, signal.SIGSTOP)
-    quick.until(lambda: set(find_keepers(worker.pid)) - {hanging}, seconds=60)
+    quick.until(lambda: set(find_keepers(worker.pid)) - {hanging})
     quick.until(lambda: not is_running(hanging))
     job_id = put(quick.runtime, probe.Leave(), delay=timedelta(seconds=1))
     assert quick.ended(job_id).state == JobState.SUCCEEDED
@@ -115,9 +107,9 @@ def test_keeper_that_dies_during_a_warm_shutdown_is_replaced(kind, tmp_path):
         [keeper] = find_keepers(worker.pid)
         kill(keeper)
         installation.until(lambda: set(find_keepers(worker.pid)) - {keeper})
-        job = installation.ended(job_id, seconds=60)
+        job = installation.ended(job_id)
         assert (job.state, job.attempt) == (JobState.SUCCEEDED, 1)
-        assert worker.wait(30) == 0
+        assert worker.wait(100) == 0
 
 
 def test_idle_child_that_is_killed_takes_nothing_with_it(quick):
@@ -132,23 +124,30 @@ def test_idle_child_that_is_killed_takes_nothing_with_it(quick):
         with quick.runtime.unit_of_work() as session:
             now = quick.runtime.now()
             ids = enqueue_many(session, [probe.Leave(number=n) for n in range(5)], now=now)
-        states = [quick.ended(job_id, seconds=40).state for job_id in ids]
+        states = [quick.ended(job_id).state for job_id in ids]
         assert states == [JobState.SUCCEEDED] * 5, round_number
 
 
-def test_health_check_finds_the_sign_of_life(quick, tmp_path):
-    quick.worker(HEARTBEAT_FILE=str(tmp_path / "alive"))
-    quick.until((tmp_path / "alive").exists)
+@pytest.fixture
+def embedded(tmp_path):
+    """Yield an installation for what has nothing to do with databases and brokers."""
+    with any_installation("embedded", "probe_app", tmp_path, **QUICK) as installation:
+        yield installation
+
+
+def test_health_check_finds_the_sign_of_life(embedded, tmp_path):
+    embedded.worker(HEARTBEAT_FILE=str(tmp_path / "alive"))
+    embedded.until((tmp_path / "alive").exists)
 
 
 @pytest.mark.parametrize("pool", ["solo", "threads"])
-def test_pool_that_is_not_supported_is_refused_at_start(quick, pool):
-    worker = quick.start("worker", "--pool", pool)
-    assert worker.wait(60) == 1
-    log = quick.logs()
+def test_pool_that_is_not_supported_is_refused_at_start(embedded, pool):
+    worker = embedded.start("worker", "--pool", pool)
+    assert worker.wait(100) == 1
+    log = embedded.logs()
     assert "is not supported: start the worker with --pool prefork" in log
     assert "Traceback" not in log
 
 
-def test_other_name_of_prefork_is_accepted(quick):
-    quick.worker("--pool", "processes")
+def test_other_name_of_prefork_is_accepted(embedded):
+    embedded.worker("--pool", "processes")

@@ -2,10 +2,9 @@
 
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
+from forking import run_forked
 from installations import Installation
 from sqlalchemy import delete
 
@@ -22,19 +21,11 @@ def read_feeds(installation: Installation) -> dict[str, bytes]:
 
 
 def run(installation: Installation, *words: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", *words],
-        cwd=ROOT,
-        env=os.environ | installation.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_forked(*words, environment=os.environ | installation.environment, folder=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-@pytest.mark.timeout(300)  # eight processes, one after the other
 @pytest.mark.parametrize("kind", ["embedded", "servers"])
 def test_feeds_are_byte_identical_after_a_restore(tmp_path, kind):
     if kind == "servers" and shutil.which("pg_dump") is None:

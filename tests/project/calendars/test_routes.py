@@ -3,8 +3,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime, parsedate_to_datetime
@@ -14,6 +12,7 @@ from types import SimpleNamespace
 import httpx
 import psutil
 import pytest
+from forking import run_forked
 from nightshift.database import Base
 from servers import free_port
 from sqlalchemy import select, update
@@ -403,19 +402,18 @@ def everything_written(folder: Path, runtime) -> str:
     return said
 
 
-# It starts a dozen processes, one after the other.
 @pytest.mark.timeout(360)
 def test_no_token_is_written_anywhere(tmp_path):
     with install("servers", tmp_path, log_level="DEBUG") as installation:
         runtime = installation.runtime
 
         def command(*words):
-            ran = [sys.executable, "-m", "celery", "-A", "project", *words]
-            with (tmp_path / "commands.log").open("ab") as log:
-                out = subprocess.run(
-                    ran, cwd=ROOT, check=True, stdout=subprocess.PIPE, stderr=log, text=True
-                ).stdout
-            return out.strip()
+            words = ["-A", "project", *words]
+            ran = run_forked("celery", *words, environment=os.environ, folder=ROOT)
+            with (tmp_path / "commands.log").open("a") as log:
+                log.write(ran.stderr)
+            assert ran.returncode == 0, ran.stderr
+            return ran.stdout.strip()
 
         command("school", "load", str(EXAMPLE))
         port = free_port()

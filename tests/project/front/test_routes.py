@@ -23,9 +23,7 @@ def test_page_loads_nothing_and_runs_no_script(job_app):
 def test_production_has_no_such_page():
     runtime = make_runtime(
         environment="production",
-        postgres_password="ours",
-        flower_basic_auth="admin:ours",
-        link_secret="ours",
+        link_secret="one of our own",
     )
 
     paths = ["/", "/mails/1", "/calendars/class/1"]

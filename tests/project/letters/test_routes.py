@@ -161,10 +161,14 @@ def test_pages_keep_secrets_to_themselves(site):
     for url in (site.one_click(), site.key()):
         answer = site.client.get(url)
         assert url.partition("=")[2] not in answer.text
-        assert (answer.headers["referrer-policy"], answer.headers["cache-control"]) == (
-            "no-referrer",
-            "no-store",
-        )
+        assert {
+            name: answer.headers[name]
+            for name in ("referrer-policy", "cache-control", "x-content-type-options")
+        } == {
+            "referrer-policy": "no-referrer",
+            "cache-control": "no-store",
+            "x-content-type-options": "nosniff",
+        }
 
 
 @pytest.mark.parametrize(

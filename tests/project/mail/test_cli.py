@@ -164,7 +164,7 @@ def run_test(tmp_path):
     def call(server, address):
         runtime = make_runtime(
             database_url=f"sqlite:///{tmp_path}/none.db",
-            mail_url=f"smtp://127.0.0.1:{server.port}?tls=none&timeout=1",
+            mail_url=f"smtp://127.0.0.1:{server.port}?tls=none&timeout=60",
         )
         context = SimpleNamespace(app=SimpleNamespace(runtime=runtime))
         return CliRunner().invoke(command, ["test", address], obj=context)

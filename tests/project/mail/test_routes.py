@@ -48,7 +48,7 @@ def deliver(job_app, runtime):
     """Return a function that waits until a message is sent: its job is due after the debounce."""
 
     def call(mail_id):
-        for _ in range(50):
+        for _ in range(1000):
             run_due(job_app)
             with runtime.read_only() as session:
                 if session.get_one(Mail, mail_id).ended_at is not None:

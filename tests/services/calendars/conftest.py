@@ -1,7 +1,10 @@
 """A small school with a feed store, and an installation whose jobs run without a worker."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -63,16 +66,8 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> FeedStore:
     return made
 
 
-@pytest.fixture
-def store_settings(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, str]:
-    """Return the settings of an empty feed store: a folder, or with the parameter a bucket."""
-    if getattr(request, "param", "folder") == "folder":
-        return {"FEED_STORE": str(tmp_path / "feeds")}
-    return storage_settings(request.getfixturevalue("storage_address"))
-
-
-# With it, a test runs on each kind of store.
-on_both_stores = pytest.mark.parametrize("store_settings", ["folder", "bucket"], indirect=True)
+# With it, a test of `calendars` runs on each kind of store.
+on_both_stores = pytest.mark.parametrize("calendars", ["folder", "bucket"], indirect=True)
 
 
 @pytest.fixture
@@ -229,39 +224,140 @@ class InterruptedRun(Run):
         self.unit_of_work = unit_of_work
 
 
-@pytest.fixture
-def calendars(
-    engine: Engine,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    example_school: Path,
-    store_settings: dict[str, str],
-) -> Iterator[Calendars]:
-    """Yield an installation with the example school, and empty its database afterwards.
+class Snapshot:
+    """An installation as it is now, to be put back: the rows of all tables, and the feeds' files.
 
-    The window is wide enough for any day, so the clock does not decide what the jobs do.
+    That is a tenth of the time that it takes to load a school and build its feeds.
     """
-    environment = {
-        "DATABASE_URL": engine.url.render_as_string(hide_password=False),
-        "BROKER_URL": f"filesystem://{tmp_path / 'broker'}",
-        "SCHOOL_NAME": "Kantonsschule",
-        "FEED_DAYS_PAST": "10000",
-        "FEED_DAYS_AHEAD": "10000",
-        **store_settings,
-    }
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    app = App("project.celery", COMPOSITION, _env_file=None)
-    # The test runs the jobs: nothing goes to the broker.
-    app.runtime.publisher = None
-    zone = app.runtime[SchoolSettings].school_timezone
-    with app.runtime.unit_of_work() as session:
-        load(session, example_school, zone=zone, now=NOW)
-    yield Calendars(app)
-    with app.runtime.unit_of_work() as session:
+
+    def __init__(self, calendars: Calendars) -> None:
+        self._calendars = calendars
+        root = calendars.store.root
+        with calendars.runtime.read_only() as session:
+            connection = session.connection()
+            found = {
+                table: [dict(row) for row in connection.execute(table.select()).mappings()]
+                for table in Base.metadata.sorted_tables
+            }
+        self._rows = {table: rows for table, rows in found.items() if rows}
+        for table, rows in self._rows.items():
+            # A row that refers to another of its own table comes after it.
+            own = [key.parent.name for key in table.foreign_keys if key.column.table is table]
+            rows.sort(key=lambda row, own=own: any(row[name] is not None for name in own))
+        self._files = {
+            root / name: (content, (root / name).stat().st_mtime_ns)
+            for name, content in calendars.files().items()
+        }
+
+    def restore(self) -> None:
+        """Put all of it into an installation that `empty` has emptied."""
+        noted = (ChangeLog.__table__, EventStamp.__table__)
+        with self._calendars.runtime.unit_of_work() as session:
+            for table, rows in self._rows.items():
+                if table not in noted:
+                    session.connection().execute(table.insert(), rows)
+            # The triggers have noted these rows again.
+            for table in noted:
+                session.execute(table.delete())
+                if rows := self._rows.get(table):
+                    session.connection().execute(table.insert(), rows)
+        for path, (content, mtime_ns) in self._files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+            os.utime(path, ns=(mtime_ns, mtime_ns))
+
+
+def empty(calendars: Calendars) -> None:
+    """Delete every row and every file of an installation."""
+    with calendars.runtime.unit_of_work() as session:
         for table in reversed(Base.metadata.sorted_tables):
             session.execute(table.delete())
         # The triggers have noted all that.
         session.execute(delete(ChangeLog))
         session.execute(delete(EventStamp))
+    root = calendars.store.root
+    if root.is_dir():
+        shutil.rmtree(root)
+    else:
+        root.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """An installation that tests share one after the other; each begins with a snapshot of it."""
+
+    calendars: Calendars
+    environment: dict[str, str]
+    loaded: Snapshot
+    synced: Snapshot
+
+
+@pytest.fixture(scope="session")
+def shared(
+    engine: Engine, tmp_path_factory: pytest.TempPathFactory, example_school: Path
+) -> Iterator[Shared]:
+    """Yield an installation of the example school, whose database is empty between the tests.
+
+    The window is wide enough for any day, so the clock does not decide what the jobs do.
+    """
+    folder = tmp_path_factory.mktemp("calendars")
+    environment = {
+        "DATABASE_URL": engine.url.render_as_string(hide_password=False),
+        "BROKER_URL": f"filesystem://{folder / 'broker'}",
+        "FEED_STORE": str(folder / "feeds"),
+        "SCHOOL_NAME": "Kantonsschule",
+        "FEED_DAYS_PAST": "10000",
+        "FEED_DAYS_AHEAD": "10000",
+    }
+    values = {name.lower(): value for name, value in environment.items()}
+    app = App("project.celery", COMPOSITION, _env_file=None, **values)
+    # The test runs the jobs: nothing goes to the broker.
+    app.runtime.publisher = None
+    calendars = Calendars(app)
+    zone = app.runtime[SchoolSettings].school_timezone
+    with app.runtime.unit_of_work() as session:
+        load(session, example_school, zone=zone, now=NOW)
+    loaded = Snapshot(calendars)
+    calendars.sync()
+    calendars.change(ChangeLog.__table__.delete())
+    synced = Snapshot(calendars)
+    empty(calendars)
+    yield Shared(calendars, environment, loaded, synced)
     app.runtime.close()
+
+
+def _restored(
+    shared: Shared, snapshot: Snapshot, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Calendars]:
+    # For a process that the test starts.
+    for name, value in shared.environment.items():
+        monkeypatch.setenv(name, value)
+    try:
+        snapshot.restore()
+        yield shared.calendars
+    finally:
+        empty(shared.calendars)
+
+
+@pytest.fixture
+def calendars(
+    request: pytest.FixtureRequest, shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Calendars]:
+    """Yield an installation with the example school, and no feeds: in a folder, or a bucket."""
+    restored = _restored(shared, shared.loaded, monkeypatch)
+    if getattr(request, "param", "folder") == "folder":
+        yield from restored
+        return
+    in_bucket = storage_settings(request.getfixturevalue("storage_address"))
+    values = {name.lower(): value for name, value in (shared.environment | in_bucket).items()}
+    for _ in restored:
+        app = App("project.celery", COMPOSITION, _env_file=None, **values)
+        app.runtime.publisher = None
+        yield Calendars(app)
+        app.runtime.close()
+
+
+@pytest.fixture
+def fresh(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calendars]:
+    """Yield an installation with the example school; its feeds are all up to date."""
+    yield from _restored(shared, shared.synced, monkeypatch)

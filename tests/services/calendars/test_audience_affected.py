@@ -1,6 +1,7 @@
 """The users whom one event affects, worked out from the event, against all calendars."""
 
 import pytest
+from nightshift.database import Session
 from sqlalchemy import delete, event, select, update
 
 from examples import made_up_school
@@ -30,13 +31,30 @@ WINDOW = Window.around(NOW, ZONE, days_past=31, days_ahead=465)
 TODAY = NOW.date()
 
 
-@pytest.fixture(params=[1, 2, 3])
-def school(request, session):
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def made(request, engine):
+    """Yield a connection in whose transaction a school was made up."""
     sizes = {"users": 200, "classes": 12, "departments": 4, "events": 150}
-    made_up_school.generate(session, **sizes, seed=request.param, zone=ZONE, now=NOW, today=TODAY)
-    session.flush()
-    revisions.record(session, WINDOW, [], domain=DOMAIN, now=NOW)
-    return session
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        with Session(connection, join_transaction_mode="create_savepoint") as session:
+            options = {"seed": request.param, "zone": ZONE, "now": NOW, "today": TODAY}
+            made_up_school.generate(session, **sizes, **options)
+            session.flush()
+            revisions.record(session, WINDOW, [], domain=DOMAIN, now=NOW)
+            session.commit()
+        yield connection
+        transaction.rollback()
+
+
+@pytest.fixture
+def school(made):
+    """Yield a session on that school, whose changes are rolled back after the test."""
+    with made.begin_nested() as savepoint:
+        mode = {"join_transaction_mode": "create_savepoint", "expire_on_commit": False}
+        with Session(made, **mode) as session:
+            yield session
+        savepoint.rollback()
 
 
 def test_event_affects_those_whose_calendars_it_is_in_for_their_own_sake(school):

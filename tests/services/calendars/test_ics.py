@@ -358,11 +358,11 @@ def test_render_shortens_texts_that_clients_would_cut() -> None:
 
 
 def test_render_of_sixty_kilobytes_of_accents_takes_no_time() -> None:
-    began = time.monotonic()
+    began = time.process_time()  # other processes do not count
 
     render(GOLDEN_EVENTS["accents"])
 
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The revision ledger: SEQUENCE and LAST-MODIFIED rise exactly when the rendered bytes change."""
 
+import threading
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from uuid import UUID
 
 import pytest
 from icalendar import Calendar
-from nightshift.database import Session
+from nightshift.database import Session, make_engine
 from sqlalchemy import delete, insert, select, update
 
 from services.calendars import ics, notes, revisions
@@ -20,6 +21,7 @@ from services.school.models import (
     EventUser,
 )
 from services.translation import Locale
+from tests.blocking import wait_until_blocked
 from tests.services.calendars.builders import DOMAIN, NOW, WINDOW, ZONE, record, revise, timed
 
 
@@ -425,3 +427,41 @@ def test_invitation_has_the_stamps_of_the_feeds_and_leaves_a_note(
         assert all(f"SEQUENCE:{sequence}\r\n" in text for text in vevents.values())
         said.append(sequence)
     assert said == [1, 2, 3, 4, 5, 6]
+
+
+def test_invitation_and_refresh_do_not_wait_for_each_other_in_a_circle(postgres_url: str) -> None:
+    engine = make_engine(postgres_url)
+    numbers: list[int] = []
+
+    def raise_it() -> None:
+        with Session(engine) as session, session.begin():
+            revisions.revise(
+                session, UUID(int=12), domain=DOMAIN, zone=ZONE, raised=True, now=LATER
+            )
+            numbers.append(read_number(session))
+
+    def read_number(session: Session) -> int:
+        return session.execute(select(EventRevision.sequence)).scalar_one()
+
+    try:
+        with Session(engine) as session, session.begin():
+            session.add(timed(12, title="Versammlung"))
+            revise(session)
+        with Session(engine) as session, session.begin():
+            # What a refresh does that finds the event changed.
+            session.execute(update(Event).values(title="Konferenz"))
+            found = list(revisions.find_outdated(session, WINDOW, domain=DOMAIN))
+            revisions.record(session, WINDOW, [], domain=DOMAIN, now=LATER, event_ids=[UUID(int=1)])
+            thread = threading.Thread(target=raise_it)
+            thread.start()
+            wait_until_blocked(session, thread)
+            record(session, found, LATER)
+            numbers.append(read_number(session))
+        thread.join(20)
+    finally:
+        with Session(engine) as session, session.begin():
+            session.execute(delete(Event))
+            session.execute(delete(EventStamp))
+            session.execute(delete(ChangeLog))
+        engine.dispose()
+    assert numbers == [1, 2]

@@ -89,3 +89,11 @@ def test_leftovers_are_old_halves_of_files(tmp_path: Path) -> None:
     store.remove_leftovers(before=datetime.fromtimestamp(150, UTC))
 
     assert sorted(folder.iterdir()) == sorted([young, folder / "1.ics"])
+
+
+def test_files_are_for_the_service_alone(tmp_path: Path) -> None:
+    store = FolderStore(tmp_path / "feeds")
+    store.write(*ONE, b"one")
+
+    file = store.path(*ONE)
+    assert (file.stat().st_mode & 0o777, file.parent.stat().st_mode & 0o777) == (0o600, 0o700)

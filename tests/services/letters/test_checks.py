@@ -1,11 +1,15 @@
 """What is looked at right before a letter is sent, on both databases."""
 
-import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from nightshift.testing import assert_enqueued
 from sqlalchemy import delete, select, update
 
+from services.calendars import revisions
+from services.calendars.agendas import read_agendas
+from services.calendars.window import Window
+from services.letters import checks, digests
 from services.letters.checks import WHILE_CHANGING, WHILE_PLANNED, make_check
 from services.letters.jobs import NoticeEvent, QueueDigests, QueueNotices, SendWelcome
 from services.letters.kinds import LETTERS
@@ -15,11 +19,22 @@ from services.mail.outbox import Claimed, Halt
 from services.school import events
 from services.school.models import Event, EventState, IgnoredEvent, Subscription, User
 from tests.conftest import NOW, ZONE
+from tests.services.letters.conftest import DOMAIN, RULES
+
+LONG_AGO = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def agendas(session, first, last, user_ids):
+    return read_agendas(session, Window(first, last, NOW, ZONE), user_ids, school_name="Gymnasium")
+
+
+def make():
+    return make_check(RULES, agendas)
 
 
 def check(session, mail):
     """Look at a mail as a delivery that has just begun."""
-    return make_check(ZONE).begin()(session, mail)
+    return make().begin()(session, mail)
 
 
 def claim(session, name="ann", **changes):
@@ -52,15 +67,17 @@ def test_letter_that_is_true_and_wanted_is_sent(session, event):
 
 
 def test_only_letters_are_looked_at():
-    assert make_check(ZONE).kinds == LETTERS.keys()
+    assert make().kinds == LETTERS.keys()
 
 
-def test_delivery_looks_at_an_event_once_a_second(session, school, event):
-    examiner = make_check(ZONE).begin()
+def test_delivery_looks_at_an_event_once_a_second(session, school, event, monkeypatch):
+    assert timedelta(seconds=1) == checks.LOOKED_AT_FOR
+    monkeypatch.setattr(checks, "LOOKED_AT_FOR", timedelta(hours=1))
+    examiner = make().begin()
     assert examiner(session, claim(session)) is None
     events.cancel(session, event.id, now=NOW)
     assert examiner(session, claim(session, "fred")) is None
-    time.sleep(1.1)
+    monkeypatch.setattr(checks, "LOOKED_AT_FOR", timedelta(seconds=-1))
     assert examiner(session, claim(session, "fred")).reason == "its event is changing"
 
 
@@ -161,9 +178,52 @@ def test_other_letters_to_an_address_that_moved_are_written_again(session, schoo
         ("digest", "digest:2026-11-30", QueueDigests(week="2026-11-30", user_ids=(ann,))),
         ("reset_password", "reset_password", None),
     ):
-        mail = Claimed(1, kind, "", "old@school.example", about, ann, 0, 1, b"")
+        mail = Claimed(1, kind, "", "old@school.example", about, ann, 0, 1, b"", NOW)
         halt = check(session, mail)
         assert (halt.reason, halt.job) == ("its reader has another address now", job)
+
+
+def test_digest_that_waited_says_the_week_as_it_is(session, school):
+    event = school.published()
+    change_user(session, school, mail_digest=True)
+    args = QueueDigests(week="2026-11-30", user_ids=(school.ids["ann"],))
+
+    def render():
+        near = Window.around(NOW, ZONE, days_past=31, days_ahead=465)
+        revisions.record(session, near, [], domain=DOMAIN, now=NOW)
+
+    def queue():
+        return digests.queue_digests(session, args, agendas, RULES, now=LONG_AGO)["queued"]
+
+    render()
+    assert queue() == 1
+    assert examine(session) is None
+    events.cancel(session, event.id, now=NOW)
+    render()
+    # No reader has been told of a change that is so new.
+    assert examine(session, created_at=datetime.now(UTC)) is None
+    assert examine(session) == Halt("the week has changed since", job=args)
+    outbox.withdraw(session, [claim(session).id], reason="", now=NOW)
+    assert queue() == 1
+    assert examine(session) is None
+    assert "Trip (cancelled)" in school.text("ann")
+
+
+def test_digest_of_a_week_that_has_become_empty_is_withdrawn(session, school):
+    mail = Claimed(
+        1,
+        "digest",
+        "",
+        "ann@school.example",
+        "digest:2026-11-30",
+        school.ids["ann"],
+        7,
+        1,
+        b"",
+        LONG_AGO,
+    )
+    change_user(session, school, mail_digest=True)
+    assert check(session, mail).reason == "the week has changed since"
 
 
 def test_change_and_cancel_at_once_name_what_the_reader_knows(session, school):

@@ -20,6 +20,7 @@ from services.school.models import User
 from services.translation import Locale
 from tests.conftest import NOW, ZONE
 from tests.ical_js import require_ical_js
+from tests.libical import require_libical
 from tests.services.letters.conftest import DOMAIN
 
 LATER = NOW + timedelta(hours=1)
@@ -190,6 +191,17 @@ def test_thunderbirds_parser_reads_the_same(session, school):
     uid = f"{event.id}@{DOMAIN}"
     assert json.loads(run.stdout) == [
         [method, sequence, uid, status]
+        for method, sequence, status in zip(METHODS, feeds, STATUSES, strict=True)
+    ]
+
+
+def test_libical_reads_the_same(session, school):
+    library = require_libical()
+    event, sent, feeds = live_through(session, school)
+    read = [library.read(calendar, ("UID", "SEQUENCE", "STATUS")) for calendar in sent]
+    uid = f"{event.id}@{DOMAIN}"
+    assert read == [
+        (method, [(uid, str(sequence), status or "")])
         for method, sequence, status in zip(METHODS, feeds, STATUSES, strict=True)
     ]
 

@@ -71,6 +71,34 @@ def test_bad_link_is_refused_and_changes_nothing(session, school, fault):
     }
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        1,
+        None,
+        "abc",
+        {},
+        [],
+        [1],
+        [1, 0],
+        [1, 0, 1e12, 0],
+        [1, 0, None],
+        [1, 0, "soon"],
+        [[1], 0, 10**12],
+        [10**30, 0, 10**12],
+        [-1, 0, 10**12],
+        [1.5, 0, 10**12],
+        [1, -1, 10**12],
+        [1, 99, 10**12],
+        [1, 0, 10**400],
+    ],
+)
+def test_link_that_says_something_odd_is_refused(session, school, payload):
+    signed = URLSafeSerializer(RULES.link_secret, salt="unsubscribe").dumps(payload)
+    with pytest.raises(InvalidInput, match="does not work"):
+        redeem(session, signed)
+
+
 def test_link_lasts_a_year(session, school):
     assert (
         redeem(session, token(school.ids["ann"]), now=NOW + timedelta(days=364)) == Locale.ENGLISH

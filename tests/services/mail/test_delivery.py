@@ -427,7 +427,7 @@ def test_repeat_carries_the_same_bytes(session):
 def record(session, run, mail_id, answer):
     mail = read_row(session, mail_id)
     taken = outbox.Claimed(
-        mail.id, mail.kind, mail.dedupe_key, mail.recipient, None, None, None, 1, mail.body
+        mail.id, mail.kind, mail.dedupe_key, mail.recipient, None, None, None, 1, mail.body, NOW
     )
     return delivery._record(session, run.claim_id, taken, answer, terms())
 
@@ -449,7 +449,7 @@ def test_sender_whose_message_was_taken_from_it_records_and_claims_nothing(sessi
     mail_id = put(session)
     stalled, _ = die(session)
     taken = outbox.Claimed(
-        mail_id, "notice", "notice:1", "anna@school.example", None, None, None, 1, b""
+        mail_id, "notice", "notice:1", "anna@school.example", None, None, None, 1, b"", NOW
     )
     fail_job(session, stalled)
     delivery.release_orphans(session, terms())

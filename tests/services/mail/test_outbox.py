@@ -91,6 +91,32 @@ def test_line_break_in_a_header_is_refused_where_it_is_written():
         make_content("Hello\r\nBcc: b@school.example")
 
 
+def with_header(name, text):
+    content = make_content()
+    content[name] = text
+    return content
+
+
+@pytest.mark.parametrize("text", [ENCODED[0], ENCODED[1], "=?utf-8?q?a=0Ab?=", "=?utf-8?q?a=00b?="])
+@pytest.mark.parametrize(
+    "write",
+    [
+        make_content,
+        lambda text: make_content(sender=f"{text} <noreply@school.example>"),
+        lambda text: with_header("X-Other", text),
+    ],
+    ids=["Subject", "From", "another"],
+)
+def test_control_character_that_a_header_decodes_to_is_refused(session, write, text):
+    try:
+        content = write(text)
+    except ValueError:  # Some releases of Python refuse it here.
+        return
+    with pytest.raises(InvalidInput, match="the header"):
+        put(session, content=content)
+    assert outbox.find_mails(session) == []
+
+
 def test_content_without_sender_or_subject_is_refused(session):
     with pytest.raises(InvalidInput, match="From and Subject"):
         put(session, content=EmailMessage())
@@ -103,6 +129,7 @@ def test_content_without_sender_or_subject_is_refused(session):
         ("Müller, Anna", "Müller Anna"),
         ("a@b.example: <c@d.example>", "a b.example c d.example"),
         ("Anna\r\nBcc: b@school.example", "Anna Bcc b school.example"),
+        ("Anna\u202eanna", "Anna anna"),
         ("王秀英 🎓", "王秀英 🎓"),
         ("", ""),
         ("x" * 300, "x" * 300),

@@ -4,7 +4,9 @@ import asyncio
 import socket
 import ssl
 import subprocess
-from contextlib import closing
+import threading
+import time
+from contextlib import closing, contextmanager, suppress
 from email.message import EmailMessage
 from email.policy import SMTP
 
@@ -36,8 +38,10 @@ def send(transport, recipient="anna@school.example"):
     return transport.send(SENDER, recipient, content())
 
 
-def plain(server):
-    return closing(SmtpTransport("127.0.0.1", server.port, tls="none", timeout=0.5))
+def plain(server, *, fate=""):
+    # A healthy server has all the time that a busy machine takes.
+    timeout = 0.5 if "hang" in fate else 60
+    return closing(SmtpTransport("127.0.0.1", server.port, tls="none", timeout=timeout))
 
 
 def test_a_taken_message_arrives_byte_for_byte():
@@ -69,7 +73,7 @@ def test_a_taken_message_arrives_byte_for_byte():
     ],
 )
 def test_answer_means(fate, verdict, pause, dead, reply):
-    with serving([fate]) as server, plain(server) as transport:
+    with serving([fate]) as server, plain(server, fate=fate) as transport:
         answer = send(transport)
         assert (answer.verdict, answer.pause, answer.dead_address) == (verdict, pause, dead)
         assert reply in (None, answer.reply)
@@ -145,6 +149,48 @@ def test_server_that_does_not_greet_is_away():
             ).verdict
             is Verdict.AWAY
         )
+
+
+@contextmanager
+def dripping(script, drip):
+    """Serve a script of answers at once, and then send `drip` again and again, without an end."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with closing(listener.accept()[0]) as connection, suppress(OSError):
+                # Each answer but the greeting is to a command, which is one line.
+                for number, line in enumerate(script):
+                    if number:
+                        connection.recv(65_536)
+                    connection.sendall(line)
+                while True:
+                    connection.sendall(drip)
+                    time.sleep(0.02)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join()
+
+
+GREETING = [b"220 hello\r\n"]
+UNTIL_CONTENT = [*GREETING, b"250 a\r\n", b"250 b\r\n", b"250 c\r\n", b"354 go on\r\n"]
+
+
+@pytest.mark.parametrize("drip", [b"2", b"250-more\r\n"], ids=["bytes", "lines"])
+@pytest.mark.parametrize(
+    ("script", "verdict"),
+    [([], Verdict.AWAY), (GREETING, Verdict.AWAY), (UNTIL_CONTENT, Verdict.UNKNOWN)],
+    ids=["greeting", "EHLO", "message"],
+)
+def test_answer_that_does_not_end_is_waited_for_no_longer_than_one_that_does_not_begin(
+    script, verdict, drip
+):
+    # Without the limit this waits for ever.
+    with dripping(script, drip) as port:
+        transport = SmtpTransport("127.0.0.1", port, tls="none", timeout=0.3)
+        with closing(transport):
+            assert send(transport).verdict is verdict
 
 
 def test_connection_is_used_again_and_replaced_when_the_server_closed_it():
@@ -305,7 +351,7 @@ def test_login_that_asks_nonsense_fails_no_message(monkeypatch):
         monkeypatch.setattr("aiosmtpd.smtp.SMTP.smtp_AUTH", _ask_nonsense)
         answer = send(
             SmtpTransport(
-                "127.0.0.1", server.port, tls="none", user="school", password="hush", timeout=0.5
+                "127.0.0.1", server.port, tls="none", user="school", password="hush", timeout=60
             )
         )
     assert (answer.verdict, answer.pause) == (Verdict.AWAY, True)
@@ -378,3 +424,11 @@ def test_wrong_url_says_what_is_wrong(url, password, message):
     with pytest.raises(InvalidInput, match=message) as caught:
         open_transport(url, password=password)
     assert "hush" not in str(caught.value)
+
+
+def test_folder_of_mails_is_for_the_service_alone(tmp_path):
+    folder = tmp_path / "mail"
+    send(FolderTransport(folder))
+
+    [file] = folder.iterdir()
+    assert (file.stat().st_mode & 0o777, folder.stat().st_mode & 0o777) == (0o600, 0o700)

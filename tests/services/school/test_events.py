@@ -537,7 +537,7 @@ def test_two_publishes_of_one_event_wait_for_each_other(committed):
         events.publish(session, one, now=NOW)
         thread = beside(committed, lambda other: events.publish(other, two, now=NOW).id, results)
         until_blocked(session, thread)
-    thread.join(10)
+    thread.join(100)
     with committed() as session:
         assert results == [event.id]
         found = {
@@ -567,7 +567,7 @@ def test_second_publish_of_the_same_version_is_refused(committed):
             committed, lambda other: events.publish(other, version.id, now=NOW), results
         )
         until_blocked(session, thread)
-    thread.join(10)
+    thread.join(100)
     assert results == [
         f"cannot publish event {version.id}: its state is past, which allows nothing"
     ]
@@ -583,7 +583,7 @@ def test_two_edits_of_one_draft_both_count(committed):
         edit(session, event.id, title="Tour", classes="27Ga")
         thread = beside(committed, lambda other: edit(other, event.id, location="Bern").id, results)
         until_blocked(session, thread)
-    thread.join(10)
+    thread.join(100)
     with committed() as session:
         row = said(session, event.id)
     assert (results, row["title"], row["location"], row["classes"]) == (

@@ -105,7 +105,7 @@ def test_shortened_text_is_never_longer(text: str) -> None:
 
 def test_sixty_kilobytes_of_accents_take_no_time() -> None:
     """Composing them takes seconds."""
-    began = time.monotonic()
+    began = time.process_time()  # other processes do not count
 
     normalise(ZALGO)
     find_unwanted(ZALGO)
@@ -113,4 +113,4 @@ def test_sixty_kilobytes_of_accents_take_no_time() -> None:
 
     assert len(ZALGO.encode()) > 60_000
     assert len(cleaned) == 1 + MOST_MARKS
-    assert time.monotonic() - began < 1
+    assert time.process_time() - began < 1

@@ -188,9 +188,15 @@ SECRETS = {
     "redis": set(),
     "mailpit": {"FLOWER_BASIC_AUTH"},
     "migrate": {"POSTGRES_PASSWORD"},
-    "worker": {"POSTGRES_PASSWORD", "LINK_SECRET", "MAIL_PASSWORD", "SENTRY_DSN"},
+    "worker": {
+        "FEED_STORE_SECRET",
+        "POSTGRES_PASSWORD",
+        "LINK_SECRET",
+        "MAIL_PASSWORD",
+        "SENTRY_DSN",
+    },
     "beat": {"POSTGRES_PASSWORD"},
-    "web": {"POSTGRES_PASSWORD", "LINK_SECRET", "METRICS_TOKEN", "SENTRY_DSN"},
+    "web": {"FEED_STORE_SECRET", "POSTGRES_PASSWORD", "LINK_SECRET", "METRICS_TOKEN", "SENTRY_DSN"},
     "flower": {"FLOWER_BASIC_AUTH"},
 }
 

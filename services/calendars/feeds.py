@@ -153,7 +153,8 @@ def find_out_of_date(
     touched: list[int] = []
     settled: list[Row[Any]] = []
     rows = _read_feeds(session, entitled_only=True)
-    stamps = store.find_stamps([(row.kind, row.owner_id) for row in rows])
+    built = [row for row in rows if row.stamp is not None]
+    stamps = store.find_stamps([(row.kind, row.owner_id) for row in built])
     for row in rows:
         if _is_as_recorded(row, stamps.get((row.kind, row.owner_id))):
             settled.append(row)

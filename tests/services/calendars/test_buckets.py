@@ -123,14 +123,17 @@ def small_lists(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buckets, "LISTED_FROM", 3)
 
 
-@pytest.mark.usefixtures("school", "small_lists")
+@pytest.mark.usefixtures("school")
 def test_full_build_writes_each_feed_once_and_asks_nothing(
     session: Session, server: Storage
 ) -> None:
     store = make_bucket_store(server.address)
+    feeds.add_missing(session)
+    stale, _ = feeds.find_out_of_date(session, WINDOW, store, school_name=SCHOOL_NAME)
 
     build(session, store)
 
+    assert len(stale) == 7
     assert server.count(store.bucket.prefix) == {"PUT": 7}
 
 

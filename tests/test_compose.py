@@ -198,6 +198,7 @@ SECRETS = {
     "beat": {"POSTGRES_PASSWORD"},
     "web": {"FEED_STORE_SECRET", "POSTGRES_PASSWORD", "LINK_SECRET", "METRICS_TOKEN", "SENTRY_DSN"},
     "flower": {"FLOWER_BASIC_AUTH"},
+    "caddy": set(),
 }
 
 
@@ -274,7 +275,7 @@ def test_networks_are_apart_and_limits_are_set(name: str) -> None:
     assert {"mem_limit", "cpus", "pids_limit"} <= set(service)
     # A published port needs a network with a way out; what keeps data has none.
     assert ("front" in service["networks"]) is (bool(service.get("ports")) or name == "worker")
-    assert ("back" in service["networks"]) is (name != "mailpit")
+    assert ("back" in service["networks"]) is (name not in ("mailpit", "caddy"))
 
 
 def test_secrets_come_from_the_environment_file() -> None:

@@ -153,7 +153,5 @@ def test_whatever_stands_in_a_file_is_read_or_refused_on_its_own_line(
     assert {entry.line for entry in sheet.entries} | refused <= set(lines)
     assert {entry.line for entry in sheet.entries if entry.values is None} == refused
     assert {
-        line
-        for line, row in zip(lines, rows, strict=True)
-        if any(map(str.strip, row[2:]))
+        line for line, row in zip(lines, rows, strict=True) if any(map(str.strip, row[2:]))
     } <= refused

@@ -6,8 +6,11 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/venv
 WORKDIR /src
 # The dependencies first: a change of our own code does not install them again.
-COPY requirements.txt ./
+COPY requirements.txt requirements-*.txt ./
 RUN /opt/venv/bin/python -m pip install --require-hashes --requirement requirements.txt
+# EXTRAS in .env: optional parts, as in EXTRAS=s3.
+ARG EXTRAS=""
+RUN for extra in $EXTRAS; do /opt/venv/bin/python -m pip install --require-hashes --requirement "requirements-$extra.txt" || exit 1; done
 COPY pyproject.toml README.md LICENSE ./
 COPY engine engine
 COPY migrations migrations

@@ -2,6 +2,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 COMPOSE = docker compose
+# Which optional services run. An .env of an earlier release has no such line, and had these.
+PROFILES_LINE = $(shell grep -s '^COMPOSE_PROFILES=' .env | tail -n 1)
+USUAL_PROFILES = flower,mailpit
+export COMPOSE_PROFILES ?= $(if $(PROFILES_LINE),$(patsubst COMPOSE_PROFILES=%,%,$(PROFILES_LINE)),$(USUAL_PROFILES))
 # The distributions of this repository, installed in place: each after those that it depends on.
 EDITABLES = $(wildcard ./engine) .
 
@@ -86,7 +90,8 @@ messages: $(VENV)/.dev ## update the catalogues from the texts in code and templ
 lock: $(VENV)/.installer ## pin every dependency again, with hashes; `make lock UPGRADE=` keeps pinned versions
 	$(LOCK) --group installer --output-file requirements-installer.txt
 	$(LOCK) --group build $(PYPROJECTS) --output-file requirements.txt
-	$(LOCK) --constraint requirements.txt --group build --group dev --extra telemetry --extra sentry $(PYPROJECTS) --output-file requirements-dev.txt
+	$(LOCK) --constraint requirements.txt --group build --group dev --all-extras $(PYPROJECTS) --output-file requirements-dev.txt
+	@echo obstore | $(LOCK) --constraint requirements.txt - --output-file requirements-s3.txt
 
 clean: ## remove the environment and all that was built, also var/ with its databases
 	rm -rf $(VENV) var build engine/build *.egg-info engine/*.egg-info
@@ -99,8 +104,8 @@ BUILT = $(if $(shell sed -n 's/^IMAGE_TAG=//p' .env 2>/dev/null),--no-build,--bu
 up: .env ## start everything in containers, and wait until all are healthy
 	@$(PYTHON) -m project.host ports
 	@$(COMPOSE) up --detach $(BUILT) --wait --wait-timeout 300 || { $(COMPOSE) ps --all; $(PYTHON) -m project.host failures; exit 1; }
-	@echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)"
-	@echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server"
+	@$(if $(findstring flower,$(COMPOSE_PROFILES)),echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)")
+	@$(if $(findstring mailpit,$(COMPOSE_PROFILES)),echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server")
 	@echo "Web server: http://$$($(COMPOSE) port web 8000)"
 	@echo "A calendar's address: $(COMPOSE) exec worker celery -A project feeds url class NAME"
 	@echo "Calendars: in the volume feeds, /app/var/feeds in the worker"
@@ -128,7 +133,7 @@ logs: ## follow the containers' logs
 # Every installation gets new secrets, so that no default must be changed. MAIL_URL is emptied, because
 # containers have no folder for mail: docker-compose.yml sets it then.
 .env: | .env.example
-	@umask 077 && $(PYTHON) -c "import pathlib, re, secrets; text = pathlib.Path('.env.example').read_text(encoding='utf-8').replace('ENVIRONMENT=development', 'ENVIRONMENT=production').replace('MAIL_URL=folder://var/mail', 'MAIL_URL='); pathlib.Path('.env.part').write_text(re.sub('change-me', lambda _: secrets.token_urlsafe(24), text), encoding='utf-8')"
+	@umask 077 && $(PYTHON) -c "import pathlib, re, secrets; text = pathlib.Path('.env.example').read_text(encoding='utf-8').replace('ENVIRONMENT=development', 'ENVIRONMENT=production').replace('MAIL_URL=folder://var/mail', 'MAIL_URL='); pathlib.Path('.env.part').write_text(re.sub('change-me', lambda _: secrets.token_urlsafe(24), text) + 'COMPOSE_PROFILES=$(USUAL_PROFILES)\n', encoding='utf-8')"
 	@mv .env.part .env
 	@echo ".env was made from .env.example, with new secrets"
 

@@ -98,7 +98,7 @@ def link(folder: Path) -> tuple[list[str], float]:
         feeds = session.execute(select(Feed).order_by(Feed.id.desc()).limit(FEEDS)).scalars().all()
         for feed in feeds:
             (folder / "f" / f"{feed.token}.ics").symlink_to(
-                runtime[FeedStore].path(feed.kind, feed.owner_id).absolute()
+                Path(runtime[FeedStore].locate(feed.kind, feed.owner_id)).absolute()
             )
     return [f"/f/{feed.token}.ics" for feed in feeds], sum(feed.size for feed in feeds) / len(feeds)
 

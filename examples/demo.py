@@ -19,10 +19,10 @@ from sqlalchemy import func, select
 
 from examples.school_dates import write_around
 from project.app import COMPONENTS
+from project.calendars.settings import CalendarSettings
 from project.local import CELERY, migrate, running
 from project.school.settings import SchoolSettings
 from services.calendars import feeds, sync
-from services.calendars.store import FeedStore
 from services.mail import outbox
 from services.mail.models import Mail, MailState
 from services.mail.runtime import Mailer
@@ -115,7 +115,7 @@ def _show_feeds(runtime: Runtime, seconds: float) -> None:
         table.add_row("sync", "", "", "", f"{seconds_of_run:.2f}", style="bold")
     Console().print(table)
     _say(
-        f"The calendars are in {runtime[FeedStore].root}/, the worker's log in"
+        f"The calendars are in {runtime[CalendarSettings].feed_store}/, the worker's log in"
         f" {FOLDER}/worker.log; all of it took {seconds:.0f} s."
     )
 

@@ -15,7 +15,7 @@ COMPOSE = ("docker", "compose")
 RUN = ("run", "--rm", "--no-TTY", "--quiet-pull")
 # With its dependencies, Compose would make a server again whose settings have changed.
 RUN_ALONE = (*RUN, "--no-deps")
-# What uses the database; the servers go on.
+# What uses the database, where its profile is on; the servers go on.
 PROCESSES = ("worker", "beat", "web", "flower")
 # The container has the password in its environment: it is on no command line.
 WITH_PASSWORD = ("sh", "-c", 'PGPASSWORD=$POSTGRES_PASSWORD exec "$0" "$@"')
@@ -103,6 +103,7 @@ class Containers:
                 " with that server's own tools"
             )
         self.project = self.config["name"]
+        self.processes = [name for name in PROCESSES if name in self.config["services"]]
         self.database: backups.Database = backups.Postgres(
             server["environment"]["POSTGRES_DB"],
             prefix=[*COMPOSE, "exec", "--no-TTY", "postgres", *WITH_PASSWORD],
@@ -121,7 +122,7 @@ class Containers:
 
     def stop(self) -> None:
         """Stop what uses the database."""
-        compose("stop", *PROCESSES)
+        compose("stop", *self.processes)
 
     def start(self) -> None:
         """Start everything, and wait until it is healthy."""

@@ -18,7 +18,6 @@ from project import backups
 from project.backups import Refused
 from project.containers import (
     PATIENCE,
-    PROCESSES,
     SETTINGS,
     Containers,
     check_ports,
@@ -61,7 +60,7 @@ def upgrade() -> None:
     say(f"{path} is written; migrating while {old} serves")
     installation.migrate()
     _try_web(installation)
-    _replace(new, old)
+    _replace(installation, new, old)
     write_lines(IMAGE_TAG=new, PREVIOUS_TAG=old)
     say(f"{new} runs; `make rollback` goes back to {old}")
 
@@ -75,7 +74,7 @@ def roll_back() -> None:
     image = f"{installation.project}:{before}"
     if not backups.run(["docker", "images", "--quiet", image]):
         raise Refused(f"the image {image} is gone: check that release out, and `make upgrade`")
-    _replace(before, now)
+    _replace(installation, before, now)
     write_lines(IMAGE_TAG=before, PREVIOUS_TAG=now)
     say(f"{before} runs again; its code was not migrated, and need not be")
 
@@ -104,12 +103,12 @@ def _try_web(installation: Containers) -> None:
             backups.run(["docker", "rm", "--force", name])
 
 
-def _replace(new: str, old: str) -> None:
+def _replace(installation: Containers, new: str, old: str) -> None:
     """Replace worker, beat, web and Flower by those of another image, one after the other.
 
     Where one does not become healthy, put the old ones back and raise Refused.
     """
-    for done, service in enumerate(PROCESSES):
+    for done, service in enumerate(installation.processes):
         say(f"replacing {service}")
         try:
             _start(new, service)
@@ -118,7 +117,7 @@ def _replace(new: str, old: str) -> None:
             with suppress(Refused):
                 lines = compose("logs", "--no-log-prefix", "--tail=15", service)
             # The last one first: it is the one that is away.
-            for replaced in reversed(PROCESSES[: done + 1]):
+            for replaced in reversed(installation.processes[: done + 1]):
                 _start(old, replaced)
             raise Refused(
                 f"{service} of {new} did not become healthy, and {old} runs again; its last"

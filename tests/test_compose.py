@@ -3,6 +3,7 @@
 Whether they work only a Docker engine shows: `make up`.
 """
 
+import os
 import re
 import subprocess
 import tomllib
@@ -28,7 +29,43 @@ every_service = pytest.mark.parametrize("name", SERVICES)
 
 
 def test_the_services_are_these() -> None:
-    assert set(SERVICES) == {"postgres", "redis", "mailpit", *OURS}
+    assert set(SERVICES) == {"postgres", "redis", "mailpit", "caddy", *OURS}
+
+
+def test_what_an_installation_can_do_without_has_a_profile() -> None:
+    profiles = {name: one["profiles"] for name, one in SERVICES.items() if "profiles" in one}
+
+    assert profiles == {"mailpit": ["mailpit"], "flower": ["flower"], "caddy": ["tls"]}
+    needed = {other for one in SERVICES.values() for other in one.get("depends_on", {})}
+    assert not needed & set(profiles)
+
+
+@pytest.mark.parametrize(
+    ("line", "profiles"),
+    [
+        ("", "flower,mailpit"),  # of a release that had no profiles
+        ("COMPOSE_PROFILES=", ""),
+        ("COMPOSE_PROFILES=tls,flower", "tls,flower"),
+    ],
+)
+def test_make_starts_the_profiles_of_the_environment_file(
+    tmp_path: Path, line: str, profiles: str
+) -> None:
+    (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
+    (tmp_path / "show.mk").write_text('show:\n\t@echo "$$COMPOSE_PROFILES"\n', encoding="utf-8")
+    (tmp_path / ".env").write_text(f"{line}\n", encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if "COMPOSE" not in name}
+
+    shown = subprocess.run(
+        ["make", "--silent", "show"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    assert shown.stdout.strip() == profiles
 
 
 @every_service
@@ -38,7 +75,8 @@ def test_a_service_has_no_more_rights_than_it_needs(name: str) -> None:
     assert service["init"] is True
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
-    assert "cap_add" not in service
+    # The file of Caddy's program has it.
+    assert service.get("cap_add", []) == (["NET_BIND_SERVICE"] if name == "caddy" else [])
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert service["user"] not in ("root", "0", "0:0")
     assert "mem_limit" in service
@@ -70,7 +108,7 @@ def test_a_service_waits_for_what_it_needs(name: str) -> None:
         }
 
 
-@every_service
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "caddy"])
 def test_ports_are_for_this_machine_only(name: str) -> None:
     assert all(port.startswith("127.0.0.1:") for port in SERVICES[name].get("ports", []))
 
@@ -86,6 +124,7 @@ def test_every_volume_is_used() -> None:
         volume.partition(":")[0]
         for service in SERVICES.values()
         for volume in service.get("volumes", [])
+        if not volume.startswith("./")
     }
 
     assert set(COMPOSE["volumes"]) == mounted
@@ -102,7 +141,7 @@ def test_images_are_releases() -> None:
         r"^FROM (\S+:\S+)", (ROOT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
     )
 
-    assert len(images) == 4
+    assert len(images) == 5
     assert all(re.search(r":v?\d+\.\d+(\.\d+)?(-|$)", image) for image in images), images
 
 
@@ -149,10 +188,18 @@ SECRETS = {
     "redis": set(),
     "mailpit": {"FLOWER_BASIC_AUTH"},
     "migrate": {"POSTGRES_PASSWORD"},
-    "worker": {"POSTGRES_PASSWORD", "LINK_SECRET", "MAIL_PASSWORD", "SENTRY_DSN", "ALERTS_TO"},
+    "worker": {
+        "FEED_STORE_SECRET",
+        "POSTGRES_PASSWORD",
+        "LINK_SECRET",
+        "MAIL_PASSWORD",
+        "SENTRY_DSN",
+        "ALERTS_TO",
+    },
     "beat": {"POSTGRES_PASSWORD"},
-    "web": {"POSTGRES_PASSWORD", "LINK_SECRET", "METRICS_TOKEN", "SENTRY_DSN"},
+    "web": {"FEED_STORE_SECRET", "POSTGRES_PASSWORD", "LINK_SECRET", "METRICS_TOKEN", "SENTRY_DSN"},
     "flower": {"FLOWER_BASIC_AUTH"},
+    "caddy": set(),
 }
 
 
@@ -238,7 +285,7 @@ def test_networks_are_apart_and_limits_are_set(name: str) -> None:
     assert {"mem_limit", "cpus", "pids_limit"} <= set(service)
     # A published port needs a network with a way out; what keeps data has none.
     assert ("front" in service["networks"]) is (bool(service.get("ports")) or name == "worker")
-    assert ("back" in service["networks"]) is (name != "mailpit")
+    assert ("back" in service["networks"]) is (name not in ("mailpit", "caddy"))
 
 
 def test_secrets_come_from_the_environment_file() -> None:
@@ -276,6 +323,7 @@ def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) 
     assert re.findall(r"^MAIL_URL=.*$", made.read_text(encoding="utf-8"), re.MULTILINE) == [
         "MAIL_URL="
     ]
+    assert made.read_text(encoding="utf-8").splitlines()[-1] == "COMPOSE_PROFILES=flower,mailpit"
 
 
 def test_the_image_has_everything_that_is_installed_in_place() -> None:

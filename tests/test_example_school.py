@@ -21,8 +21,8 @@ from nightshift.database import Session
 from sqlalchemy import func, select
 
 from services.calendars import feeds, revisions
+from services.calendars.folders import FolderStore
 from services.calendars.models import Feed, FeedKind
-from services.calendars.store import FeedStore
 from services.calendars.window import Window
 from services.school.loading import load
 from services.school.models import Department, SchoolClass, User
@@ -152,7 +152,7 @@ def calendars(session: Session, example_school: Path, tmp_path: Path) -> dict[st
     revisions.record(session, WINDOW, [], domain="kantonsschule.example", now=NOW)
     feeds.add_missing(session)
     ids = session.scalars(select(Feed.id).order_by(Feed.id)).all()
-    store = FeedStore(tmp_path)
+    store = FolderStore(tmp_path)
     built = feeds.build(
         session,
         WINDOW,

@@ -14,21 +14,23 @@ LONGEST_READ = 65_536
 
 
 class Proxy:
-    """Forwards connections to a server. `url` is the server's, with the proxy's port.
+    """Forwards connections to a server. `url` is the server's, with the proxy's address.
 
-    While `silent`, connections stay open and nothing passes. `trickle`: answers pass byte by byte,
-    ten in a second. `cut` ends the connections that are open.
-    `answered` may end a connection instead of passing on an answer: it gets what the server said.
+    While `silent`, connections stay open and nothing passes. While `refusing`, new ones end at
+    once. `trickle`: answers pass byte by byte, ten in a second. `cut` ends the connections that are
+    open. `answered` may end a connection instead of passing on an answer: it gets what the server
+    said.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, host: str = "127.0.0.1") -> None:
         parts = urlsplit(url)
         self._server = (parts.hostname, parts.port)
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server((host, 0))
         self.port = self._listener.getsockname()[1]
         user = f"{parts.netloc.rpartition('@')[0]}@" if "@" in parts.netloc else ""
-        self.url = urlunsplit(parts._replace(netloc=f"{user}127.0.0.1:{self.port}"))
+        self.url = urlunsplit(parts._replace(netloc=f"{user}{host}:{self.port}"))
         self.silent = False
+        self.refusing = False
         self.trickle = False
         self.answered: Callable[[bytes], bool] = lambda _answer: False
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -62,6 +64,9 @@ class Proxy:
         while not self._closed:
             try:
                 client, _ = self._listener.accept()
+                if self.refusing:
+                    client.close()
+                    continue
                 pair = (client, socket.create_connection(self._server))
             except OSError:
                 continue

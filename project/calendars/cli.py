@@ -35,7 +35,7 @@ from sqlalchemy import select
 from services.calendars import feeds as feeds_service, serving, sync as sync_service
 from services.calendars.jobs import SyncCalendars
 from services.calendars.models import Feed, FeedKind, SyncRun
-from services.calendars.store import FeedStore
+from services.calendars.store import FeedStore, StoreAway, StoreUnavailable
 from services.calendars.sync import Rules
 
 POLL_SECONDS = 0.1
@@ -206,8 +206,12 @@ def rotate(runtime: Runtime, kind: FeedKind, owner: str) -> None:
 def revoke(runtime: Runtime, kind: FeedKind, owner: str) -> None:
     """Take a feed's address away; `rotate` gives it another."""
     with runtime.unit_of_work() as session:
-        serving.revoke(session, kind, owner, now=runtime.now())
+        owner_id = serving.revoke(session, kind, owner, now=runtime.now())
     click.echo(f"the feed of {kind} {owner} has no address any more")
+    try:
+        runtime[FeedStore].remove(kind, owner_id)
+    except (StoreAway, StoreUnavailable) as error:
+        click.echo(f"its file stays until the next sync: {error}", err=True)
 
 
 def _address(runtime: Runtime, token: str) -> str:
@@ -236,7 +240,7 @@ def verify(runtime: Runtime, as_json: bool) -> None:
                 checked += 1
                 written = store.read(feed.kind, feed.owner_id)
                 if written != content:
-                    path = str(store.path(feed.kind, feed.owner_id))
+                    path = store.locate(feed.kind, feed.owner_id)
                     problem = "missing" if written is None else "differs"
                     differing.append({"path": path, "problem": problem})
     if as_json:

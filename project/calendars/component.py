@@ -1,26 +1,27 @@
 """What the calendars contribute: the feeds, the jobs that build them, and the routes to them."""
 
-import os
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 
 from nightshift.component import SEVERITY, Answer, Component, Duty, Gauge, Probe, Status
 from nightshift.database import Session
+from nightshift.errors import InvalidInput
 from nightshift.jobs import enqueue
 from nightshift.jobs.schedule import Entry
 from nightshift.observe.checks import show_time
 from nightshift.runtime import Runtime
 from sqlalchemy import exists, select
 
-from project.calendars.settings import CalendarSettings
+from project.calendars.settings import S3, CalendarSettings
 from project.school.settings import SchoolSettings
 from services.calendars import changes, feeds, sync
+from services.calendars.folders import FolderStore
 from services.calendars.jobs import BuildFeeds, FinishSync, RefreshFeeds, SyncCalendars
 from services.calendars.models import Feed, FeedKind
-from services.calendars.store import FeedStore
+from services.calendars.store import FeedStore, StoreAway
 from services.calendars.sync import Rules
 
-LEAST_FREE_BYTES = 200_000_000
 # A run may be missed, and may take its time.
 LATE_AFTER_RUNS, GRACE = 2, timedelta(hours=1)
 # One feed in ten: that is no longer the fault of a few events.
@@ -29,7 +30,26 @@ MOST_FAILED = 0.1
 
 def make_store(runtime: Runtime) -> FeedStore:
     """Return the place where calendar files are kept."""
-    return FeedStore(runtime[CalendarSettings].feed_store)
+    settings = runtime[CalendarSettings]
+    if isinstance(settings.feed_store, Path):
+        return FolderStore(settings.feed_store)
+    # Its library need not be there for a folder.
+    from services.calendars.buckets import Bucket, BucketStore  # noqa: PLC0415
+
+    secret = settings.feed_store_secret.get_secret_value()
+    if not secret:  # Beat and Flower need none.
+        raise InvalidInput("FEED_STORE_SECRET: a bucket needs it")
+    name, _, prefix = settings.feed_store.removeprefix(S3).partition("/")
+    return BucketStore(
+        Bucket(
+            name,
+            prefix.strip("/"),
+            endpoint=settings.feed_store_endpoint.rstrip("/"),
+            region=settings.feed_store_region,
+            key=settings.feed_store_key,
+            secret=secret,
+        )
+    )
 
 
 def make_rules(runtime: Runtime) -> Rules:
@@ -114,21 +134,18 @@ def check_full_feeds(_runtime: Runtime, session: Session) -> Answer:
 
 def check_store_readable(runtime: Runtime, _session: Session) -> Answer:
     """Fail when the web server cannot read the store."""
-    root = runtime[FeedStore].root.absolute()
-    # The first feed makes the folder.
-    readable = not root.exists() or os.access(root, os.R_OK | os.X_OK)
-    return (Status.OK, f"{root}") if readable else (Status.FAIL, f"{root} cannot be read")
+    try:
+        return Status.OK, runtime[FeedStore].check_readable()
+    except StoreAway as error:
+        return Status.FAIL, str(error)
 
 
 def check_store(runtime: Runtime, _session: Session) -> Answer:
     """Fail when the store cannot be written, or its disk is full."""
-    root = runtime[FeedStore].root.absolute()
-    folder = next(path for path in (root, *root.parents) if path.exists())
-    disk = os.statvfs(folder)
-    free = disk.f_bavail * disk.f_frsize
-    writable = os.access(folder, os.W_OK | os.X_OK) and not disk.f_flag & os.ST_RDONLY
-    detail = f"{root}, {free // 10**6} MB free{'' if writable else ', not writable'}"
-    return Status.OK if writable and free > LEAST_FREE_BYTES else Status.FAIL, detail
+    try:
+        return Status.OK, runtime[FeedStore].check_writable()
+    except StoreAway as error:
+        return Status.FAIL, str(error)
 
 
 def read_metrics(_runtime: Runtime, session: Session) -> Iterator[Gauge]:
@@ -178,14 +195,15 @@ calendars = Component(
         Probe(
             "store",
             check_store_readable,
-            "let the web server's user read FEED_STORE",
+            "let the web server read FEED_STORE: a folder, or a bucket that answers",
             ready=True,
             ledger=False,
         ),
         Probe(
             "feed store",
             check_store,
-            "give the process's user a writable folder with 200 MB free, or another FEED_STORE",
+            "give the process's user a writable folder with 200 MB free, or a bucket that answers:"
+            " FEED_STORE",
             ledger=False,
         ),
     ),

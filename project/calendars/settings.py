@@ -1,18 +1,38 @@
 """The calendars' settings."""
 
+import re
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, Self
 
 from nightshift.settings import ComponentSettings, Days, Duration
-from pydantic import Field, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
+
+S3 = "s3://"
+BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.=-]+)*/?")
 
 
 class CalendarSettings(ComponentSettings):
     """Where the feeds are kept, what they hold, and how often they are brought up to date."""
 
-    feed_store: Path = Field(
-        Path("var/feeds"), description="the folder that the calendar files are kept in"
+    # Whoever runs the storage has made it.
+    foreign_secrets = frozenset({"feed_store_secret"})
+
+    feed_store: Path | str = Field(
+        Path("var/feeds"),
+        description="the folder that the calendar files are kept in, or s3://BUCKET/PREFIX",
     )
+    feed_store_endpoint: str = Field(
+        "",
+        pattern=r"^(https?://[!-~]{1,200})?$",
+        description="the address of the S3-compatible storage, where it is not Amazon's",
+    )
+    feed_store_region: str = Field(
+        "us-east-1", pattern=r"^[a-z0-9-]{1,40}$", description="the region of the bucket"
+    )
+    feed_store_key: str = Field("", description="the id of the access key, for s3://")
+    feed_store_secret: SecretStr = Field(SecretStr(""), description="the secret access key")
     feed_days_past: Days = Field(
         31, ge=0, description="how many days an event stays in a feed after its end"
     )
@@ -23,9 +43,22 @@ class CalendarSettings(ComponentSettings):
         timedelta(hours=6), description="how often all feeds are brought up to date"
     )
 
+    @field_validator("feed_store", mode="before")
+    @classmethod
+    def _tell_folders_from_buckets(cls, place: Any) -> Any:
+        if not isinstance(place, str):
+            return place
+        if BUCKET.fullmatch(place):
+            return place
+        if "://" in place:
+            raise ValueError("name a folder, or a bucket as s3://BUCKET/PREFIX")
+        return Path(place)
+
     @field_validator("feed_store")
     @classmethod
-    def _require_a_folder(cls, path: Path) -> Path:
+    def _require_a_folder(cls, path: Path | str) -> Path | str:
+        if isinstance(path, str):
+            return path
         try:
             is_file = path.exists() and not path.is_dir()
         except OSError as error:
@@ -33,3 +66,14 @@ class CalendarSettings(ComponentSettings):
         if is_file:
             raise ValueError(f"{path} is a file; name a folder")
         return path
+
+    @model_validator(mode="after")
+    def _require_what_a_bucket_needs(self) -> Self:
+        if isinstance(self.feed_store, str):
+            if find_spec("obstore") is None:
+                raise ValueError(
+                    "FEED_STORE: a bucket needs the package obstore: install the extra `s3`"
+                )
+            if not self.feed_store_key:
+                raise ValueError("FEED_STORE_KEY: a bucket needs it, and FEED_STORE_SECRET")
+        return self

@@ -38,7 +38,7 @@ from services.calendars.audience import (
 )
 from services.calendars.models import EventRendering, Feed, FeedKind
 from services.calendars.notes import unnoted
-from services.calendars.store import FeedStore, FileState, StoreUnavailable
+from services.calendars.store import FeedStore, Owner, StoreAway, StoreUnavailable
 from services.calendars.window import Window
 from services.school.models import Department, SchoolClass, User
 from services.translation import Locale
@@ -64,18 +64,23 @@ class Calendar(NamedTuple):
     events: list[int]
     fingerprint: bytes
 
-    def is_current(self, state: FileState | None) -> bool:
-        """Return whether the file, which is in `state`, is the one that a build would write."""
-        return self.feed.fingerprint == self.fingerprint and _is_as_recorded(self.feed, state)
+    @property
+    def owner(self) -> Owner:
+        return self.feed.kind, self.feed.owner_id
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the last build wrote what a build would write now."""
+        return bool(self.feed.fingerprint == self.fingerprint)
 
 
-def _is_as_recorded(feed: Row[Any], state: FileState | None) -> bool:
-    """Return whether the last build of a feed wrote the file that is in `state` now.
+def _is_as_recorded(feed: Row[Any], stamp: str | None) -> bool:
+    """Return whether the last build of a feed wrote the file that has this stamp now.
 
     An earlier release wrote longer files, too.
     """
-    recorded = FileState(feed.size, feed.mtime_ns)
-    return feed.error is None and feed.size <= ics.MOST_BYTES and state == recorded
+    whole = feed.error is None and feed.size <= ics.MOST_BYTES
+    return bool(whole and stamp is not None and stamp == feed.stamp)
 
 
 def select_entitled() -> CompoundSelect[Any]:
@@ -147,8 +152,11 @@ def find_out_of_date(
     """
     touched: list[int] = []
     settled: list[Row[Any]] = []
-    for row in _read_feeds(session, entitled_only=True):
-        if _is_as_recorded(row, store.state(row.kind, row.owner_id)):
+    rows = _read_feeds(session, entitled_only=True)
+    built = [row for row in rows if row.stamp is not None]
+    stamps = store.find_stamps([(row.kind, row.owner_id) for row in built])
+    for row in rows:
+        if _is_as_recorded(row, stamps.get((row.kind, row.owner_id))):
             settled.append(row)
         else:
             touched.append(row.id)
@@ -173,9 +181,9 @@ def read_calendars(
 ) -> tuple[School, list[Calendar]]:
     """Return the school, and these feeds (all when None) as they should be now.
 
-    Feeds that should not exist are left out. With `lock`, lock the feeds' rows first, in the order
-    of their ids, and read all else after that: another build of the same feed waits, and then sees
-    at least what this one has seen.
+    Feeds that should not exist, or that have no address, are left out. With `lock`, lock the feeds'
+    rows first, in the order of their ids, and read all else after that: another build of the same
+    feed waits, and then sees at least what this one has seen.
     """
     rows = _read_feeds(session, feed_ids=feed_ids, lock=lock)
     return _read_calendars(
@@ -196,11 +204,11 @@ def _read_feeds(
         Feed.owner_id,
         Feed.fingerprint,
         Feed.size,
-        Feed.mtime_ns,
+        Feed.stamp,
         Feed.error,
         Feed.built_by,
     )
-    query = select(*columns).order_by(Feed.id)
+    query = select(*columns).where(Feed.revoked_at.is_(None)).order_by(Feed.id)
     if feed_ids is not None:
         query = query.where(Feed.id.in_(feed_ids))
     if entitled_only:
@@ -209,8 +217,8 @@ def _read_feeds(
             owners, (owners.c.kind == Feed.kind) & (owners.c.owner_id == Feed.owner_id)
         )
     if lock:
-        # Only a build needs `modified_at`, and reading thousands of times takes long.
-        query = query.add_columns(Feed.modified_at).with_for_update()
+        # Only a build needs these, and reading thousands of times takes long.
+        query = query.add_columns(Feed.etag, Feed.modified_at).with_for_update()
     return reader(session)(query)
 
 
@@ -289,28 +297,41 @@ def build(
 
     Write the file first, then the row: a process that dies in between leaves a file that the row
     does not describe. The next build notices it, and writes the same bytes again. A feed that
-    cannot be written keeps its last good file, and its row gets the error.
+    cannot be written keeps its last good file, and its row gets the error. Raises StoreAway when
+    none can be written; then nothing is recorded.
     """
     school, wanted = read_calendars(
         session, window, school_name=school_name, feed_ids=feed_ids, lock=True
     )
+    # The others are written in any case.
+    stamps = store.find_stamps([calendar.owner for calendar in wanted if calendar.is_recorded])
     stale = [
         calendar
         for calendar in wanted
-        if not calendar.is_current(store.state(calendar.feed.kind, calendar.feed.owner_id))
+        if not calendar.is_recorded
+        or not _is_as_recorded(calendar.feed, stamps.get(calendar.owner))
     ]
     bodies = _read_bodies(session, school, stale)
-    built, failed, errors = [], [], []
-    for calendar in stale:
+
+    def bring(calendar: Calendar) -> dict[str, Any]:
         try:
             content, count = _join_content(calendar, bodies, window.zone)
-            built.append(_write(store, calendar, content, count))
+            return _write(store, calendar, content, count, stamps.get(calendar.owner), now=now)
+        except StoreAway:
+            raise
         except Exception as error:  # noqa: BLE001 - one owner's trouble is not the others'
             known = isinstance(error, ServiceError)
             message = str(error) if known else f"{type(error).__name__}: {error}"
-            failed.append({"feed_id": calendar.feed.id, "failure": message})
+            return {"feed_id": calendar.feed.id, "failure": message}
+
+    built, failed, errors = [], [], []
+    for calendar, brought in zip(stale, store.each(bring, stale), strict=True):
+        if "failure" in brought:
+            failed.append(brought)
             feed = f"{calendar.feed.kind}/{calendar.feed.owner_id}"
-            errors.append({"feed": feed, "error": message})
+            errors.append({"feed": feed, "error": brought["failure"]})
+        else:
+            built.append(brought)
     _record(session, built, failed, run_id=run_id, now=now)
     # A feed that an earlier attempt of this chunk has built counts as built by this run.
     current = {calendar.feed.id for calendar in wanted} - {calendar.feed.id for calendar in stale}
@@ -325,18 +346,34 @@ def build(
     }
 
 
-def _write(store: FeedStore, calendar: Calendar, content: bytes, count: int) -> dict[str, Any]:
-    """Write a feed's file, and return what its row has to record."""
-    written = store.write(calendar.feed.kind, calendar.feed.owner_id, content)
+def _write(
+    store: FeedStore,
+    calendar: Calendar,
+    content: bytes,
+    count: int,
+    stamp: str | None,
+    *,
+    now: datetime,
+) -> dict[str, Any]:
+    """Bring a feed's file up to date, and return what its row has to record.
+
+    A file that was touched, and has `stamp` now, is written only where its bytes are other ones.
+    """
+    feed, etag = calendar.feed, make_etag(content)
+    modified_at = feed.modified_at
+    known = stamp is not None and modified_at is not None and feed.etag == etag
+    if not known or store.read(*calendar.owner) != content:
+        stamp = store.write(*calendar.owner, content)
+        modified_at = _later(feed.modified_at, now)
     return {
-        "feed_id": calendar.feed.id,
+        "feed_id": feed.id,
         "new_fingerprint": calendar.fingerprint,
-        "new_etag": make_etag(content),
+        "new_etag": etag,
         "events": count,
         "omitted": len(calendar.events) - count,
-        "new_size": written.size,
-        "new_mtime": written.mtime_ns,
-        "new_modified": _later(calendar.feed.modified_at, written.modified_at),
+        "new_size": len(content),
+        "new_stamp": stamp,
+        "new_modified": modified_at,
     }
 
 
@@ -368,7 +405,7 @@ def _record(
             "event_count": bindparam("events"),
             "left_out": bindparam("omitted"),
             "size": bindparam("new_size"),
-            "mtime_ns": bindparam("new_mtime"),
+            "stamp": bindparam("new_stamp"),
             "modified_at": bindparam("new_modified"),
             "built_at": now,
             "built_by": run_id,
@@ -431,8 +468,8 @@ def remove_orphans(
 ) -> tuple[int, list[dict[str, str]]]:
     """Remove the files and rows of feeds that should not exist any more (only of `some`).
 
-    Also files without a row, which another program has deleted. Return how many feeds were removed,
-    and errors for the files that could not be.
+    Also files without a row, which another program has deleted, and those of feeds that have no
+    address. Return how many feeds were removed, and errors for the files that could not be.
     """
     _lock_feeds(session)
     # Before the rows: each file that a build has written has its row.
@@ -448,22 +485,31 @@ def remove_orphans(
     )
     orphans = session.execute(orphaned.order_by(Feed.id).with_for_update()).all()
     rows = reader(session)(
-        select(plain(Feed.kind), Feed.owner_id).where(_is_among(some, Feed.kind, Feed.owner_id))
+        select(plain(Feed.kind), Feed.owner_id).where(
+            _is_among(some, Feed.kind, Feed.owner_id), Feed.revoked_at.is_(None)
+        )
     )
     strays = files - {(row.kind, row.owner_id) for row in rows}
-    removed, errors = [], []
-    for kind, owner_id, feed_id in [
-        *((orphan.kind, orphan.owner_id, orphan.id) for orphan in orphans),
-        *((kind, owner_id, None) for kind, owner_id in sorted(strays)),
-    ]:
+    ids: dict[Owner, int] = {(orphan.kind, orphan.owner_id): orphan.id for orphan in orphans}
+
+    def remove(owner: Owner) -> str:
         try:
-            store.remove(kind, owner_id)
-            removed += [] if feed_id is None else [feed_id]
+            store.remove(*owner)
         except StoreUnavailable as error:
-            errors.append({"feed": f"{kind}/{owner_id}", "error": str(error)})
+            return str(error)
+        return ""
+
+    removed: list[int] = []
+    errors: list[dict[str, str]] = []
+    owners_of = [*ids, *sorted(strays - ids.keys())]
+    for owner, failure in zip(owners_of, store.each(remove, owners_of), strict=True):
+        if failure:
+            errors.append({"feed": f"{owner[0]}/{owner[1]}", "error": failure})
+        elif owner in ids:
+            removed.append(ids[owner])
     # By id: a feed that has just become an orphan keeps its row until its file is removed.
-    for ids in batched(removed, LONGEST_LIST):
-        orphans_of = delete(Feed).where(Feed.id.in_(ids))
+    for gone in batched(removed, LONGEST_LIST):
+        orphans_of = delete(Feed).where(Feed.id.in_(gone))
         with unnoted(session):
             session.execute(orphans_of.execution_options(synchronize_session=False))
     return len(removed), errors
@@ -495,7 +541,7 @@ def list_feeds(
         {
             "kind": feed.kind.value,
             "owner": name,
-            "path": str(store.path(feed.kind, feed.owner_id)),
+            "path": store.locate(feed.kind, feed.owner_id),
             "events": feed.event_count,
             "left_out": feed.left_out,
             "bytes": feed.size,

@@ -79,9 +79,10 @@ class Feed(Base):
     """One calendar file.
 
     `token` is its secret address; files are named by kind and owner, never by the token.
-    `fingerprint`, `size` and `mtime_ns` say what was written, and how the file looked then. A file
-    that looks different was touched by another program, and is written again. `error` says why the
-    last build failed; the last good file stays. `modified_at` is the date that subscribers are
+    `fingerprint`, `etag` and `size` say what was written, and `stamp` how the store knows it again.
+    A file with another stamp was touched by another program: the next build compares its bytes, and
+    writes it again where they differ. `error` says why the last build failed; the last good file
+    stays. `modified_at` is the date that subscribers are
     given: each write raises it by at least a second. A feed with `revoked_at` has no address.
     `left_out` events had no room in the file (see ics.MOST_BYTES).
     """
@@ -98,6 +99,8 @@ class Feed(Base):
     event_count: Mapped[int] = mapped_column(default=0)
     left_out: Mapped[int] = mapped_column(default=0, server_default="0")
     size: Mapped[int] = mapped_column(BigInteger, default=0)
+    stamp: Mapped[str | None] = mapped_column(Text)
+    # Read by the release before, which writes a file once more where it is wrong.
     mtime_ns: Mapped[int] = mapped_column(BigInteger, default=0)
     built_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     built_by: Mapped[UUID | None]

@@ -15,8 +15,8 @@ from sqlalchemy import Row, bindparam, case, literal, select, union_all, update
 
 from services.calendars.feeds import TOKEN_BYTES, make_etag
 from services.calendars.ics import CALENDAR_FOOT
-from services.calendars.models import Feed, FeedKind
-from services.calendars.store import FeedStore, FileState
+from services.calendars.models import ChangeLog, Feed, FeedKind
+from services.calendars.store import FeedStore
 from services.school.models import Department, SchoolClass, User
 
 # Only what looks like this is looked up in the database.
@@ -29,21 +29,19 @@ OWNERS = {
 }
 
 # Built once: each request executes it, and building it takes longer than executing it.
-_FIND = select(
-    plain(Feed.kind), Feed.owner_id, Feed.etag, Feed.size, Feed.mtime_ns, Feed.modified_at
-).where(Feed.token == bindparam("token"), Feed.revoked_at.is_(None))
+_FIND = select(plain(Feed.kind), Feed.owner_id, Feed.etag, Feed.stamp, Feed.modified_at).where(
+    Feed.token == bindparam("token"), Feed.revoked_at.is_(None)
+)
 
 
-class Served(NamedTuple):
-    """A feed's file as it is served.
+class Validators(NamedTuple):
+    """What a client remembers of a feed's bytes, to ask whether it has the current ones.
 
-    `recorded` says that it is the file which the last build wrote, so `modified_at` is the file's.
+    `modified_at` is None for bytes that the last build did not record: their date tells nothing.
     """
 
-    content: bytes
     etag: str
-    modified_at: datetime
-    recorded: bool
+    modified_at: datetime | None
 
 
 def find(session: Session, token: str) -> Row[Any] | None:
@@ -56,28 +54,33 @@ def find(session: Session, token: str) -> Row[Any] | None:
     return session.connection().execute(_FIND, {"token": token}).one_or_none()
 
 
-def read_served(store: FeedStore, feed: Row[Any], *, now: datetime) -> Served | None:
-    """Return a feed's file with its validators; None when it is not built, missing or not whole.
+def find_recorded(feed: Row[Any], *, now: datetime) -> Validators | None:
+    """Return what the last build recorded of a feed, or None when there was none."""
+    if feed.modified_at is None:
+        return None
+    return Validators(feed.etag, min(feed.modified_at, now).replace(microsecond=0))
 
-    The file is replaced before its row is written, and people restore files. So the recorded tag is
-    used only for the recorded file.
+
+def is_recorded(store: FeedStore, feed: Row[Any]) -> bool:
+    """Return whether a feed's file is the recorded one, without reading it."""
+    owner = (feed.kind, feed.owner_id)
+    return store.find_stamps([owner]) == {owner: feed.stamp}
+
+
+def read_served(
+    store: FeedStore, feed: Row[Any], recorded: Validators
+) -> tuple[bytes, Validators] | None:
+    """Return a feed's bytes with their validators; None when they are missing or not whole.
+
+    The file is replaced before its row is written, and people restore files. So the tag is made of
+    the bytes.
     """
-    # A file without a build belongs to a feed of another database.
-    found = None if feed.modified_at is None else store.read_with_state(feed.kind, feed.owner_id)
-    if found is None:
-        return None
-    content, state = found
+    content = store.read(feed.kind, feed.owner_id)
     # After a power cut a file may be short. Subscribers would take the missing events for deleted.
-    if not content.endswith(CALENDAR_FOOT):
+    if content is None or not content.endswith(CALENDAR_FOOT):
         return None
-    recorded = state == FileState(feed.size, feed.mtime_ns)
-    modified_at = min(max(feed.modified_at, state.modified_at), now)
-    return Served(
-        content,
-        feed.etag if recorded else make_etag(content),
-        modified_at.replace(microsecond=0),
-        recorded,
-    )
+    etag = make_etag(content)
+    return content, recorded if etag == recorded.etag else Validators(etag, None)
 
 
 def find_token(session: Session, kind: FeedKind, owner: str) -> str:
@@ -85,43 +88,50 @@ def find_token(session: Session, kind: FeedKind, owner: str) -> str:
 
     Raises NotFound, and Conflict for a feed that was revoked.
     """
-    _, token, revoked_at = _find_owned(session, kind, owner)
-    if revoked_at is not None:
+    feed = _find_owned(session, kind, owner)
+    if feed.revoked_at is not None:
         raise Conflict(
             f"the feed of {kind} {owner} was revoked; `feeds rotate` gives it a new address"
         )
-    return token
+    return str(feed.token)
 
 
 def rotate(session: Session, kind: FeedKind, owner: str) -> str:
     """Give a feed a new token and return it.
 
-    The old token ends with the commit. A revoked feed has an address again.
+    The old token ends with the commit. A revoked feed has an address again; the refresh that
+    follows writes its file.
     """
     token = secrets.token_urlsafe(TOKEN_BYTES)
-    session.execute(
-        update(Feed)
-        .where(Feed.id == _find_owned(session, kind, owner).id)
-        .values(token=token, revoked_at=None)
-    )
+    feed = _find_owned(session, kind, owner)
+    session.execute(update(Feed).where(Feed.id == feed.id).values(token=token, revoked_at=None))
+    if feed.revoked_at is not None:
+        noted = "department_feed" if kind == FeedKind.DEPARTMENT else kind.value
+        session.add(ChangeLog(kind=noted, key=str(feed.owner_id)))
     return token
 
 
-def revoke(session: Session, kind: FeedKind, owner: str, *, now: datetime) -> None:
-    """Take a feed's address away until it is rotated. The row stays, so no sync adds another."""
-    session.execute(
-        update(Feed).where(Feed.id == _find_owned(session, kind, owner).id).values(revoked_at=now)
-    )
+def revoke(session: Session, kind: FeedKind, owner: str, *, now: datetime) -> int:
+    """Take a feed's address away until it is rotated, and return the owner's id.
+
+    The row stays, so no sync adds another. With the commit the address is dead, and no build writes
+    the file. Then the caller removes it; where that fails, the next sync does.
+    """
+    feed = _find_owned(session, kind, owner)
+    session.execute(update(Feed).where(Feed.id == feed.id).values(revoked_at=now))
+    return int(feed.owner_id)
 
 
-def _find_owned(session: Session, kind: FeedKind, owner: str) -> Row[int, str, datetime | None]:
+def _find_owned(
+    session: Session, kind: FeedKind, owner: str
+) -> Row[int, int, str, datetime | None]:
     name = OWNERS[kind]
     ids = session.execute(select(name.class_.id).where(name == owner)).scalars().all()
     if not ids:
         raise NotFound(
             f"there is no {kind} {owner!r}; `feeds list --kind {kind}` shows those with a feed"
         )
-    query = select(Feed.id, Feed.token, Feed.revoked_at).where(
+    query = select(Feed.id, Feed.owner_id, Feed.token, Feed.revoked_at).where(
         Feed.kind == kind, Feed.owner_id == ids[0]
     )
     feed = session.execute(query).one_or_none()

@@ -1,139 +1,94 @@
-"""The folder of calendar files. A file is replaced as a whole, or not at all."""
+"""What a store of calendar feeds does. A feed is replaced as a whole, or not at all.
 
-import os
-from collections.abc import Iterator
-from contextlib import suppress
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import NamedTuple
-from uuid import uuid4
+There are two: a folder (folders.py) and S3-compatible storage (buckets.py).
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from datetime import datetime
+from typing import Protocol, TypeVar
 
 from nightshift.errors import TransientError
 
 from services.calendars.models import FeedKind
 
 FOLDERS = {FeedKind.USER: "users", FeedKind.CLASS: "classes", FeedKind.DEPARTMENT: "departments"}
+KINDS = {folder: kind for kind, folder in FOLDERS.items()}
 
-# Calendars are for those who know their addresses, and not for this machine's other users.
-PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
+# Whose feed it is: names are unique by kind only.
+Owner = tuple[FeedKind, int]
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class StoreUnavailable(TransientError):
-    """The feed store cannot be written: full, read-only, or gone."""
+    """One feed cannot be written or removed: the disk is full, or read-only."""
 
 
-class FileState(NamedTuple):
-    """How a file looks. If that is not as its writer recorded it, another program touched it."""
+class StoreAway(TransientError):
+    """The store does not answer, or refuses this program: no feed can be read or written.
 
-    size: int
-    mtime_ns: int
-
-    @property
-    def modified_at(self) -> datetime:
-        """Return when the file was written, by its disk's clock."""
-        return datetime.fromtimestamp(self.mtime_ns / 1e9, UTC)
-
-
-class FeedStore:
-    """A folder of feeds, named by kind and the owner's id.
-
-    They are not named by class, since some disks take 27Ga for 27GA, and never by token.
+    The message is one line, which names the setting to look at.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self._folders = {kind: str(root / folder) for kind, folder in FOLDERS.items()}
 
-    def path(self, kind: FeedKind, owner_id: int) -> Path:
-        """Return where a feed is kept."""
-        return self.root / FOLDERS[kind] / f"{owner_id}.ics"
+class FeedStore(Protocol):
+    """Feeds, named by kind and the owner's id.
 
-    def write(self, kind: FeedKind, owner_id: int, content: bytes) -> FileState:
-        """Replace a feed's file, and return how it looks.
+    They are not named by class, since some disks take 27Ga for 27GA, and never by token. Each
+    method raises StoreAway, and those that write raise StoreUnavailable.
+    """
 
-        A reader sees the old file or the new one, even when this process is killed. The file is not
-        forced to the disk: after a power cut it may be missing or short. The next sync sees that by
-        its state, and writes it again. Raises StoreUnavailable when the folder cannot be written.
+    def locate(self, kind: FeedKind, owner_id: int) -> str:
+        """Return where a feed is kept, for people."""
+
+    def write(self, kind: FeedKind, owner_id: int, content: bytes) -> str:
+        """Replace a feed, and return its stamp.
+
+        A reader gets the old bytes or the new ones, even when this process is killed.
         """
-        path = self.path(kind, owner_id)
-        # A new name for each write: a worker that was taken for dead may be writing the same feed.
-        part = path.with_name(f".{owner_id}.{uuid4().hex}.part")
-        try:
-            try:
-                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-            except FileNotFoundError:
-                path.parent.mkdir(PRIVATE_FOLDER, parents=True, exist_ok=True)
-                handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE)
-            try:
-                view = memoryview(content)
-                while view:
-                    view = view[os.write(handle, view) :]
-                status = os.fstat(handle)
-            finally:
-                os.close(handle)
-            part.replace(path)
-        except OSError as error:
-            with suppress(OSError):  # A folder that cannot be written refuses this too.
-                part.unlink()
-            raise StoreUnavailable(
-                f"the feed store at {self.root} cannot be written: {error.strerror}"
-            ) from error
-        return FileState(status.st_size, status.st_mtime_ns)
-
-    def state(self, kind: FeedKind, owner_id: int) -> FileState | None:
-        """Return how a feed's file looks now, or None when there is none."""
-        try:
-            # Not by a Path: a run asks for thousands, and a Path takes longer than the disk.
-            status = os.stat(f"{self._folders[kind]}/{owner_id}.ics")  # noqa: PTH116
-        except OSError:
-            return None
-        return FileState(status.st_size, status.st_mtime_ns)
 
     def read(self, kind: FeedKind, owner_id: int) -> bytes | None:
-        """Return a feed's bytes, or None when there is no file."""
-        found = self.read_with_state(kind, owner_id)
-        return None if found is None else found[0]
+        """Return a feed's bytes, or None when there is none."""
 
-    def read_with_state(self, kind: FeedKind, owner_id: int) -> tuple[bytes, FileState] | None:
-        """Return a feed's bytes and their file's state, or None when there is no file.
+    def find_stamps(self, owners: Collection[Owner]) -> dict[Owner, str]:
+        """Return the stamps of those of these feeds that exist, without reading them.
 
-        Both are of one file, even while it is replaced.
+        While a feed's stamp is the one that `write` returned, its bytes are those that were
+        written. After a copy or a restore the same bytes may have another stamp.
         """
-        try:
-            with self.path(kind, owner_id).open("rb") as file:
-                content = file.read()
-                # After the bytes, so that a write into the file meanwhile shows.
-                status = os.fstat(file.fileno())
-        except OSError:
-            return None
-        return content, FileState(status.st_size, status.st_mtime_ns)
 
     def remove(self, kind: FeedKind, owner_id: int) -> None:
-        """Remove a feed's file, if there is one. Raises StoreUnavailable when that fails."""
-        try:
-            self.path(kind, owner_id).unlink(missing_ok=True)
-        except OSError as error:
-            raise StoreUnavailable(
-                f"the feed store at {self.root} cannot be written: {error.strerror}"
-            ) from error
+        """Remove a feed, if there is one."""
 
-    def list_owners(self) -> set[tuple[FeedKind, int]]:
-        """Return kind and owner of every feed that has a file."""
-        found = set()
-        for kind, folder in self._folders.items():
-            with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as files:
-                for file in files:
-                    name, _, suffix = file.name.rpartition(".")
-                    if suffix == "ics" and name.isdecimal():
-                        found.add((kind, int(name)))
-        return found
+    def list_owners(self) -> set[Owner]:
+        """Return kind and owner of every feed that exists."""
 
-    def leftovers(self, *, older_than_ns: int) -> Iterator[Path]:
-        """Yield half-written files last written before `older_than_ns`, in ns since the epoch.
+    def each(self, act: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        """Yield what `act` returns for each item, in order.
 
-        Processes that were killed have left them.
+        `act` uses the store. Where that waits for a network, several threads run it. After an
+        exception no further item is begun.
         """
-        for part in self.root.glob("*/.*.part"):
-            with suppress(FileNotFoundError):  # Its writer has just finished.
-                if part.stat().st_mtime_ns < older_than_ns:
-                    yield part
+
+    def remove_leftovers(self, *, before: datetime) -> None:
+        """Remove what processes that were killed before then have left half-written."""
+
+    def check_readable(self) -> str:
+        """Return where the store is, for people. Raises StoreAway when it cannot be read."""
+
+    def check_writable(self) -> str:
+        """Return how the store is, for people. Raises StoreAway when it cannot be written."""
+
+
+def name_file(kind: FeedKind, owner_id: int) -> str:
+    """Return a feed's name, relative to its store."""
+    return f"{FOLDERS[kind]}/{owner_id}.ics"
+
+
+def read_name(name: str) -> Owner | None:
+    """Return whose feed has this name, or None when it is not the name of a feed."""
+    folder, _, file = name.rpartition("/")
+    number, _, suffix = file.rpartition(".")
+    known = folder in KINDS and suffix == "ics" and number.isascii() and number.isdecimal()
+    return (KINDS[folder], int(number)) if known else None

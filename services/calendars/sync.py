@@ -1,6 +1,5 @@
 """Bring every feed up to date: plan, build in chunks, finish. Each is one job's body."""
 
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -156,9 +155,7 @@ def finish(session: Session, args: FinishSync, run: Run, store: FeedStore, rules
     """
     removed, kept = feeds.remove_orphans(session, store)
     revisions.prune_stamps(session, before=run.now - rules.stamps_kept)
-    for leftover in store.leftovers(older_than_ns=int((run.now - LEFTOVER_AGE).timestamp() * 1e9)):
-        with suppress(OSError):  # The next run finds it again.
-            leftover.unlink()
+    store.remove_leftovers(before=run.now - LEFTOVER_AGE)
     record = session.execute(select(SyncRun).where(SyncRun.id == args.run_id)).scalar_one()
     record.built, record.failed, record.removed = 0, 0, removed
     errors: list[dict[str, Any]] = [*revisions.find_errors(session, rules.window(run.now)), *kept]

@@ -120,7 +120,8 @@ def _day(cell: str) -> date:
 def _instant(cell: str, info: ValidationInfo) -> datetime:
     cell = _as_iso(cell)
     parts = re.fullmatch(
-        r"(\S{10})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2})?)(Z|[+-][0-9]{2}:[0-9]{2})?", cell
+        r"(\S{10})[T ]([0-9]{2}:[0-9]{2}(?::[0-9]{2}(?:\.[0-9]{1,6})?)?)(Z|[+-][0-9]{2}:[0-9]{2})?",
+        cell,
     )
     if not parts:
         raise ValueError(

@@ -70,9 +70,9 @@ def run(tmp_path):
     [
         {
             "ENVIRONMENT": "production",
-            "POSTGRES_PASSWORD": "ours",
-            "FLOWER_BASIC_AUTH": "admin:ours",
-            "LINK_SECRET": "ours",
+            "POSTGRES_PASSWORD": "a secret of our own",
+            "FLOWER_BASIC_AUTH": "admin:a secret of our own",
+            "LINK_SECRET": "a secret of our own",
         },
         {"MAIL_URL": "smtp://127.0.0.1:1?tls=none"},
     ],

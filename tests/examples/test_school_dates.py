@@ -12,8 +12,8 @@ from examples.school_dates import SCHOOL, write_around
 from project.calendars.settings import CalendarSettings
 from project.school.settings import SchoolSettings
 from services.calendars import feeds, revisions
+from services.calendars.folders import FolderStore
 from services.calendars.models import Feed
-from services.calendars.store import FeedStore
 from services.calendars.window import Window
 from services.school.loading import load
 from tests.conftest import ROOT
@@ -60,7 +60,7 @@ def test_calendars_are_those_of_the_readme_on_any_day(session, tmp_path, today):
     feeds.build(
         session,
         window,
-        FeedStore(tmp_path / "feeds"),
+        FolderStore(tmp_path / "feeds"),
         school_name=school.school_name,
         feed_ids=session.scalars(select(Feed.id).order_by(Feed.id)).all(),
         run_id=UUID(int=1),

@@ -57,6 +57,7 @@ def feeds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             "DATABASE_URL": f"sqlite:///{folder}/nightshift.db",
             "BROKER_URL": f"filesystem://{folder}/broker",
             "FEED_STORE": f"{folder}/feeds",
+            "MAIL_URL": f"folder://{folder}/mail",
             # The example school's events keep their dates: none may leave the window.
             "FEED_DAYS_PAST": "10000",
             "FEED_DAYS_AHEAD": "10000",

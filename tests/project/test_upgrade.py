@@ -19,7 +19,8 @@ CONFIG = """{
   "name": "shop",
   "services": {
     "postgres": {"environment": {"POSTGRES_DB": "shop", "POSTGRES_USER": "shop"}},
-    "worker": {"environment": {"WORKER_CONCURRENCY": "PROCESSES"}, "mem_limit": "2147483648"}
+    "worker": {"environment": {"WORKER_CONCURRENCY": "PROCESSES"}, "mem_limit": "2147483648"},
+    "beat": {}, "web": {}, "flower": {}
   }
 }"""
 DOCKER = """#!/bin/sh

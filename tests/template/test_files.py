@@ -28,6 +28,7 @@ OWN = (
     "docs/commands.md",
     "docs/index.md",
     "docs/performance.md",
+    "docs/scaling.md",
     "docs/settings.md",
     "docs/site.css",
     "docs/start.md",

@@ -11,7 +11,7 @@ from nightshift.runtime import Runtime
 from project.school.cli.events import event
 from project.school.cli.users import user
 from project.school.settings import SchoolSettings
-from services.school import loading
+from services.school import exporting, loading
 
 
 @click.group()
@@ -61,3 +61,14 @@ def load(runtime: Runtime, path: Path, check: bool, encoding: str, as_json: bool
     for kind, (rows, written) in loaded.items():
         said = f"{written:,} new or changed" if written else "unchanged"
         click.echo(f"{kind:<14}{rows:>10,}  {said}")
+
+
+@school.command()
+@click.argument("folder", type=FilePath())
+@pass_runtime
+def export(runtime: Runtime, folder: Path) -> None:
+    """Write the school into FOLDER, as the CSV files that `school load` reads."""
+    with runtime.read_only() as session:
+        counts = exporting.export(session, folder)
+    for kind, rows in counts.items():
+        click.echo(f"{kind:<14}{rows:>10,}")

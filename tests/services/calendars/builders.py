@@ -84,22 +84,6 @@ def build(
     )
 
 
-def files(store: FeedStore) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(store.root)): path.read_bytes()
-        for path in sorted(store.root.rglob("*"))
-        if path.is_file()
-    }
-
-
-def stamps(store: FeedStore) -> dict[str, tuple[int, int]]:
-    """Return of every file which one it is and when it was written."""
-    return {
-        name: ((store.root / name).stat().st_ino, (store.root / name).stat().st_mtime_ns)
-        for name in files(store)
-    }
-
-
 def row(session: Session, kind: FeedKind, owner_id: int) -> Feed:
     query = (
         select(Feed)

@@ -24,6 +24,7 @@ from sqlalchemy import Engine, delete, func, select
 
 from project.school.settings import SchoolSettings
 from services.calendars import feeds, sync
+from services.calendars.folders import FolderStore
 from services.calendars.jobs import RefreshFeeds, SyncCalendars
 from services.calendars.models import ChangeLog, EventStamp, Feed, SyncRun
 from services.calendars.store import FeedStore
@@ -31,14 +32,42 @@ from services.calendars.sync import Rules
 from services.school.loading import load
 from tests.conftest import COMPOSITION, NOW
 from tests.services.calendars.builders import make_school
+from tests.services.calendars.storage import (
+    Storage,
+    files,
+    make_bucket_store,
+    settings as storage_settings,
+    stamps,
+    storage,
+)
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
 
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storage]:
+    """Yield a server of S3-compatible storage, for the test session."""
+    with storage(tmp_path_factory.mktemp("storage") / "requests") as server:
+        yield server
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> FeedStore:
-    """Return an empty feed store."""
-    return FeedStore(tmp_path / "feeds")
+def storage_address(server: Storage) -> str:
+    """Return the address of S3-compatible storage."""
+    return server.address
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> FeedStore:
+    """Return an empty feed store of each kind."""
+    if request.param == "folder":
+        return FolderStore(tmp_path / "feeds")
+    made: FeedStore = make_bucket_store(request.getfixturevalue("storage_address"))
+    return made
+
+
+# With it, a test of `calendars` runs on each kind of store.
+on_both_stores = pytest.mark.parametrize("calendars", ["folder", "bucket"], indirect=True)
 
 
 @pytest.fixture
@@ -170,17 +199,11 @@ class Calendars:
 
     def files(self) -> dict[str, bytes]:
         """Return the content of every file in the store, by path."""
-        root = self.store.root
-        return {
-            str(path.relative_to(root)): path.read_bytes()
-            for path in sorted(root.rglob("*"))
-            if path.is_file()
-        }
+        return files(self.store)
 
-    def stamps(self) -> dict[str, tuple[int, int]]:
+    def stamps(self) -> dict[str, Any]:
         """Return of every file which one it is and when it was written."""
-        stats = {name: (self.store.root / name).stat() for name in self.files()}
-        return {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in stats.items()}
+        return stamps(self.store)
 
 
 class InterruptedRun(Run):
@@ -317,9 +340,21 @@ def _restored(
 
 
 @pytest.fixture
-def calendars(shared: Shared, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calendars]:
-    """Yield an installation with the example school, and no feeds."""
-    yield from _restored(shared, shared.loaded, monkeypatch)
+def calendars(
+    request: pytest.FixtureRequest, shared: Shared, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Calendars]:
+    """Yield an installation with the example school, and no feeds: in a folder, or a bucket."""
+    restored = _restored(shared, shared.loaded, monkeypatch)
+    if getattr(request, "param", "folder") == "folder":
+        yield from restored
+        return
+    in_bucket = storage_settings(request.getfixturevalue("storage_address"))
+    values = {name.lower(): value for name, value in (shared.environment | in_bucket).items()}
+    for _ in restored:
+        app = App("project.celery", COMPOSITION, _env_file=None, **values)
+        app.runtime.publisher = None
+        yield Calendars(app)
+        app.runtime.close()
 
 
 @pytest.fixture

@@ -16,9 +16,9 @@ from sqlalchemy.exc import IntegrityError
 
 from project.calendars.component import enqueue_refresh
 from services.calendars import changes, feeds, revisions, serving, sync
+from services.calendars.folders import FolderStore
 from services.calendars.jobs import BuildFeeds, RefreshFeeds
 from services.calendars.models import Feed, FeedKind
-from services.calendars.store import FeedStore, FileState
 from services.calendars.sync import FEEDS_A_CHUNK
 from services.school.models import Department, Event, EventUser, SchoolClass, User
 from tests.services.calendars.conftest import LONG_AGO, Calendars, InterruptedRun
@@ -422,8 +422,8 @@ def test_killed_refresh_loses_nothing(fresh: Calendars, transaction: int | str) 
     sql(fresh, MATHS_EDITED, MOVED)
     rows = fresh.count_notes()
 
-    class Dying(FeedStore):
-        def write(self, *args: Any) -> FileState:
+    class Dying(FolderStore):
+        def write(self, *args: Any) -> str:
             super().write(*args)
             raise Killed
 

@@ -4,7 +4,6 @@ import base64
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -20,8 +19,9 @@ from sqlalchemy import delete, event, insert, select, text, update
 
 from examples import made_up_school
 from services.calendars import feeds, revisions
+from services.calendars.folders import FolderStore
 from services.calendars.models import EventRendering, EventRevision, Feed, FeedKind
-from services.calendars.store import FeedStore, FileState, StoreUnavailable
+from services.calendars.store import FeedStore, StoreUnavailable, name_file
 from services.school.models import (
     Audience,
     Department,
@@ -45,14 +45,13 @@ from tests.services.calendars.builders import (
     ZONE,
     build,
     counts,
-    files,
     person,
     revise,
     row,
-    stamps,
     timed,
     titles,
 )
+from tests.services.calendars.storage import files, place, stamps
 
 # --- who has a feed ---
 
@@ -140,7 +139,8 @@ def test_build_writes_every_feed_and_records_it(
         hashlib.sha256(data).hexdigest()[:32],
     )
     assert (feed.built_at, feed.built_by, feed.error) == (NOW, RUN, None)
-    assert store.state(FeedKind.CLASS, school.class_ga.id) == FileState(feed.size, feed.mtime_ns)
+    owner = (FeedKind.CLASS, school.class_ga.id)
+    assert store.find_stamps([owner]) == {owner: feed.stamp}
     assert [lint(content) for content in files(store).values()] == [[]] * 7
 
 
@@ -179,7 +179,7 @@ def test_build_names_each_calendar(
     owner: tuple[FeedKind, str],
     name: str,
 ) -> None:
-    store = FeedStore(tmp_path)
+    store = FolderStore(tmp_path)
 
     build(session, store)
 
@@ -216,7 +216,7 @@ def test_build_of_unchanged_feeds_writes_nothing(session: Session, store: FeedSt
 def test_build_twice_gives_the_same_bytes(
     session: Session, store: FeedStore, tmp_path: Path
 ) -> None:
-    other = FeedStore(tmp_path / "other")
+    other = FolderStore(tmp_path / "other")
     build(session, store)
 
     again = build(session, other, now=NOW + timedelta(hours=6), run_id=NEXT_RUN)
@@ -252,24 +252,16 @@ def truncate(path: Path) -> None:
 
 
 def replace_by_as_many_bytes(path: Path) -> None:
-    path.write_bytes(b"x" * path.stat().st_size)
+    path.write_bytes(b"x" * len(path.read_bytes()))
 
 
-def touch(path: Path) -> None:
-    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
-
-
-def lose_the_folder(path: Path) -> None:
-    shutil.rmtree(path.parent)
-
-
-@pytest.mark.parametrize("spoil", [lose, truncate, replace_by_as_many_bytes, touch])
+@pytest.mark.parametrize("spoil", [lose, truncate, replace_by_as_many_bytes])
 def test_build_mends_a_file_that_somebody_touched(
     session: Session, school: SimpleNamespace, store: FeedStore, spoil: Callable[[Path], None]
 ) -> None:
     build(session, store)
     before, etag = files(store), row(session, FeedKind.USER, school.anna.id).etag
-    spoil(store.path(FeedKind.USER, school.anna.id))
+    spoil(place(store, FeedKind.USER, school.anna.id))
 
     again = build(session, store, now=NOW + timedelta(hours=6), run_id=NEXT_RUN)
 
@@ -278,12 +270,31 @@ def test_build_mends_a_file_that_somebody_touched(
     assert row(session, FeedKind.USER, school.anna.id).etag == etag
 
 
+def test_build_leaves_a_file_that_was_copied_and_its_date(
+    session: Session, school: SimpleNamespace, tmp_path: Path
+) -> None:
+    store = FolderStore(tmp_path)
+    build(session, store)
+    path = store.path(FeedKind.USER, school.anna.id)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    before, modified_at = stamps(store), row(session, FeedKind.USER, school.anna.id).modified_at
+
+    again = build(session, store, now=NOW + timedelta(hours=6), run_id=NEXT_RUN)
+    once_more = build(session, store, now=NOW + timedelta(hours=6), run_id=UUID(int=3))
+
+    assert (again, once_more) == (counts(1, 6), counts(0, 7))
+    assert stamps(store) == before
+    assert row(session, FeedKind.USER, school.anna.id).modified_at == modified_at
+
+
 def test_build_mends_a_lost_folder(
     session: Session, school: SimpleNamespace, store: FeedStore
 ) -> None:
     build(session, store)
     before = files(store)
-    lose_the_folder(store.path(FeedKind.USER, school.anna.id))
+    for kind, owner_id in store.list_owners():
+        if kind == FeedKind.USER:
+            store.remove(kind, owner_id)
 
     again = build(session, store, run_id=NEXT_RUN)
 
@@ -337,7 +348,7 @@ def test_build_counts_what_an_earlier_attempt_of_the_run_built(
     session: Session, school: SimpleNamespace, store: FeedStore
 ) -> None:
     build(session, store)
-    store.path(FeedKind.USER, school.anna.id).unlink()
+    place(store, FeedKind.USER, school.anna.id).unlink()
 
     assert build(session, store) == counts(7, 0)
     assert build(session, store, run_id=NEXT_RUN) == counts(0, 7)
@@ -349,7 +360,7 @@ def test_contents_are_those_of_the_files(session: Session, store: FeedStore) -> 
     ids = session.scalars(select(Feed.id)).all()
 
     found = {
-        str(store.path(feed.kind, feed.owner_id).relative_to(store.root)): content
+        name_file(feed.kind, feed.owner_id): content
         for feed, content in feeds.read_contents(
             session, WINDOW, school_name=SCHOOL_NAME, feed_ids=ids
         )
@@ -372,7 +383,7 @@ def test_out_of_date_are_the_feeds_that_a_build_would_write(
     afterwards = stale()
     school.trip.title = "Studienreise Wien"
     revise(session)
-    store.path(FeedKind.USER, school.peter.id).unlink()
+    place(store, FeedKind.USER, school.peter.id).unlink()
 
     assert (at_first, afterwards, stale()) == ((7, 7), (0, 7), (4, 7))
 
@@ -396,14 +407,14 @@ def test_feed_that_failed_is_out_of_date_until_it_is_built(
 # --- stores that fail ---
 
 
-class PickyStore(FeedStore):
+class PickyStore(FolderStore):
     """A store that has no room for some owners."""
 
     def __init__(self, root: Path, refused: set[tuple[FeedKind, int]]) -> None:
         super().__init__(root)
         self.refused = refused
 
-    def write(self, kind: FeedKind, owner_id: int, content: bytes) -> FileState:
+    def write(self, kind: FeedKind, owner_id: int, content: bytes) -> str:
         if (kind, owner_id) in self.refused:
             raise StoreUnavailable("no space left")
         return super().write(kind, owner_id, content)
@@ -459,7 +470,7 @@ def test_build_spoils_only_the_feeds_whose_event_has_no_bytes(
 @pytest.mark.usefixtures("school")
 def test_build_into_a_store_below_a_file_fails_clearly(session: Session, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    store = FeedStore(tmp_path / "file" / "feeds")
+    store = FolderStore(tmp_path / "file" / "feeds")
 
     built = build(session, store)
 
@@ -486,7 +497,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_build_on_a_read_only_disk_fails_clearly(
     session: Session, school: SimpleNamespace, small_disk: Path
 ) -> None:
-    store = FeedStore(small_disk)
+    store = FolderStore(small_disk)
     build(session, store)
     good = files(store)
     school.trip.title = "Studienreise Wien"
@@ -504,7 +515,7 @@ def test_build_on_a_read_only_disk_fails_clearly(
 def test_build_on_a_full_disk_keeps_the_last_good_files(
     session: Session, school: SimpleNamespace, small_disk: Path
 ) -> None:
-    store = FeedStore(small_disk)
+    store = FolderStore(small_disk)
     school.trip.description = "x" * 9_000
     session.add_all(
         person(f"P{number}", Role.STUDENT, untis_id=f"P{number}", class_id=school.class_ga.id)
@@ -647,7 +658,7 @@ def test_number_of_statements_depends_on_neither_feeds_nor_events(
     session: Session, tmp_path: Path, act: str
 ) -> None:
     def count(name: str, feed_ids: list[int]) -> int:
-        store = FeedStore(tmp_path / name)
+        store = FolderStore(tmp_path / name)
 
         def chunk() -> object:
             return feeds.build(
@@ -847,7 +858,7 @@ def test_listed_tells_everything_but_the_token(
     assert of_class[0] == {
         "kind": "class",
         "owner": "27Ga",
-        "path": str(store.path(FeedKind.CLASS, school.class_ga.id)),
+        "path": store.locate(FeedKind.CLASS, school.class_ga.id),
         "events": 2,
         "left_out": 0,
         "bytes": len(data),

@@ -11,19 +11,16 @@ from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 
 from services.calendars import feeds, serving
-from services.calendars.models import Feed, FeedKind
+from services.calendars.folders import FolderStore
+from services.calendars.models import ChangeLog, Feed, FeedKind
 from services.calendars.store import FeedStore
 from services.calendars.window import Window
 from services.school.models import SchoolClass
 from tests.conftest import NOW, ZONE
+from tests.services.calendars.storage import place
 
 WINDOW = Window.around(NOW, ZONE, days_past=31, days_ahead=465)
 LATER = datetime(2100, 1, 1, tzinfo=UTC)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> FeedStore:
-    return FeedStore(tmp_path)
 
 
 @pytest.fixture
@@ -53,8 +50,14 @@ def build(session: Session, store: FeedStore, name: str = "Schule") -> None:
 
 def serve(
     session: Session, store: FeedStore, token: str, now: datetime = LATER
-) -> serving.Served | None:
-    return serving.read_served(store, serving.find(session, token), now=now)
+) -> tuple[bytes, serving.Validators] | None:
+    feed = serving.find(session, token)
+    recorded = serving.find_recorded(feed, now=now)
+    return recorded and serving.read_served(store, feed, recorded)
+
+
+def is_recorded(session: Session, store: FeedStore, token: str) -> bool:
+    return serving.is_recorded(store, serving.find(session, token))
 
 
 def test_recorded_file_is_served_with_the_recorded_tag(
@@ -63,12 +66,15 @@ def test_recorded_file_is_served_with_the_recorded_tag(
     build(session, store)
     feed = row(session)
 
-    assert serve(session, store, token) == serving.Served(
-        content=store.read(FeedKind.CLASS, feed.owner_id),
-        etag=feed.etag,
-        modified_at=feed.modified_at.replace(microsecond=0),
-        recorded=True,
+    assert is_recorded(session, store, token)
+    assert serve(session, store, token) == (
+        store.read(FeedKind.CLASS, feed.owner_id),
+        serving.Validators(feed.etag, feed.modified_at.replace(microsecond=0)),
     )
+
+
+def lose(path: Path) -> None:
+    path.unlink()
 
 
 def empty(path: Path) -> None:
@@ -79,13 +85,14 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, empty, cut])
+@pytest.mark.parametrize("spoil", [lose, empty, cut])
 def test_file_that_is_not_whole_is_not_served(
     session: Session, store: FeedStore, token: str, spoil: Callable[[Path], None]
 ) -> None:
     build(session, store)
-    spoil(store.path(FeedKind.CLASS, row(session).owner_id))
+    spoil(place(store, FeedKind.CLASS, row(session).owner_id))
 
+    assert not is_recorded(session, store, token)
     assert serve(session, store, token) is None
 
 
@@ -101,23 +108,25 @@ def test_file_that_is_not_the_recorded_one_has_a_tag_of_its_own(
     session: Session, store: FeedStore, token: str
 ) -> None:
     build(session, store)
-    recorded = serve(session, store, token)
-    path = store.path(FeedKind.CLASS, row(session).owner_id)
+    _, recorded = serve(session, store, token)
+    path = place(store, FeedKind.CLASS, row(session).owner_id)
     path.write_bytes(path.read_bytes().replace(b"Schule", b"Schola"))
 
-    found = serve(session, store, token)
+    content, found = serve(session, store, token)
 
-    assert (found.content, found.recorded) == (path.read_bytes(), False)
-    assert found.etag == feeds.make_etag(found.content) != recorded.etag
+    assert not is_recorded(session, store, token)
+    # Nor is there a date: the recorded one is that of other bytes.
+    assert (content, found.modified_at) == (path.read_bytes(), None)
+    assert found.etag == feeds.make_etag(content) != recorded.etag
 
 
 def test_modified_at_rises_by_a_second_with_every_build(
     session: Session, store: FeedStore, token: str
 ) -> None:
     build(session, store)
-    first = serve(session, store, token)
+    _, first = serve(session, store, token)
     build(session, store, name="Schola")  # in the same second
-    second = serve(session, store, token)
+    _, second = serve(session, store, token)
 
     assert second.modified_at - first.modified_at >= timedelta(seconds=1)
     assert second.etag != first.etag
@@ -132,24 +141,29 @@ def test_modified_at_does_not_fall_with_a_clock_that_is_set_back(
     session.flush()
     build(session, store, name="Schola")
 
-    assert serve(session, store, token).modified_at == ahead + timedelta(seconds=1)
+    _, served = serve(session, store, token)
+    assert served.modified_at == ahead + timedelta(seconds=1)
 
 
-def test_modified_at_does_not_fall_with_a_file_from_a_backup(
-    session: Session, store: FeedStore, token: str
+def test_file_from_a_backup_is_known_by_its_bytes(
+    session: Session, token: str, tmp_path: Path
 ) -> None:
+    store = FolderStore(tmp_path)
     build(session, store)
-    before = serve(session, store, token).modified_at
+    before = serve(session, store, token)
     os.utime(store.path(FeedKind.CLASS, row(session).owner_id), (1, 1))
 
-    assert serve(session, store, token).modified_at == before
+    assert not is_recorded(session, store, token)
+    assert serve(session, store, token) == before
 
 
 def test_modified_at_is_never_in_the_future(session: Session, store: FeedStore, token: str) -> None:
     build(session, store)
-    os.utime(store.path(FeedKind.CLASS, row(session).owner_id), (LATER.timestamp() + 9,) * 2)
+    row(session).modified_at = LATER + timedelta(seconds=9)
+    session.flush()
 
-    assert serve(session, store, token, now=LATER).modified_at == LATER
+    _, served = serve(session, store, token, now=LATER)
+    assert served.modified_at == LATER
 
 
 def test_rotated_feed_has_a_new_address_and_not_the_old(session: Session, token: str) -> None:
@@ -177,6 +191,31 @@ def test_revoked_feed_stays_revoked_until_it_is_rotated(
     new = serving.rotate(session, FeedKind.CLASS, "27Ga")
     assert new != token
     assert serving.find(session, new) is not None
+
+
+def test_revoked_feed_has_no_file_until_it_is_rotated(
+    session: Session, store: FeedStore, token: str
+) -> None:
+    build(session, store)
+    session.execute(delete(ChangeLog))
+    owner = (FeedKind.CLASS, serving.revoke(session, FeedKind.CLASS, "27Ga", now=NOW))
+    left = store.read(*owner)
+    build(session, store, name="Schola")
+    unchanged = store.read(*owner)
+    feeds.remove_orphans(session, store)
+    removed = store.read(*owner)
+    build(session, store)
+
+    assert left == unchanged != removed
+    assert (removed, store.read(*owner)) == (None, None)
+
+    serving.rotate(session, FeedKind.CLASS, "27Ga")
+    session.flush()
+    # By this a refresh finds it.
+    noted = session.execute(select(ChangeLog.kind, ChangeLog.key)).all()
+    build(session, store)
+    assert [tuple(one) for one in noted] == [("class", str(owner[1]))]
+    assert store.read(*owner) == left
 
 
 def test_owner_who_comes_again_has_another_address(

@@ -21,13 +21,13 @@ from examples import made_up_school
 from services.calendars import feeds, revisions, sync
 from services.calendars.jobs import BuildFeeds, FinishSync, SyncCalendars
 from services.calendars.models import Feed, SyncRun
-from services.calendars.store import FeedStore
+from services.calendars.store import FeedStore, read_name
 from services.calendars.sync import Rules
 from services.school.loading import load
 from services.school.models import Audience, Event, EventState, SchoolClass, User
 from tests.conftest import make_runtime
 from tests.lint import lint
-from tests.services.calendars.conftest import LONG_AGO, Calendars
+from tests.services.calendars.conftest import LONG_AGO, Calendars, on_both_stores
 
 ROOT = Path(__file__).parents[3]
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -44,6 +44,7 @@ def counts(state: str = "complete", **counted: int) -> dict[str, Any]:
 FEEDS = 4 + 6 + 22
 
 
+@on_both_stores
 def test_run_builds_every_feed(calendars: Calendars) -> None:
     run_id = calendars.enqueue()
 
@@ -101,6 +102,7 @@ def test_edited_translation_renders_every_event_anew(calendars: Calendars, tmp_p
     }
 
 
+@on_both_stores
 def test_second_run_writes_nothing(calendars: Calendars) -> None:
     calendars.sync()
     before = calendars.stamps()
@@ -113,12 +115,13 @@ def test_second_run_writes_nothing(calendars: Calendars) -> None:
     assert calendars.stamps() == before
 
 
+@on_both_stores
 def test_run_mends_what_was_lost(calendars: Calendars) -> None:
     calendars.sync()
     before = calendars.files()
     lost, short, *_ = sorted(calendars.files())
-    (calendars.store.root / lost).unlink()
-    (calendars.store.root / short).write_bytes(b"BEGIN:VCALENDAR")
+    calendars.store.remove(*read_name(lost))
+    calendars.store.write(*read_name(short), b"BEGIN:VCALENDAR")
 
     run = calendars.sync()
 
@@ -126,6 +129,7 @@ def test_run_mends_what_was_lost(calendars: Calendars) -> None:
     assert calendars.files() == before
 
 
+@on_both_stores
 def test_run_builds_what_changed_and_tells_that_it_did(calendars: Calendars) -> None:
     calendars.sync()
     calendars.change(
@@ -142,6 +146,7 @@ def test_run_builds_what_changed_and_tells_that_it_did(calendars: Calendars) -> 
     assert [content.count(b"SEQUENCE:1\r\n") for content in told] == [1] * 7
 
 
+@on_both_stores
 def test_run_removes_orphans(calendars: Calendars) -> None:
     calendars.sync()
     calendars.change(delete(User).where(User.email == "beat.buehler@schueler.example"))
@@ -152,6 +157,7 @@ def test_run_removes_orphans(calendars: Calendars) -> None:
     assert len(calendars.files()) == FEEDS - 1
 
 
+@on_both_stores
 def test_run_names_the_event_that_cannot_be_shown(calendars: Calendars) -> None:
     bad = {
         "id": UUID(int=66),
@@ -180,6 +186,7 @@ def test_run_names_the_event_that_cannot_be_shown(calendars: Calendars) -> None:
 # --- two at once, and runs that die ---
 
 
+@on_both_stores
 def test_run_is_the_only_one_until_its_record_is_written(calendars: Calendars) -> None:
     run_id = calendars.enqueue()
     meanwhile = [calendars.enqueue()]
@@ -192,6 +199,7 @@ def test_run_is_the_only_one_until_its_record_is_written(calendars: Calendars) -
 
 
 @pytest.mark.parametrize("kind", [SyncCalendars, BuildFeeds, FinishSync])
+@on_both_stores
 def test_run_whose_worker_was_killed_is_picked_up_again(
     calendars: Calendars, kind: type[SyncCalendars]
 ) -> None:
@@ -210,6 +218,7 @@ def test_run_whose_worker_was_killed_is_picked_up_again(
     assert calendars.job(run_id).state == JobState.SUCCEEDED
 
 
+@on_both_stores
 def test_chunk_that_died_before_its_commit_is_built_again_to_the_same_bytes(
     calendars: Calendars,
 ) -> None:
@@ -233,6 +242,7 @@ def test_chunk_that_died_before_its_commit_is_built_again_to_the_same_bytes(
     assert calendars.files() == orphaned
 
 
+@on_both_stores
 def test_plan_that_lost_its_claim_starts_no_chunks(calendars: Calendars) -> None:
     run_id, slow = calendars.enqueue(), uuid4()
     lost = Run(calendars.claim(run_id, slow), calendars.runtime)
@@ -260,6 +270,7 @@ def test_plan_that_lost_its_claim_starts_no_chunks(calendars: Calendars) -> None
     ],
     ids=["failed", "discarded"],
 )
+@on_both_stores
 def test_run_with_a_failed_chunk_is_partial_and_still_removes_orphans(
     calendars: Calendars, values: dict[str, Any], failed: int
 ) -> None:
@@ -289,6 +300,7 @@ def test_run_with_a_failed_chunk_is_partial_and_still_removes_orphans(
     assert calendars.enqueue() != run_id
 
 
+@on_both_stores
 def test_chunk_that_fails_is_tried_again_later(calendars: Calendars) -> None:
     run_id = calendars.enqueue()
     calendars.step(run_id)
@@ -353,6 +365,7 @@ def test_run_cleans_up_after_writers_that_were_killed(calendars: Calendars) -> N
 # --- chunks ---
 
 
+@on_both_stores
 def test_big_school_is_built_in_chunks(calendars: Calendars) -> None:
     with calendars.runtime.unit_of_work() as session:
         for table in reversed(Base.metadata.sorted_tables):
@@ -389,6 +402,7 @@ def test_big_school_is_built_in_chunks(calendars: Calendars) -> None:
 # --- the record ---
 
 
+@on_both_stores
 def test_totals_are_those_of_the_feeds(calendars: Calendars) -> None:
     calendars.sync()
 
@@ -409,6 +423,7 @@ def test_totals_are_those_of_the_feeds(calendars: Calendars) -> None:
     assert last.built == FEEDS
 
 
+@on_both_stores
 def test_record_is_json(calendars: Calendars) -> None:
     run = calendars.sync()
 
@@ -425,6 +440,7 @@ def test_record_is_json(calendars: Calendars) -> None:
     ]
 
 
+@on_both_stores
 def test_no_job_names_a_token(calendars: Calendars) -> None:
     calendars.sync()
 
@@ -482,6 +498,7 @@ def inputs_of(calendars: Calendars, run_id: UUID) -> bytes | None:
         return session.execute(select(SyncRun.inputs).where(SyncRun.id == run_id)).scalar_one()
 
 
+@on_both_stores
 def test_run_after_an_unchanged_one_still_sees_every_change(calendars: Calendars) -> None:
     calendars.sync()
     assert summary(calendars.sync()) == counts(unchanged=FEEDS)
@@ -496,6 +513,7 @@ def test_run_after_an_unchanged_one_still_sees_every_change(calendars: Calendars
     assert any("Umbenannt" in content.decode() for content in calendars.files().values())
 
 
+@on_both_stores
 def test_change_that_is_taken_back_during_a_run_is_not_forgotten(calendars: Calendars) -> None:
     """The chunks saw the change; the tables look as they did before it."""
     calendars.sync()
@@ -513,6 +531,7 @@ def test_change_that_is_taken_back_during_a_run_is_not_forgotten(calendars: Cale
     assert calendars.sync()["built"] == 0
 
 
+@on_both_stores
 def test_bad_event_is_told_by_every_run(calendars: Calendars) -> None:
     calendars.sync()
     with calendars.runtime.read_only() as session:

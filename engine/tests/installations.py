@@ -35,6 +35,9 @@ HERE = Path(__file__).parent
 # one.
 LONG = 150.0
 
+# Seconds for processes to stop after a test, whose jobs may run for longer.
+STOPPING = 10.0
+
 # Settings that let a test see a dead worker, and a due job, soon.
 QUICK = {
     "heartbeat_interval": "PT1S",
@@ -120,15 +123,18 @@ class Installation:
                 children += psutil.Process(process.pid).children()
         for process in self.processes:
             process.terminate()
+        give_up = time.monotonic() + STOPPING
         for process in self.processes:
             try:
-                process.wait(60)
+                process.wait(max(0.1, give_up - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-        # A keeper whose database is gone would go on for a while.
-        for child in psutil.wait_procs(children, timeout=20)[1]:
-            child.kill()
+        # Keepers go on for a while, to release what is dropped here.
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        psutil.wait_procs(children, timeout=20)
 
 
 def create_tables(app: App) -> None:

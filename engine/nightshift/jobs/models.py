@@ -180,7 +180,7 @@ class ScheduleEntry(Base):
     """The newest slot of a recurring job that a beat has dealt with.
 
     Beats update it by compare-and-set, so each slot is started once, however many beats run.
-    `seen_at`: when a beat last declared the entry, to within an hour.
+    `seen_at`: when a beat last declared the entry, to within ten seconds.
     """
 
     __tablename__ = "schedule"

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from cronsim import CronSim, CronSimError
-from sqlalchemy import delete, exists, func, select, update
+from sqlalchemy import delete, exists, func, or_, select, update
 
 from nightshift.database import Session, insert_or
 from nightshift.errors import InvalidInput
@@ -27,8 +27,9 @@ MISSED_AFTER = timedelta(minutes=1)
 # A clock that is corrected by less starts no slot again.
 FAR_AHEAD = timedelta(hours=1)
 
-# How often beats record that they declare an entry, and when one that none declares is removed.
-SEEN_EVERY = timedelta(hours=1)
+# How often beats record that they declare an entry, by which their end is noticed; and when an entry
+# that none declares is removed.
+SEEN_EVERY = timedelta(seconds=10)
 UNDECLARED_FOR = timedelta(days=7)
 
 # Slots of an entry that one transaction starts, and jobs that are compared to find the last one.
@@ -157,7 +158,9 @@ def register_entries(
         if row.seen_at is None or (name in declared and row.seen_at < now - SEEN_EVERY)
     ]
     if unseen:
-        seen = update(ScheduleEntry).where(ScheduleEntry.entry.in_(unseen))
+        # Another beat may be faster.
+        late = or_(ScheduleEntry.seen_at.is_(None), ScheduleEntry.seen_at < now - SEEN_EVERY)
+        seen = update(ScheduleEntry).where(ScheduleEntry.entry.in_(unseen), late)
         session.execute(seen.values(seen_at=now))
     session.execute(
         delete(ScheduleEntry).where(
@@ -253,6 +256,13 @@ def _move(session: Session, entry: Entry, last: datetime, newest: datetime) -> b
 def read_last_fires(session: Session) -> dict[str, datetime]:
     """Return by entry the newest slot that a beat has dealt with; at first, its registration."""
     return dict(session.execute(select(ScheduleEntry.entry, ScheduleEntry.last_fire_at)).all())
+
+
+def read_last_sign(session: Session, entries: Sequence[Entry]) -> datetime | None:
+    """Return when a beat declared one of these entries last, to within SEEN_EVERY."""
+    names = [entry.name for entry in entries]
+    seen = select(func.max(ScheduleEntry.seen_at)).where(ScheduleEntry.entry.in_(names))
+    return session.execute(seen).scalar_one()
 
 
 def find_last_good(session: Session, entry: Entry) -> datetime | None:

@@ -24,6 +24,7 @@ INITS = {
 SKEW_NOTICED, SKEW_HARMFUL = 2.0, 30.0
 STUCK_AFTER = timedelta(minutes=1)
 BEAT_LATE = timedelta(minutes=2)
+BEAT_SILENT = timedelta(seconds=30)
 OVERDUE_AFTER = timedelta(minutes=5)
 
 
@@ -93,12 +94,15 @@ def check_workers(runtime: Runtime, session: Session) -> Answer:
 
 
 def check_beat(runtime: Runtime, session: Session) -> Answer:
-    """Fail when a slot has passed that no beat has started."""
-    # Beat writes only when it starts something, so between two slots a dead beat is not noticed.
-    fired, now = schedule.read_last_fires(session), runtime.now()
+    """Fail when no beat gives a sign of life, or a slot has passed that none has started."""
+    entries = runtime[Composition].schedule(runtime)
+    fired, now = schedule.read_last_fires(session), read_clock(session)
+    seen = schedule.read_last_sign(session, entries)
+    if seen is not None and now - seen > BEAT_SILENT:
+        return Status.FAIL, f"no sign of life since {show_time(seen)}"
     slots = {
         entry.name: entry.after(fired[entry.name]) if entry.name in fired else None
-        for entry in runtime[Composition].schedule(runtime)
+        for entry in entries
     }
     said = [
         f"{name}: {f'next {show_time(slot)}' if slot else 'never registered'}"

@@ -226,12 +226,13 @@ def test_entry_of_the_release_before_has_seven_days_from_now(session):
         assert names(session) == left
 
 
-def test_entry_is_recorded_as_seen_once_an_hour(session):
+def test_entry_is_recorded_as_seen_every_ten_seconds(session):
     entries, seen = [entry(timedelta(hours=1))], select(ScheduleEntry.seen_at)
-    for minutes, at in ((0, 0), (59, 0), (61, 61), (120, 61)):
-        now = NOW + timedelta(minutes=minutes)
+    for seconds, at in ((0, 0), (9, 0), (11, 11), (20, 11)):
+        now = NOW + timedelta(seconds=seconds)
         schedule.register_entries(session, entries, now=now)
-        assert session.execute(seen).scalar_one() == NOW + timedelta(minutes=at)
+        assert session.execute(seen).scalar_one() == NOW + timedelta(seconds=at)
+        assert schedule.read_last_sign(session, entries) == NOW + timedelta(seconds=at)
 
 
 def test_beat_without_entries_removes_none(session):

@@ -11,6 +11,7 @@ from nightshift.component import Composition
 from nightshift.database import Base
 from nightshift.jobs.models import Job, JobState, PausedQueue, ScheduleEntry, Worker
 from nightshift.ledger import ledger
+from nightshift.observe.checks import show_time
 from servers import postgres_database
 from sqlalchemy import text, update
 
@@ -115,6 +116,17 @@ def test_beat_is_missed_when_a_slot_has_passed(healthy):
         session.execute(update(ScheduleEntry).values(last_fire_at=now() - timedelta(days=2)))
 
     assert findings(healthy)["beat"].status == "fail"
+
+
+def test_beat_without_a_sign_of_life_is_missed_before_its_next_slot(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        seen = now() - timedelta(seconds=40)
+        session.execute(update(ScheduleEntry).values(seen_at=seen))
+        # A beat of another release lives.
+        session.add(ScheduleEntry(entry="theirs", last_fire_at=now(), seen_at=now()))
+
+    found = findings(healthy)["beat"]
+    assert (found.status, found.detail) == ("fail", f"no sign of life since {show_time(seen)}")
 
 
 def test_recurring_job_that_was_never_due_need_not_have_succeeded(healthy):

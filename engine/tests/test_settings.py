@@ -142,11 +142,12 @@ def test_secrets_are_those_in_use():
         "postgres_password": "hush",
         "metrics_token": "token",
         "flower_basic_auth": "admin:change-me",
+        "sentry_dsn": "",
     }
 
 
 def test_password_that_is_not_used_is_not_among_the_secrets():
-    assert set(read().secrets()) == {"metrics_token", "flower_basic_auth"}
+    assert set(read().secrets()) == {"metrics_token", "flower_basic_auth", "sentry_dsn"}
 
 
 @pytest.mark.parametrize(

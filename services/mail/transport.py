@@ -17,6 +17,8 @@ import ssl
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from email.parser import BytesHeaderParser
+from email.policy import SMTPUTF8
 from enum import Enum, auto
 from functools import cached_property
 from pathlib import Path
@@ -371,6 +373,18 @@ class FolderTransport:
                 pause=True,
             )
         return Answer(Verdict.SENT, f"{name}.eml")
+
+    def forget(self, address: str) -> int:
+        """Delete the messages to an address, and return how many there were."""
+        gone = 0
+        for file in self.folder.glob("*.eml"):
+            with suppress(OSError):
+                with file.open("rb") as message:
+                    to = BytesHeaderParser(policy=SMTPUTF8).parse(message)["To"]
+                if to and any(one.addr_spec.lower() == address.lower() for one in to.addresses):
+                    file.unlink()
+                    gone += 1
+        return gone
 
     def read(self, reply: str) -> bytes | None:
         """Return the message that was written with this reply, or None when it is not there."""

@@ -3,14 +3,23 @@
 docs/accounts.md tells more.
 """
 
+import json
 import sys
+from pathlib import Path
 
 import click
+from nightshift.cli.boundary import FilePath
 from nightshift.cli.output import pass_runtime
+from nightshift.errors import InvalidInput
 from nightshift.runtime import Runtime
 from sqlalchemy import select
 
-from services.letters import accounts
+from services.calendars import feeds
+from services.calendars.models import FeedKind
+from services.calendars.store import FeedStore
+from services.letters import accounts, persons
+from services.mail.runtime import Mailer
+from services.mail.transport import FolderTransport
 from services.school import users
 from services.school.models import KeyPurpose, Role, User
 from services.translation import Locale
@@ -90,6 +99,56 @@ def redeem(runtime: Runtime, purpose: str) -> None:
         user_id = accounts.redeem(session, key, PURPOSES[purpose], now=runtime.now())
         email = session.scalar(select(User.email).where(User.id == user_id))
     click.echo(email)
+
+
+@user.command()
+@click.argument("email")
+@click.argument("folder", type=FilePath())
+@pass_runtime
+def export(runtime: Runtime, email: str, folder: Path) -> None:
+    """Write all that is kept about a user into FOLDER: JSON, their mails and their calendar."""
+    with runtime.read_only() as session:
+        person = persons.collect(session, email)
+    calendar = runtime[FeedStore].read(FeedKind.USER, person.user_id)
+    files = {"person.json": json.dumps(person.rows, indent=2, ensure_ascii=False).encode()}
+    files |= {f"mail-{number}.eml": body for number, body in person.messages.items()}
+    if calendar is not None:
+        files["calendar.ics"] = calendar
+    try:
+        # What is in them is not for this machine's other users.
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise InvalidInput(f"{folder} is not empty; name a new folder")
+        for name, content in files.items():
+            (folder / name).touch(0o600)
+            (folder / name).write_bytes(content)
+    except OSError as error:
+        raise InvalidInput(f"{error.filename}: {error.strerror}") from error
+    for name, rows in sorted(person.rows.items()):
+        click.echo(f"{name:<24}{len(rows):>8,}")
+    click.echo(f"{len(files)} files in {folder}")
+
+
+@user.command()
+@click.argument("email")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@pass_runtime
+def forget(runtime: Runtime, email: str, yes: bool) -> None:
+    """Remove a user and all that is kept about them; say what stays, and why."""
+    if not yes:
+        click.confirm(f"Remove {email} and all that is kept about them?", abort=True)
+    with runtime.unit_of_work() as session:
+        done = persons.forget(session, email, now=runtime.now())
+        theirs = {FeedKind.USER: {done.user_id}}
+        _, errors = feeds.remove_orphans(session, runtime[FeedStore], theirs)
+    transport = runtime[Mailer].transport
+    if isinstance(transport, FolderTransport) and (letters := transport.forget(email.strip())):
+        done.removed["letters on disk"] = letters
+    for name, rows in sorted(done.removed.items()):
+        click.echo(f"{name:<24}{rows:>8,} removed")
+    for error in errors:
+        click.echo(f"the next sync removes the calendar: {error['error']}")
+    click.echo("\n".join(["These stay:", *(f"- {one}" for one in done.stays)]))
 
 
 def _request(runtime: Runtime, email: str, purpose: KeyPurpose) -> None:

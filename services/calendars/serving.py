@@ -15,7 +15,7 @@ from sqlalchemy import Row, bindparam, case, literal, select, union_all, update
 
 from services.calendars.feeds import TOKEN_BYTES, make_etag
 from services.calendars.ics import CALENDAR_FOOT
-from services.calendars.models import ChangeLog, Feed, FeedKind
+from services.calendars.models import Feed, FeedKind
 from services.calendars.store import FeedStore
 from services.school.models import Department, SchoolClass, User
 
@@ -105,9 +105,6 @@ def rotate(session: Session, kind: FeedKind, owner: str) -> str:
     token = secrets.token_urlsafe(TOKEN_BYTES)
     feed = _find_owned(session, kind, owner)
     session.execute(update(Feed).where(Feed.id == feed.id).values(token=token, revoked_at=None))
-    if feed.revoked_at is not None:
-        noted = "department_feed" if kind == FeedKind.DEPARTMENT else kind.value
-        session.add(ChangeLog(kind=noted, key=str(feed.owner_id)))
     return token
 
 

@@ -5,7 +5,7 @@ There are two: a folder (folders.py) and S3-compatible storage (buckets.py).
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from nightshift.errors import TransientError
 
@@ -32,6 +32,7 @@ class StoreAway(TransientError):
     """
 
 
+@runtime_checkable
 class FeedStore(Protocol):
     """Feeds, named by kind and the owner's id.
 

@@ -160,7 +160,7 @@ def other_program(calendars: Calendars) -> Iterator[Engine]:
 def test_every_write_of_what_feeds_read_leaves_a_note(read: Columns, other_program: Engine) -> None:
     assert {"event_class", "ignored_event", "event_revision", "event_rendering"} <= read.keys()
     assert {"title", "deleted_at"} <= {one.name for one in read["event"]}
-    assert {one.name for one in read["feed"]} == {"id", "kind", "owner_id"}
+    assert {one.name for one in read["feed"]} == {"id", "kind", "owner_id", "revoked_at"}
     silent, refused, done = [], [], 0
     on_sqlite = other_program.dialect.name == "sqlite"
     for name, columns in read.items():

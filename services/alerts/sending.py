@@ -74,6 +74,8 @@ def post(alert: SendAlert, terms: AlertTerms) -> None:
         with build_opener(_NoRedirects).open(request, timeout=TIMEOUT):
             return
     except HTTPError as error:
+        # It is the answer, too.
+        error.close()
         raise TransientError(f"the webhook answers {error.code}") from error
     except OSError as error:
         # Not its text, which may hold the address.

@@ -8,9 +8,12 @@ could hold. On a database with all tables a value may also be legal: 0, or 1 whe
 nothing by it.
 """
 
+import os
 import shutil
 import signal
 import sys
+import tempfile
+from pathlib import Path
 from types import SimpleNamespace
 
 import click
@@ -38,7 +41,8 @@ LEGAL = {
     "email": "anna@school.example",
     "emails": "anna@school.example",
     "address": "anna@school.example",
-    "folder": str(ROOT / "examples" / "school"),
+    "path": str(ROOT / "examples" / "school"),
+    "folder": str(Path(tempfile.gettempdir()) / f"new-{os.getpid()}"),
     "queue": "default",
     "title": "Trip",
     "starts": "2026-12-01",

@@ -32,19 +32,31 @@ def export(session: Session, folder: Path) -> dict[str, int]:
         InvalidInput: The folder cannot be made, or has such a file already.
 
     """
+    files = [folder / kind.file for kind in ROWS]
     try:
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        if there := [kind.file for kind in ROWS if (folder / kind.file).exists()]:
+        if there := [file.name for file in files if file.exists()]:
             raise InvalidInput(
                 f"{folder}: {', '.join(there)} would be overwritten; name an empty folder"
             )
-        names: Names = {}
-        return {
-            kind.file.removesuffix(".csv"): _write(session, kind, folder / kind.file, names)
-            for kind in ROWS
-        }
     except OSError as error:
         raise InvalidInput(f"{error.filename}: {error.strerror}") from error
+    names: Names = {}
+    try:
+        return {
+            kind.file.removesuffix(".csv"): _write(session, kind, file, names)
+            for kind, file in zip(ROWS, files, strict=True)
+        }
+    except BaseException as error:
+        # Half a school is none.
+        for file in files:
+            file.unlink(missing_ok=True)
+        if made:
+            folder.rmdir()
+        if isinstance(error, OSError):
+            raise InvalidInput(f"{error.filename}: {error.strerror}") from error
+        raise
 
 
 def _write(session: Session, kind: type[Row], file: Path, names: Names) -> int:

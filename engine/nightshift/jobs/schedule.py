@@ -27,7 +27,7 @@ MISSED_AFTER = timedelta(minutes=1)
 # A clock that is corrected by less starts no slot again.
 FAR_AHEAD = timedelta(hours=1)
 
-# How often beats record that they declare an entry, by which their end is noticed; and when one that
+# How often beats record that they declare an entry, by which their end is noticed. When one that
 # none declares is removed.
 SEEN_EVERY = timedelta(seconds=10)
 UNDECLARED_FOR = timedelta(days=7)

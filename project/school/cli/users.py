@@ -131,12 +131,14 @@ def export(runtime: Runtime, email: str, folder: Path) -> None:
 
 @user.command()
 @click.argument("email")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Really do it.")
 @pass_runtime
 def forget(runtime: Runtime, email: str, yes: bool) -> None:
     """Remove a user and all that is kept about them; say what stays, and why."""
     if not yes:
-        click.confirm(f"Remove {email} and all that is kept about them?", abort=True)
+        with runtime.read_only() as session:
+            persons.collect(session, email)
+        raise InvalidInput("nothing was removed: there is no way back; repeat this with --yes")
     with runtime.unit_of_work() as session:
         done = persons.forget(session, email, now=runtime.now())
         theirs = {FeedKind.USER: {done.user_id}}

@@ -178,8 +178,11 @@ def test_event_whose_text_names_a_forgotten_person_is_listed(runtime, run, perso
     assert f"- 1 events whose text names them: {person.event}; edit or delete them" in said
 
 
-def test_forgetting_asks_first(runtime, run, person):
-    assert run("user", "forget", person.email, given="n\n")[0] == 1
+def test_forgetting_has_to_be_meant(runtime, run, person):
+    assert run("user", "forget", person.email) == (
+        2,
+        "nothing was removed: there is no way back; repeat this with --yes\n",
+    )
     with runtime.read_only() as session:
         assert session.get(User, person.id) is not None
 

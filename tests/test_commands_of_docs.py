@@ -65,6 +65,7 @@ LINES_NOT_RUN = {
     "PYTHONPATH=engine/tests python -m tests.services.letters.test_examples": (
         "it writes the golden files, which that test compares"
     ),
+    "rabbitmqctl": "it changes this machine's RabbitMQ",
     "OTEL_EXPORTER_OTLP_ENDPOINT=": "a worker, which runs until Ctrl-C",
 }
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from nightshift.database import Base, Session, batched
-from nightshift.errors import NotFound
+from nightshift.database import Base, Session
 from nightshift.jobs import care
 from nightshift.jobs.models import ENDED, Job
 from sqlalchemy import Column, ColumnElement, Table, and_, delete, func, or_, select, update
@@ -19,6 +18,7 @@ from services.calendars.models import Feed, FeedKind
 from services.letters.jobs import SendKey, SendWelcome
 from services.letters.models import EventNotice
 from services.mail.models import Mail, Suppression
+from services.mail.outbox import normalise
 from services.school.models import Event, Subscription, User
 
 # Rows that are looked through at a time.
@@ -35,25 +35,28 @@ KINDS = (SendWelcome.policy.kind, SendKey.policy.kind)
 class Person:
     """What is kept: rows by table, as JSON values, and the messages by their numbers."""
 
-    user_id: int
     rows: Mapping[str, list[dict[str, Any]]]
     messages: Mapping[int, bytes]
 
 
 @dataclass
 class Forgotten:
-    """How many rows of each table were removed, and what stays with the reason."""
+    """How many rows of each table were removed, and what stays with the reason.
 
-    user_id: int
+    `addresses` are those that letters to the person went to.
+    """
+
+    addresses: set[str]
     removed: dict[str, int] = field(default_factory=dict)
     stays: list[str] = field(default_factory=list)
 
 
-def collect(session: Session, email: str) -> Person:
-    """Return everything that is kept about the user with an address. Raises NotFound."""
-    user = _find(session, email)
+def collect(session: Session, user_id: int) -> Person:
+    """Return everything that is kept about a user."""
+    user = session.get_one(User, user_id)
+    addresses = _find_addresses(session, user)
     rows: dict[str, list[dict[str, Any]]] = {}
-    for table, condition in _find_rows(user):
+    for table, condition in _find_rows(user, addresses):
         columns = [column for column in table.c if column.name not in HIDDEN.get(table.name, ())]
         found = session.execute(select(*columns).where(condition)).mappings()
         if shown := [{name: _show(value) for name, value in row.items()} for row in found]:
@@ -64,25 +67,25 @@ def collect(session: Session, email: str) -> Person:
     ]
     if told:
         rows["event_notice"] = told
-    bodies = select(Mail.id, Mail.body).where(_is_theirs(user), Mail.body.is_not(None))
+    bodies = select(Mail.id, Mail.body).where(_is_theirs(user, addresses), Mail.body.is_not(None))
     # A sensitive message holds a key that works: its reader has it.
     bodies = bodies.where(Mail.sensitive.is_(False))
     messages = {number: body for number, body in session.execute(bodies) if body is not None}
-    return Person(user.id, rows, messages)
+    return Person(rows, messages)
 
 
-def forget(session: Session, email: str, *, now: datetime) -> Forgotten:
-    """Remove the user with an address, and all rows about them.
+def forget(session: Session, user_id: int) -> Forgotten:
+    """Remove a user, and all rows about them.
 
-    The caller removes the calendar's file and the letters on disk. Raises NotFound.
+    The caller removes the calendar's file and the letters on disk.
     """
-    user = _find(session, email)
-    done = Forgotten(user.id)
+    user = session.get_one(User, user_id)
+    done = Forgotten(_find_addresses(session, user))
     waiting = session.execute(select(Job.id).where(_is_job_of(user), Job.state.not_in(ENDED)))
     care.cancel(session, waiting.scalars())
     _forget_notices(session, user.id, done)
     done.stays = _find_what_stays(session, user)
-    for table, condition in _find_rows(user):
+    for table, condition in _find_rows(user, done.addresses):
         if table is not User.__table__ and table is not Event.__table__:
             gone = session.execute(delete(table).where(condition)).rowcount  # type: ignore[attr-defined]
             if gone:
@@ -94,14 +97,7 @@ def forget(session: Session, email: str, *, now: datetime) -> Forgotten:
     return done
 
 
-def _find(session: Session, email: str) -> User:
-    user = session.execute(select(User).where(User.email == email.strip().lower())).scalar()
-    if user is None:
-        raise NotFound("nobody has this address")
-    return user
-
-
-def _find_rows(user: User) -> Iterator[tuple[Table, ColumnElement[bool]]]:
+def _find_rows(user: User, addresses: set[str]) -> Iterator[tuple[Table, ColumnElement[bool]]]:
     """Yield the tables that name a user, and which rows do; those that name others come first."""
     for table in reversed(Base.metadata.sorted_tables):
         naming = [column for column in table.c if _names_user(column)]
@@ -110,8 +106,8 @@ def _find_rows(user: User) -> Iterator[tuple[Table, ColumnElement[bool]]]:
         if naming:
             yield table, or_(*(column == user.id for column in naming))
     yield Feed.__table__, (Feed.kind == FeedKind.USER) & (Feed.owner_id == user.id)  # type: ignore[misc]
-    yield Mail.__table__, _is_theirs(user)  # type: ignore[misc]
-    yield Suppression.__table__, Suppression.address == user.email  # type: ignore[misc]
+    yield Mail.__table__, _is_theirs(user, addresses)  # type: ignore[misc]
+    yield Suppression.__table__, Suppression.address.in_(addresses)  # type: ignore[misc]
     yield Job.__table__, _is_job_of(user)  # type: ignore[misc]
 
 
@@ -121,8 +117,14 @@ def _names_user(column: Column[Any]) -> bool:
     return bool(targets & {f"{User.__tablename__}.id", f"{Subscription.__tablename__}.user_id"})
 
 
-def _is_theirs(user: User) -> ColumnElement[bool]:
-    return or_(Mail.reader_id == user.id, func.lower(Mail.recipient) == user.email)
+def _find_addresses(session: Session, user: User) -> set[str]:
+    """Return the addresses that a user has, and has had mails at, in the form that mails have."""
+    told = select(func.lower(Mail.recipient)).where(Mail.reader_id == user.id).distinct()
+    return {normalise(user.email), *session.execute(told).scalars()}
+
+
+def _is_theirs(user: User, addresses: set[str]) -> ColumnElement[bool]:
+    return or_(Mail.reader_id == user.id, func.lower(Mail.recipient).in_(addresses))
 
 
 def _is_job_of(user: User) -> ColumnElement[bool]:
@@ -131,15 +133,9 @@ def _is_job_of(user: User) -> ColumnElement[bool]:
 
 def _find_notices(session: Session, user_id: int) -> Iterator[EventNotice]:
     """Yield the notices that name a user: their lists are JSON, which no index knows."""
-    keys = session.execute(select(EventNotice.event_id, EventNotice.version)).all()
-    for some in batched(keys, CHUNK):
-        ids = {event_id for event_id, _ in some}
-        for notice in session.scalars(select(EventNotice).where(EventNotice.event_id.in_(ids))):
-            if (notice.event_id, notice.version) in some and user_id in (
-                *notice.readers,
-                *notice.invited,
-            ):
-                yield notice
+    for notice in session.scalars(select(EventNotice).execution_options(yield_per=CHUNK)):
+        if user_id in (*notice.readers, *notice.invited):
+            yield notice
 
 
 def _forget_notices(session: Session, user_id: int, done: Forgotten) -> None:

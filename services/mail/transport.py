@@ -14,7 +14,7 @@ import re
 import smtplib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from email.parser import BytesHeaderParser
@@ -374,14 +374,14 @@ class FolderTransport:
             )
         return Answer(Verdict.SENT, f"{name}.eml")
 
-    def forget(self, address: str) -> int:
-        """Delete the messages to an address, and return how many there were."""
+    def forget(self, addresses: Collection[str]) -> int:
+        """Delete the messages to these addresses, in lower case; return how many there were."""
         gone = 0
         for file in self.folder.glob("*.eml"):
             with suppress(OSError):
                 with file.open("rb") as message:
                     to = BytesHeaderParser(policy=SMTPUTF8).parse(message)["To"]
-                if to and any(one.addr_spec.lower() == address.lower() for one in to.addresses):
+                if to and any(one.addr_spec.lower() in addresses for one in to.addresses):
                     file.unlink()
                     gone += 1
         return gone

@@ -55,7 +55,7 @@ def register(session: Session, new: UserRow, *, now: datetime) -> int:
 
 def welcome(session: Session, email: str, *, now: datetime) -> None:
     """Enqueue a user's welcome; it may be a second one. Raises NotFound for an unknown address."""
-    _welcome(session, _find(session, email), now)
+    _welcome(session, find(session, email), now)
 
 
 def _welcome(session: Session, user_id: int, now: datetime) -> None:
@@ -71,10 +71,11 @@ def request_key(session: Session, email: str, purpose: KeyPurpose, *, now: datet
 
     Raises NotFound for an unknown address; a caller from the web must not learn that.
     """
-    enqueue(session, SendKey(user_id=_find(session, email), purpose=purpose), now=now)
+    enqueue(session, SendKey(user_id=find(session, email), purpose=purpose), now=now)
 
 
-def _find(session: Session, email: str) -> int:
+def find(session: Session, email: str) -> int:
+    """Return the id of the user with an address, as a person writes it. Raises NotFound."""
     # Some keyboards write a letter and its accent as two characters; addresses are kept as one.
     known = unicodedata.normalize("NFC", email).strip().lower()
     user_id = session.scalar(select(User.id).where(User.email == known))

@@ -108,8 +108,9 @@ def redeem(runtime: Runtime, purpose: str) -> None:
 def export(runtime: Runtime, email: str, folder: Path) -> None:
     """Write all that is kept about a user into FOLDER: JSON, their mails and their calendar."""
     with runtime.read_only() as session:
-        person = persons.collect(session, email)
-    calendar = runtime[FeedStore].read(FeedKind.USER, person.user_id)
+        user_id = users.find(session, email)
+        person = persons.collect(session, user_id)
+    calendar = runtime[FeedStore].read(FeedKind.USER, user_id)
     files = {"person.json": json.dumps(person.rows, indent=2, ensure_ascii=False).encode()}
     files |= {f"mail-{number}.eml": body for number, body in person.messages.items()}
     if calendar is not None:
@@ -135,16 +136,15 @@ def export(runtime: Runtime, email: str, folder: Path) -> None:
 @pass_runtime
 def forget(runtime: Runtime, email: str, yes: bool) -> None:
     """Remove a user and all that is kept about them; say what stays, and why."""
-    if not yes:
-        with runtime.read_only() as session:
-            persons.collect(session, email)
-        raise InvalidInput("nothing was removed: there is no way back; repeat this with --yes")
     with runtime.unit_of_work() as session:
-        done = persons.forget(session, email, now=runtime.now())
-        theirs = {FeedKind.USER: {done.user_id}}
+        user_id = users.find(session, email)
+        if not yes:
+            raise InvalidInput("nothing was removed: there is no way back; repeat this with --yes")
+        done = persons.forget(session, user_id)
+        theirs = {FeedKind.USER: {user_id}}
         _, errors = feeds.remove_orphans(session, runtime[FeedStore], theirs)
     transport = runtime[Mailer].transport
-    if isinstance(transport, FolderTransport) and (letters := transport.forget(email.strip())):
+    if isinstance(transport, FolderTransport) and (letters := transport.forget(done.addresses)):
         done.removed["letters on disk"] = letters
     for name, rows in sorted(done.removed.items()):
         click.echo(f"{name:<24}{rows:>8,} removed")

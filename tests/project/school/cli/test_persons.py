@@ -8,14 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from click.testing import CliRunner
 from nightshift.database import Base
 from nightshift.jobs import enqueue
 from nightshift.jobs.models import Job
 from nightshift.testing import run_due
 from sqlalchemy import select, text, update
 
-from project.school.cli import school
 from project.school.settings import SchoolSettings
 from services.calendars.jobs import SyncCalendars
 from services.calendars.models import Feed, FeedKind
@@ -41,18 +39,6 @@ def runtime(job_app):
         enqueue(session, SyncCalendars(), now=now)
     run_due(job_app)
     return runtime
-
-
-@pytest.fixture
-def run(job_app):
-    def call(*words, given=None):
-        context = SimpleNamespace(app=job_app)
-        result = CliRunner().invoke(school, words, input=given, obj=context)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.output
-
-    return call
 
 
 def work(app):
@@ -165,6 +151,20 @@ def test_forgotten_person_leaves_no_trace_but_what_is_listed(runtime, run, perso
         notice = session.get_one(EventNotice, (Event.id.type.python_type(person.event), 99))
         assert (notice.readers, notice.invited) == ([1_000], [])
     assert run("user", "forget", person.email, "--yes") == (1, "nobody has this address\n")
+
+
+def test_letters_to_an_address_in_another_form_are_forgotten_too(runtime, run, person, job_app):
+    """A row has the letters of its domain, and a mail the form that servers know."""
+    with runtime.unit_of_work() as session:
+        session.get_one(User, person.id).email = "anna@schüle.example"
+        users.welcome(session, "anna@schüle.example", now=runtime.now())
+        outbox.record_refusal(session, outbox.normalise("anna@schüle.example"), now=runtime.now())
+    work(job_app)
+    assert find_traces(runtime, "anna@xn--") >= {"mail", "mail_suppression"}
+
+    assert run("user", "forget", "Anna@SCHU\u0308LE.example", "--yes")[0] == 0
+
+    assert find_traces(runtime, "anna@", person.email) == set()
 
 
 def test_event_whose_text_names_a_forgotten_person_is_listed(runtime, run, person):

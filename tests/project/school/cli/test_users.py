@@ -1,13 +1,9 @@
 """`school user`, on an installation of the test's own; what is enqueued stays in the ledger."""
 
-from types import SimpleNamespace
-
 import pytest
-from click.testing import CliRunner
 from nightshift.jobs.models import Job
 from sqlalchemy import select
 
-from project.school.cli import school
 from services.letters import accounts
 from services.school.models import KeyPurpose, User
 
@@ -27,20 +23,6 @@ ADD = (
 @pytest.fixture
 def runtime(job_app):
     return job_app.runtime
-
-
-@pytest.fixture
-def run(job_app):
-    """Return a function that runs a command and returns its exit code and output."""
-
-    def call(*words, given=None):
-        context = SimpleNamespace(app=job_app)
-        result = CliRunner().invoke(school, words, input=given, obj=context)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return result.exit_code, result.output
-
-    return call
 
 
 def read_jobs(runtime):

@@ -85,7 +85,8 @@ def _columns(kind: type[Row]) -> list[str]:
 def _read_names(session: Session, kind: type[Row], target: Target) -> dict[Any, str]:
     """Return what the rows of a table are called, by their ids: of those that are written."""
     if target.key == "user_id":
-        return {}
+        # A subscription is its user's. No other table names one.
+        return dict.fromkeys(session.execute(select(target.table.c.user_id)).scalars(), "")
     table = target.table.c
     named = select(table.id, table[target.key])
     if kind is EventRow:
@@ -118,7 +119,7 @@ def _read_chunks(
         last = found[-1][target.key]
         for row in found:
             row.setdefault("id", row[target.key])
-        yield [row for row in found if not own or row["id"] in own]
+        yield [row for row in found if row["id"] in own]
 
 
 def _read_linked(session: Session, link: Link, owners: list[Any]) -> dict[Any, list[Any]]:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, time
+from functools import cache
 from typing import Annotated, ClassVar, cast
 from uuid import UUID, uuid5
 from zoneinfo import ZoneInfo
@@ -199,9 +200,16 @@ class Row(BaseModel):
         return cell
 
     @classmethod
+    @cache
     def columns(cls) -> dict[str, str]:
-        """Return the field of each column."""
+        """Return the field of each column. Each row asks this."""
         return {info.alias or name: name for name, info in cls.model_fields.items()}
+
+    @classmethod
+    @cache
+    def naming(cls) -> tuple[str, ...]:
+        """Return the columns whose cells are names: of the row, or of others."""
+        return tuple(dict.fromkeys((cls.key_column, *cls.unique, *cls.references)))
 
     @classmethod
     def required(cls) -> list[str]:

@@ -138,7 +138,6 @@ def _add(
     A refused row is added too, so that references to it are not reported as well.
     """
     kind, earlier = sheet.kind, len(sheet.problems)
-    # A spreadsheet's row has the cells of the widest one, and one from a CSV file may be short.
     cells = {
         column: text
         for column, cell in zip(sheet.columns, record, strict=False)
@@ -156,12 +155,11 @@ def _add(
         row, wrong = validate(kind, cells, zone)
         for column, reason in wrong:
             sheet.refuse(line, column, reason, cells.get(column, ""))
-    named = {kind.key_column, *kind.unique, *kind.references}
     cells = {
-        column: cell
-        for column, cell in cells.items()
+        column: cells[column]
+        for column in kind.naming()
         # No database has what may not be written, and Postgres refuses the question.
-        if column in named and not find_unwanted(cell)
+        if column in cells and not find_unwanted(cells[column])
     }
     key = kind.identify(cells.get(kind.key_column, ""))
     uniques: list[tuple[str, RowKey]] = [

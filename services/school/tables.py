@@ -15,8 +15,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile, ZipFile
 
-from nightshift.errors import InvalidInput
-from python_calamine import CalamineError, CalamineWorkbook, PasswordError, SheetTypeEnum
+from nightshift.errors import InvalidInput, first_line
+from python_calamine import (
+    CalamineError,
+    CalamineWorkbook,
+    PasswordError,
+    SheetTypeEnum,
+    SheetVisibleEnum,
+)
 
 WORKBOOKS = (".xlsx", ".ods")
 # Saved by other programs, or by older ones.
@@ -129,16 +135,17 @@ def _open_workbook(name: str, content: bytes) -> Iterator[tuple[str, list[list[A
     try:
         workbook = CalamineWorkbook.from_filelike(BytesIO(content))
         for sheet in workbook.sheets_metadata:
-            if sheet.typ == SheetTypeEnum.WorkSheet:
+            # A hidden one holds what a form chooses from.
+            if (sheet.typ, sheet.visible) == (SheetTypeEnum.WorkSheet, SheetVisibleEnum.Visible):
                 rows = workbook.get_sheet_by_name(sheet.name).to_python(skip_empty_area=False)
                 if rows:
                     yield sheet.name, rows
     except PasswordError as error:
         raise InvalidInput(f"{name}: has a password; save it without one") from error
     except CalamineError as error:
-        reason = str(error).splitlines()[0]
         raise InvalidInput(
-            f"{name}: cannot be read ({reason}); open it in a spreadsheet program, and save it anew"
+            f"{name}: cannot be read ({first_line(error)}); open it in a spreadsheet program, and"
+            " save it anew"
         ) from error
 
 

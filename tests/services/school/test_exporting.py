@@ -67,6 +67,13 @@ def test_deleted_event_is_left_out_with_its_versions_and_who_ignores_it(
     assert not any(written for _, written in bring(session, tmp_path).values())
 
 
+def test_school_all_of_whose_events_are_deleted_has_none(session: Session, tmp_path: Path) -> None:
+    bring(session, EXAMPLE)
+    session.execute(update(Event).values(deleted_at=datetime.now(UTC)))
+    assert export(session, tmp_path)["events"] == 0
+    assert read(tmp_path, "events.csv") == []
+
+
 def test_many_rows_are_written_once_each(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

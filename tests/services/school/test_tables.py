@@ -66,6 +66,9 @@ def write_xlsx(
             if far:
                 sheet.write(*far, "x")
         book.add_worksheet("Sheet9")  # an empty one, as Excel leaves it
+        choices = book.add_worksheet("Choices")  # of a form
+        choices.write("A1", "teacher")
+        choices.hide()
 
 
 def write_ods(file: Path, sheets: dict[str, list[list[str]]]) -> None:

@@ -10,15 +10,12 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.message import EmailMessage
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -27,6 +24,7 @@ from installations import Installation, installed
 from nightshift.jobs import enqueue
 from nightshift.jobs.models import Job
 from proxies import Proxy
+from receiving import Received, receiving
 from servers import free_port, postgres_database, redis_database
 from sqlalchemy import text, update
 from web_servers import WebServer
@@ -60,7 +58,7 @@ class Whole:
     broker: Proxy
     worker: ForkedProcess
     beat: ForkedProcess
-    told: list[str] = field(default_factory=list)
+    hook: Received
 
     def run(self, statement: str) -> None:
         """Run a statement as the database's owner does."""
@@ -69,38 +67,14 @@ class Whole:
 
 
 @contextmanager
-def hook(told: list[str]) -> Iterator[str]:
-    """Yield the address of a webhook that adds to `told` what alerts say."""
-
-    class Take(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            told.extend(json.loads(self.rfile.read(int(self.headers["content-length"])))["lines"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Take)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@contextmanager
 def whole(folder: Path) -> Iterator[Whole]:
     """Yield an installation that is well."""
-    told: list[str] = []
     with ExitStack() as stack:
         database = stack.enter_context(Proxy(stack.enter_context(postgres_database())))
         broker = stack.enter_context(Proxy(stack.enter_context(redis_database())))
+        hook = stack.enter_context(receiving())
         settings = {
-            "alerts_to": stack.enter_context(hook(told)),
+            "alerts_to": hook.url,
             "feed_store": str(folder / "feeds"),
             "mail_url": f"smtp://127.0.0.1:{free_port()}?tls=none",
             "metrics_token": TOKEN,
@@ -122,7 +96,7 @@ def whole(folder: Path) -> Iterator[Whole]:
         worker = installation.worker(wait=False)
         installation.until(lambda: is_kept(installation), seconds=200)
         web = stack.enter_context(serve(folder))
-        yield Whole(installation, web, database, broker, worker, beat, told)
+        yield Whole(installation, web, database, broker, worker, beat, hook)
 
 
 def has_fired(installation: Installation) -> bool:
@@ -296,7 +270,8 @@ def ask_metrics(it: Whole) -> str:
 
 
 def ask_hook(it: Whole) -> str:
-    said = [re.sub(r"(fails|failed for good): .*", r"\1", line) for line in it.told]
+    lines = [line for body in it.hook.bodies for line in json.loads(body)["lines"]]
+    said = [re.sub(r"(fails|failed for good): .*", r"\1", line) for line in lines]
     return "; ".join(said) or "nothing"
 
 

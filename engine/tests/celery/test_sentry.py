@@ -3,48 +3,31 @@
 import gzip
 import json
 import logging
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from nightshift.celery import sentry
 from nightshift.celery.logs import job_context, setup
 from nightshift.errors import InvalidInput
 from nightshift.settings import Settings
+from receiving import receiving
 
 sdk = pytest.importorskip("sentry_sdk")
 
 
 @pytest.fixture
 def received():
-    """Yield a server's port, and what it was sent."""
-    bodies = []
-
-    class Take(BaseHTTPRequestHandler):
-        def do_POST(self):
-            bodies.append(gzip.decompress(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Take)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port, bodies
-    sdk.get_client().close()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with receiving() as received:
+        yield received
+        sdk.get_client().close()
 
 
 def test_error_is_sent_without_what_may_be_private(received, monkeypatch):
-    port, bodies = received
     logger = logging.getLogger("nightshift.test_sentry")
     monkeypatch.setattr(logging.getLogger(), "handlers", [])
     setup("json", "INFO")
-    sentry.start(Settings(_env_file=None, sentry_dsn=f"http://a-public-key@127.0.0.1:{port}/1"))
+    sentry.start(
+        Settings(_env_file=None, sentry_dsn=f"http://a-public-key@127.0.0.1:{received.port}/1")
+    )
     # Not as it stands: an event shows the lines of code around an error.
     name = "anna"
     hidden = f"{name}@school.example"
@@ -56,7 +39,7 @@ def test_error_is_sent_without_what_may_be_private(received, monkeypatch):
             logger.exception("job failed for %s", hidden)
     sdk.flush(60)
 
-    said = b"".join(bodies).decode()
+    said = b"".join(map(gzip.decompress, received.bodies)).decode()
     [event] = [json.loads(line) for line in said.splitlines() if '"logentry"' in line]
     assert [one["type"] for one in event["exception"]["values"]] == ["KeyError"]
     assert event["logentry"] == {"message": "job failed for %s"}

@@ -1,13 +1,12 @@
 """How an alert is sent: by mail through the outbox, and to a real webhook."""
 
 import json
-import threading
 from email import message_from_bytes
 from email.policy import default
-from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from nightshift.errors import TransientError
+from receiving import receiving
 from servers import free_port
 from sqlalchemy import select
 
@@ -36,33 +35,14 @@ def test_mail_is_queued_once(session):
 
 @pytest.fixture
 def hook():
-    """Yield the port of a webhook, what it was sent, and the codes that it answers in turn."""
-    bodies, codes = [], []
-
-    class Take(BaseHTTPRequestHandler):
-        def do_POST(self):
-            bodies.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(codes.pop(0) if codes else 200)
-            self.send_header("location", "/elsewhere")
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = HTTPServer(("127.0.0.1", 0), Take)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield server.server_port, bodies, codes
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with receiving() as received:
+        yield received
 
 
 def test_webhook_gets_json(hook):
-    port, bodies, _ = hook
-    sending.post(ALERT, terms(webhook=f"http://127.0.0.1:{port}/secret"))
+    sending.post(ALERT, terms(webhook=f"{hook.url}/secret"))
 
-    assert bodies == [
+    assert list(map(json.loads, hook.bodies)) == [
         {
             "project": "shop",
             "text": "shop: beat fails: gone\n\n`celery -A project doctor` says what to do.",
@@ -75,13 +55,12 @@ def test_webhook_gets_json(hook):
 
 @pytest.mark.parametrize("code", [302, 404, 500])
 def test_webhook_that_does_not_take_it_is_tried_again_and_not_named(hook, code):
-    port, bodies, codes = hook
-    codes.append(code)
+    hook.codes.append(code)
     with pytest.raises(TransientError) as refused:
-        sending.post(ALERT, terms(webhook=f"http://127.0.0.1:{port}/secret"))
+        sending.post(ALERT, terms(webhook=f"{hook.url}/secret"))
 
     assert str(refused.value) == f"the webhook answers {code}"
-    assert len(bodies) == 1
+    assert len(hook.bodies) == 1
 
 
 def test_webhook_that_is_away_is_tried_again_and_not_named():

@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from typing import Any
 
-from nightshift.settings import PLACEHOLDER, Settings
+from nightshift.settings import Settings, find_weakness
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
@@ -59,6 +59,6 @@ def find_refusal(settings: Settings, options: Any) -> str:
             return f"the password of its login {weakness}: set FLOWER_BASIC_AUTH"
     if not options.unix_socket and not options.address:
         return "an empty address means all networks: name one, such as --address=127.0.0.1"
-    if options.address not in LOOPBACK and any(PLACEHOLDER in login for login in logins):
+    if options.address not in LOOPBACK and any(find_weakness(one, at_least=1) for one in logins):
         return f"at {options.address} it needs a login of its own: set FLOWER_BASIC_AUTH"
     return ""

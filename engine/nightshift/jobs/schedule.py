@@ -27,9 +27,10 @@ MISSED_AFTER = timedelta(minutes=1)
 # A clock that is corrected by less starts no slot again.
 FAR_AHEAD = timedelta(hours=1)
 
-# How often beats record that they declare an entry, by which their end is noticed. When one that
-# none declares is removed.
+# How often beats record that they declare an entry: by this their end is noticed.
 SEEN_EVERY = timedelta(seconds=10)
+
+# When an entry that no beat declares is removed.
 UNDECLARED_FOR = timedelta(days=7)
 
 # Slots of an entry that one transaction starts, and jobs that are compared to find the last one.

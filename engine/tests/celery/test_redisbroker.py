@@ -4,6 +4,7 @@ import pytest
 import redis
 from kombu import Connection
 from nightshift.celery import redisbroker
+from servers import redis_database
 
 
 @pytest.mark.parametrize(
@@ -16,6 +17,16 @@ def test_redis_is_spoken_to_by_our_transport(url, tls):
     connection = Connection(url)
 
     assert (connection.get_transport_cls(), bool(connection.ssl)) == (redisbroker.Transport, tls)
+
+
+def test_channel_makes_one_client_for_each_pool():
+    with redis_database() as url, Connection(url, transport=redisbroker.Transport) as connection:
+        channel = connection.channel()
+        first = channel._create_client()
+        assert channel._create_client() is first
+        channel._disconnect_pools()
+        second = channel._create_client()
+        assert second.connection_pool is channel.pool is not first.connection_pool
 
 
 def test_silent_redis_fails_a_workers_further_calls_at_once(monkeypatch):

@@ -10,6 +10,6 @@ charts.py      small charts as SVG
 server.py      the application, and `celery -A project desk`
 """
 
-from nightshift.desk.site import Desk, Form, Part, Tile
+from nightshift.desk.site import Cached, Desk, Form, Number, Part, Tile
 
-__all__ = ["Desk", "Form", "Part", "Tile"]
+__all__ = ["Cached", "Desk", "Form", "Number", "Part", "Tile"]

@@ -42,7 +42,7 @@ def make_part(desk: Desk) -> Part:
 
     def show_list(request: Request) -> Response:
         query = request.url.query
-        given = dict(parse_qsl(query, max_num_fields=100))
+        given = dict.fromkeys(actions.PARTS, "") | dict(parse_qsl(query, max_num_fields=100))
         wanted = actions.read_filter(query)
         place, oldest_first = given.get("from"), given.get("order") == "oldest"
         after = Cursor.parse(place) if place else None

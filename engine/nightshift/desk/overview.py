@@ -14,7 +14,7 @@ from nightshift.component import SEVERITY, Composition, Status
 from nightshift.database import Session
 from nightshift.desk.charts import draw_bars
 from nightshift.desk.recurring import read_entries
-from nightshift.desk.site import Cached, Desk, Form, Number, Part, Tile
+from nightshift.desk.site import Cached, Desk, Form, Number, Part, Tile, show_count
 from nightshift.errors import InvalidInput, first_line
 from nightshift.jobs import care, rescue, statistics
 from nightshift.jobs.run import repeat
@@ -85,15 +85,29 @@ def make_part(desk: Desk) -> Part:
 
     def show(request: Request) -> Response:
         with runtime.read_only() as session:
+            workers, failures = read_workers(session, desk), read_failures(session, desk)
+            waiting = sum(row["waiting"] for row in queues.read())
+            failed = sum(row["number"] for row in failures)
+            numbers = [
+                Number("waiting", show_count(waiting, MOST_WAITING), "", "/jobs?state=queued"),
+                Number(
+                    "running", sum(len(one["jobs"]) for one in workers), "", "/jobs?state=running"
+                ),
+                Number("failed in a day", failed, "bad" if failed else "", "/jobs?state=failed"),
+            ]
             return desk.page(
                 request,
                 "overview.html",
-                workers=read_workers(session, desk),
+                workers=workers,
                 queues=queues.read(),
-                failures=read_failures(session, desk),
+                failures=failures,
                 entries=read_entries(session, desk),
                 chart=chart.read(),
-                tiles=[checks.make_tile(), *_read_tiles(desk, session)],
+                tiles=[
+                    Tile("Jobs", "/jobs", numbers),
+                    checks.make_tile(),
+                    *_read_tiles(desk, session),
+                ],
                 most=MOST_WAITING,
                 day=(datetime.now(UTC) - DAY).isoformat(timespec="minutes"),
             )

@@ -261,11 +261,7 @@ OWN = {
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_services_start_with_what_compose_gives_them(name: str, tmp_path: Path) -> None:
-    own = {
-        one: OWN.get(one, f"anna:of {one}'s own")
-        for names in SECRETS.values()
-        for one in names
-    }
+    own = {one: OWN.get(one, f"anna:of {one}'s own") for names in SECRETS.values() for one in names}
     lines = [f"{one}={value}" for one, value in own.items()]
     (tmp_path / ".env").write_text("\n".join([*lines, "MAIL_URL=smtp://anna@mail.example"]))
     values = {
@@ -344,7 +340,9 @@ def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) 
     assert re.findall(r"^MAIL_URL=.*$", made.read_text(encoding="utf-8"), re.MULTILINE) == [
         "MAIL_URL="
     ]
-    assert made.read_text(encoding="utf-8").splitlines()[-1] == "COMPOSE_PROFILES=desk,flower,mailpit"
+    assert (
+        made.read_text(encoding="utf-8").splitlines()[-1] == "COMPOSE_PROFILES=desk,flower,mailpit"
+    )
 
 
 def test_the_image_has_everything_that_is_installed_in_place() -> None:

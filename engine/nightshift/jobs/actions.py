@@ -18,7 +18,7 @@ from sqlalchemy import select
 from nightshift.database import Session, read_clock
 from nightshift.errors import InvalidInput, NotFound
 from nightshift.jobs import care
-from nightshift.jobs.args import Kinds
+from nightshift.jobs.args import UNSTORABLE, Kinds
 from nightshift.jobs.enqueue import enqueue
 from nightshift.jobs.jobs import ActOnJobs
 from nightshift.jobs.models import Action, Job, JobState
@@ -229,6 +229,8 @@ def read_filter(query: str) -> Filter:
                 raise InvalidInput(f"state: {value!r} is not one of {', '.join(JobState)}")
             states.append(JobState(value))
         elif name in PARTS and value.strip():
+            if UNSTORABLE.search(value):
+                raise InvalidInput(f"{name}: no job holds such a character")
             parts[name] = value.strip()
     return Filter(
         states=tuple(dict.fromkeys(states)),

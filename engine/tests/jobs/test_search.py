@@ -26,9 +26,7 @@ def ids(page):
 
 
 def find(session, limit=50, after=None, oldest_first=False, **wanted):
-    return find_page(
-        session, Filter(**wanted), limit=limit, after=after, oldest_first=oldest_first
-    )
+    return find_page(session, Filter(**wanted), limit=limit, after=after, oldest_first=oldest_first)
 
 
 def test_list_is_in_the_order_of_what_happened_last(session):
@@ -174,7 +172,9 @@ def test_what_came_later_is_left_out(session):
 
 
 def test_filter_in_an_address_is_read_as_it_was_written():
-    query = "state=failed&state=discarded&kind=a.b&args=user_id%3D7+%22two+words%22&from=x&order=oldest"
+    query = (
+        "state=failed&state=discarded&kind=a.b&args=user_id%3D7+%22two+words%22&from=x&order=oldest"
+    )
 
     written = write_filter(query)
 

@@ -23,7 +23,7 @@ from nightshift.jobs.search import MOST_COUNTED, Cursor, Filter
 PAGE = 50
 CHILDREN = 50
 # Milliseconds that a list may take to count what matches. The page before an action counts on.
-COUNT_PATIENCE = 150
+COUNT_PATIENCE = 80
 LONGEST_ARGUMENTS = 160
 
 GROUPS = (

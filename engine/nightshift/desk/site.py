@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader, StrictUndefined
 from markupsafe import Markup
@@ -109,7 +109,7 @@ class Desk:
             "moment": show_moment,
             "span": show_span,
             "count": show_count,
-            "plural": show_plural,
+            "filter": show_filter,
             "query": urlencode,
         }
 
@@ -166,9 +166,9 @@ def show_count(number: int, most: int | None = None) -> str:
     return f"more than {most:,}" if most is not None and number > most else f"{number:,}"
 
 
-def show_plural(number: int, one: str, many: str = "") -> str:
-    """Return `1 job`, `2 jobs`."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
+def show_filter(query: str) -> str:
+    """Return a filter as it is read: `state failed, kind bakery.bake`."""
+    return ", ".join(f"{name} {value}" for name, value in parse_qsl(query)) or "no filter"
 
 
 def ensure_token(request: Request) -> str:

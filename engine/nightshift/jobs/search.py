@@ -1,8 +1,9 @@
 """Find jobs for people: filters that combine, pages by key, and how many match.
 
 A list is in the order of what happened last: when a job ended, or began, or is due. Each state has
-an index in that order or is rare, so a page reads few rows. What no index knows (a queue, a worker,
-a value of the arguments) is looked for among MOST_EXAMINED ended jobs at a time.
+an index in that order or is rare, so a page reads few rows: it is merged from a branch for each
+index. What no index knows (a worker, a value of the arguments, the queue of an ended job) is looked
+for among the next MOST_EXAMINED jobs of each branch.
 """
 
 import json
@@ -20,8 +21,10 @@ from sqlalchemy import (
     and_,
     cast,
     func,
+    literal,
     or_,
     select,
+    tuple_,
     union_all,
 )
 from sqlalchemy.orm import InstrumentedAttribute
@@ -43,8 +46,10 @@ from nightshift.jobs.models import (
 
 # Beyond this the number of matches is only "more than".
 MOST_COUNTED = 10_000
-# Ended jobs that one look for values without an index reads.
-MOST_EXAMINED = 30_000
+# Jobs of a branch (see below) that one look for values without an index reads.
+MOST_EXAMINED = 20_000
+# Queues and priorities with unsent jobs, beyond which their index is not read lane by lane.
+MOST_LANES = 40
 MOST_TERMS = 10
 
 # The names of arguments, which are those of Python's fields.
@@ -147,6 +152,7 @@ class _Branch:
         return self.states <= set(ENDED)
 
 
+_LANE = (Job.queue, Job.limited, Job.priority)
 _SUCCEEDED_TOO = _Branch(frozenset(ENDED), (FINISHED,), Job.finished_at)
 _NOT_SUCCEEDED = _Branch(
     frozenset(ENDED) - {JobState.SUCCEEDED}, (UNSUCCESSFUL, FINISHED), Job.finished_at
@@ -167,8 +173,55 @@ def _choose_branches(wanted: Filter) -> Iterator[_Branch]:
     if ended:
         branch = _SUCCEEDED_TOO if JobState.SUCCEEDED in ended else _NOT_SUCCEEDED
         named = () if ended == branch.states else (Job.state.in_(sorted(ended)),)
+        if branch is _SUCCEEDED_TOO and wanted.kind is not None:
+            # The index on kind and start leads to those that have started; the others are few.
+            some = (*_NOT_SUCCEEDED.which, Job.started_at.is_(None), *named)
+            yield replace(_NOT_SUCCEEDED, which=some)
+            named = (*named, Job.started_at.is_not(None))
         yield replace(branch, which=(*branch.which, *named))
     yield from (branch for branch in _OPEN if branch.states <= states)
+
+
+def _split_lanes(session: Session, branches: Iterable[_Branch], wanted: Filter) -> list[_Branch]:
+    """Return the branches, with that of the unsent jobs as one for each queue and priority.
+
+    Their index begins with these, and only behind them has the order of a list.
+    """
+    split: list[_Branch] = []
+    for branch in branches:
+        lanes = _find_lanes(session, wanted) if branch.which == UNSENT else None
+        if lanes is None:
+            split.append(branch)
+        else:
+            split += [
+                replace(
+                    branch,
+                    which=(
+                        *UNSENT,
+                        *(one == value for one, value in zip(_LANE, lane, strict=True)),
+                    ),
+                )
+                for lane in lanes
+            ]
+    return split
+
+
+def _find_lanes(session: Session, wanted: Filter) -> list[Any] | None:
+    """Return the lanes that have unsent jobs, or None where they are too many.
+
+    Each is found by a step in the index: not all that waits is read.
+    """
+    lanes: list[Any] = []
+    step = select(*_LANE).where(*UNSENT).order_by(*_LANE).limit(1)
+    if wanted.queue is not None:
+        step = step.where(Job.queue == wanted.queue)
+    following = step
+    while row := session.execute(following).one_or_none():
+        if len(lanes) == MOST_LANES:
+            return None
+        lanes.append(row)
+        following = step.where(tuple_(*_LANE) > tuple_(*map(literal, row)))
+    return lanes
 
 
 def _select(branch: _Branch, wanted: Filter, columns: Iterable[Any]) -> Select[Any]:
@@ -192,7 +245,7 @@ def find_page(
     oldest_first: bool = False,
 ) -> Found:
     """Return up to `limit` jobs that fit, newest first, from `after` on."""
-    branches = list(_choose_branches(wanted))
+    branches = _split_lanes(session, _choose_branches(wanted), wanted)
     bound = None
     if wanted.examines:
         bound = _find_bound(session, branches, wanted, after, oldest_first=oldest_first)
@@ -247,18 +300,20 @@ def _find_bound(
     *,
     oldest_first: bool,
 ) -> datetime | None:
-    """Return the end of the job that is MOST_EXAMINED ended jobs further, or None at the end."""
+    """Return how far a look goes: MOST_EXAMINED jobs in the longest branch. None: to the end."""
+    found: list[datetime] = []
     for branch in branches:
-        if not branch.ended:
-            continue
-        plain = replace(wanted, queue=None, worker_id=None, terms=(), kind=None)
-        statement = _select(replace(branch, which=branch.which[:1]), plain, (branch.at,))
+        # Only what the branch's index knows: no job itself is read.
+        known = replace(wanted, worker_id=None, terms=(), kind=None, queue=None, known_by=None)
+        which = branch.which[:1] if branch.ended else branch.which
+        statement = _select(replace(branch, which=which), known, (branch.at,))
         statement = _go_on(statement, branch.at, after, oldest_first=oldest_first)
         order = branch.at if oldest_first else branch.at.desc()
         skipped = statement.order_by(order).offset(MOST_EXAMINED).limit(1)
-        found: datetime | None = session.execute(skipped).scalar()
-        return found
-    return None
+        found += session.execute(skipped).scalars()
+    if not found:
+        return None
+    return min(found) if oldest_first else max(found)
 
 
 def count_matches(session: Session, wanted: Filter) -> dict[JobState, int]:
@@ -268,8 +323,12 @@ def count_matches(session: Session, wanted: Filter) -> dict[JobState, int]:
     """
     counts: dict[JobState, int] = {}
     left = MOST_COUNTED + 1
-    for branch in _choose_branches(wanted):
-        some = _select(branch, wanted, (cast(Job.state, String).label("state"),))
+    columns = (cast(Job.state, String).label("state"),)
+    statements = [_select(branch, wanted, columns) for branch in _choose_branches(wanted)]
+    if wanted.examines and not (wanted.states or wanted.since or wanted.until or wanted.known_by):
+        # Every job is read, so it is done once.
+        statements = [select(*columns).where(*wanted.conditions())]
+    for some in statements:
         rows = some.limit(left).subquery()
         by_state = select(rows.c.state, func.count()).group_by(rows.c.state)
         for state, number in session.execute(by_state):

@@ -143,6 +143,8 @@ class Watched:
         connection.info["began"] = time.perf_counter()
 
     def _end(self, connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if not statement.startswith("SELECT"):
+            return
         took = time.perf_counter() - connection.info["began"]
         self.statements.append((took, statement, parameters))
 

@@ -14,11 +14,11 @@ from sqlalchemy import select
 
 from services.calendars.models import Feed
 from services.calendars.store import FeedStore
-from services.letters.jobs import SendWelcome
+from services.letters.jobs import SendKey, SendWelcome
 from services.mail import outbox
 from services.mail.models import Mail
 from services.mail.runtime import Mailer
-from services.school.models import User, UserKey
+from services.school.models import KeyPurpose, User, UserKey
 from tests.project.desk import open_desk
 from tests.serving import load_example, sync
 
@@ -89,6 +89,8 @@ def send_welcomes(app):
     with app.runtime.unit_of_work() as session:
         users = session.scalars(select(User.id).limit(5)).all()
         enqueue_many(session, [SendWelcome(user_id=one) for one in users], now=now)
+        purpose = KeyPurpose.RESET_PASSWORD
+        enqueue_many(session, [SendKey(user_id=one, purpose=purpose) for one in users], now=now)
     run_due(app)
     time.sleep(outbox.DEBOUNCE.total_seconds() + 0.2)
     run_due(app)

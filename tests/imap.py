@@ -75,7 +75,7 @@ class _Session(socketserver.StreamRequestHandler):
                 self.say("* BYE")
             case _:
                 return "BAD"
-        return "OK"
+        return "OK done"
 
 
 class _Server(socketserver.ThreadingTCPServer):

@@ -16,6 +16,7 @@ class Sent:
     message_id: str
     recipient: str
     return_path: str = "bounces@school.example"
+    mail_id: int = 0
 
     @property
     def head(self) -> str:

@@ -32,10 +32,11 @@ from services.mail.models import Mail, MailBounce, MailState
 from services.mail.runtime import BounceDesk, Mailer
 from services.mail.transport import SmtpTransport, Verdict
 
-LISTED = (
+COLUMNS = (
     "id", "kind", "state", "recipient", "subject", "attempt", "repeats", "due_at", "ended_at",
-    "reply", "came_back",
+    "reply",
 )  # fmt: skip
+LISTED = (*COLUMNS, "came_back")
 SHOWN = (
     "id", "state", "came_back", "when", "recipient", "subject", "kind", "attempt", "repeats",
     "reply",
@@ -73,7 +74,9 @@ def list_mails(
     with runtime.read_only() as session:
         found = outbox.find_mails(session, state=state, kind=kind, limit=limit)
         back = bounces.find_of(session, [row.id for row in found])
-        rows = [_columns(row, LISTED) | {"came_back": _describe(back.get(row.id))} for row in found]
+        rows = [
+            _columns(row, COLUMNS) | {"came_back": _describe(back.get(row.id))} for row in found
+        ]
     if not as_json:
         rows = [row | {"when": row["ended_at"] or row["due_at"]} for row in rows]
     print_rows(rows, SHOWN, as_json=as_json, gives_way=GIVES_WAY)

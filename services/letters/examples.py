@@ -123,7 +123,9 @@ def _make_event_letter(
             "title": says["title"],
             "facts": make_facts(says, locale, rules.zone, said=said),
         }
-    message = make_letter(kind, anna, rules, key="", about="", now=AT, expires_at=AT, **context)
+    message = make_letter(
+        kind, anna, rules, key="", about="event:1", now=AT, expires_at=AT, **context
+    )
     assert message is not None
     if method is not None:
         attach_invitation(

@@ -27,6 +27,8 @@ from services.mail.models import BounceKind, Mail, MailBounce
 from services.mail.transport import DEAD_ADDRESS, clean_reply
 
 logger = logging.getLogger(__name__)
+# It logs each of its errors, with the traceback.
+logging.getLogger("flufl.bounce").setLevel(logging.CRITICAL)
 
 # The beginning of a longer report is read: what it says stands before the message that it returns.
 LARGEST = 1 << 20
@@ -180,7 +182,10 @@ def _read_statuses(parts: list[Parsed]) -> dict[str, Any] | None:
 
 def _read_others(mail: Parsed, texts: list[str]) -> dict[str, Any]:
     """Return what a report says that follows no standard."""
-    temporary, permanent = all_failures(mail)
+    try:
+        temporary, permanent = all_failures(mail)
+    except Exception:  # noqa: BLE001 - it has twenty readers, and some fail where a header is missing
+        temporary = permanent = frozenset()
     text = texts[0] if texts else ""
     if not (temporary or permanent):
         kind, reply = BounceKind.OTHER, clean_reply(str(mail.get("subject", "")))
@@ -210,18 +215,18 @@ def _find_status(given: str, said: str) -> str:
 
 
 def _read_blocks(part: Parsed) -> Iterator[dict[str, str]]:
-    """Yield the groups of fields of a delivery status, also one that was sent as a text."""
+    """Yield the groups of fields of a delivery status (RFC 3464, 2.1).
+
+    `email` has parsed them as messages. Some servers encode them, which RFC 3464 forbids and RFC
+    6533 allows: then what it parsed is the code.
+    """
     payload = part.get_payload()
-    if isinstance(payload, list):
-        for block in payload:
-            if not isinstance(block, Parsed):
-                continue
-            fields = {name.lower(): _unfold(value) for name, value in block.items()}
-            # Some servers encode the part, which RFC 3464 forbids: the fields are then its body.
-            yield fields or _parse_fields(_read_text(block))
-        return
-    for text in re.split(r"\r?\n\s*\r?\n", _read_text(part)):
-        yield _parse_fields(text)
+    text = "\n\n".join(str(one) for one in payload) if isinstance(payload, list) else str(payload)
+    whole = Parsed()
+    whole["Content-Transfer-Encoding"] = str(part.get("content-transfer-encoding", "8bit"))
+    whole.set_payload(text.strip())
+    for block in re.split(r"\r?\n\s*\r?\n", _read_text(whole)):
+        yield _parse_fields(block)
 
 
 def _read_fields(part: Parsed) -> dict[str, str]:

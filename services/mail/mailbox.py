@@ -109,6 +109,8 @@ def _connected(box: Mailbox) -> Iterator[imaplib.IMAP4]:
         if imap is not None:
             with suppress(imaplib.IMAP4.error, OSError):
                 imap.logout()
+            with suppress(OSError):  # a connection that was cut is not closed by that
+                imap.shutdown()
 
 
 def _ask(imap: imaplib.IMAP4, *words: Any) -> list[Any]:

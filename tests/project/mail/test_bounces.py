@@ -19,7 +19,7 @@ from project.mail.cli import mail as command
 from services.mail import bounces, outbox
 from services.mail.bounces import LARGEST
 from services.mail.jobs import ReadBounces
-from services.mail.models import Mail, Suppression
+from services.mail.models import Suppression
 from tests import imap, reports
 from tests.conftest import metric
 from tests.messages import make_message
@@ -64,9 +64,8 @@ def sent(job_app, server):
         if server.kept:
             break
         time.sleep(0.1)
-    [(sender, recipient, _content)] = server.kept
-    with runtime.read_only() as session:
-        return Sent(session.execute(select(Mail.message_id)).scalar_one(), recipient, sender)
+    [(message_id, recipient, _content)] = server.kept
+    return Sent(message_id, recipient, *server.return_paths)
 
 
 def read_refusals(app):
@@ -106,7 +105,7 @@ def test_reports_in_the_mailbox_are_settled_by_a_job(job_app, sent, mailbox):
 
     assert read_refusals(job_app) == [(sent.recipient, 1)]
     values = samples(render_metrics(job_app.runtime).decode())
-    assert values[f'{metric("mail_bounces")}{{kind="failed",ours="yes"}}'] == 1
+    assert values[metric("mail_bounces"), ("kind", "failed"), ("ours", "yes")] == 1
 
 
 def test_mailbox_is_read_every_few_minutes_when_there_is_one(job_app):

@@ -13,6 +13,7 @@ from services.mail.models import BounceKind, Mail, MailState, Suppression
 from tests import reports
 from tests.conftest import NOW
 from tests.messages import put, read_row
+from tests.one_session import OneSession
 from tests.reports import Sent
 
 SECRET = "a secret of the test's own"
@@ -70,7 +71,7 @@ def send(session: Session, number: int = 1, **changes: object) -> Sent:
         update(Mail).where(Mail.id == mail_id).values(state=MailState.SENT, ended_at=NOW)
     )
     row = read_row(session, mail_id)
-    return Sent(row.message_id, row.recipient, RETURN)
+    return Sent(row.message_id, row.recipient, RETURN, mail_id)
 
 
 def refusals(session: Session) -> dict[str, int]:
@@ -84,11 +85,11 @@ def test_report_is_settled(session: Session, name: str) -> None:
 
     settled = settle(session, write(sent), secret=SECRET, now=NOW)
 
-    assert (settled.kind, settled.mail_id, settled.status) == (kind, 1, status)
+    assert (settled.kind, settled.mail_id, settled.status) == (kind, sent.mail_id, status)
     assert sent.recipient not in settled.reply
     counted = kind is K.FAILED and status in ("5.1.1", "5.1.2", "5.1.10")
     assert refusals(session) == ({sent.recipient: 1} if counted else {})
-    assert read_row(session, 1).state is MailState.SENT
+    assert read_row(session, sent.mail_id).state is MailState.SENT
 
 
 @pytest.mark.parametrize("name", REPORTS)
@@ -96,7 +97,7 @@ def test_forged_report_changes_nothing(session: Session, name: str) -> None:
     write, kind, _ = REPORTS[name]
     sent = send(session)
     calls: list[Mail] = []
-    forged_path = bounces.make_return_path(RETURN, "another secret", 1)
+    forged_path = bounces.make_return_path(RETURN, "another secret", sent.mail_id)
     forged = replace(sent, message_id="<guessed@school.example>", return_path=forged_path)
 
     settled = settle(
@@ -115,12 +116,12 @@ def test_forged_report_changes_nothing(session: Session, name: str) -> None:
 
 def test_report_without_the_message_is_matched_by_the_return_path(session: Session) -> None:
     sent = send(session)
-    path = bounces.make_return_path(RETURN, SECRET, 1).upper()
+    path = bounces.make_return_path(RETURN, SECRET, sent.mail_id).upper()
     stripped = replace(sent, message_id="<rewritten@mx.example>", return_path=path)
 
     settled = settle(session, reports.postfix(stripped), secret=SECRET, now=NOW)
 
-    assert (settled.mail_id, refusals(session)) == (1, {sent.recipient: 1})
+    assert (settled.mail_id, refusals(session)) == (sent.mail_id, {sent.recipient: 1})
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_report_on_a_late_message_and_then_on_its_end(session: Session) -> None:
         settle(session, raw, secret=SECRET, now=NOW)
 
     assert refusals(session) == {sent.recipient: 1}
-    assert bounces.find_of(session, [1])[1].status == "5.1.1"
+    assert bounces.find_of(session, [sent.mail_id])[sent.mail_id].status == "5.1.1"
     assert bounces.count_bounces(session) == {("delayed", "yes"): 1, ("failed", "yes"): 1}
 
 
@@ -192,7 +193,7 @@ def test_failure_of_another_address_is_shown_and_does_not_count(session: Session
 
     settled = settle(session, raw, secret=SECRET, now=NOW)
 
-    assert (settled.kind, settled.mail_id, refusals(session)) == (K.FAILED, 1, {})
+    assert (settled.kind, settled.mail_id, refusals(session)) == (K.FAILED, sent.mail_id, {})
 
 
 def test_complaint_is_given_to_the_noun(session: Session) -> None:
@@ -202,7 +203,7 @@ def test_complaint_is_given_to_the_noun(session: Session) -> None:
 
     settle(session, reports.complaint(sent), secret=SECRET, complaints=complaints, now=NOW)
 
-    assert (told, refusals(session)) == ([1], {})
+    assert (told, refusals(session)) == ([sent.mail_id], {})
 
 
 HOSTILE = {
@@ -238,7 +239,7 @@ def test_status_is_bounded() -> None:
     assert len(read_report(raw).status) <= 20
 
 
-def test_old_reports_are_deleted_with_their_messages(session: Session, unit_of_work) -> None:
+def test_old_reports_are_deleted_with_their_messages(session: Session) -> None:
     """A report of no message is kept as long as a message that failed."""
     month, old = timedelta(days=30), NOW - timedelta(days=3650)
     sent = send(session)
@@ -246,6 +247,6 @@ def test_old_reports_are_deleted_with_their_messages(session: Session, unit_of_w
     settle(session, b"Subject: nothing\r\n\r\n", secret=SECRET, now=old)
     session.execute(update(Mail).values(ended_at=old))
 
-    outbox.prune(unit_of_work, keep_sent=month, keep_others=month)
+    outbox.prune(OneSession(session).unit_of_work, keep_sent=month, keep_others=month)
 
     assert bounces.find_bounces(session) == []

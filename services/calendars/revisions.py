@@ -68,7 +68,7 @@ class Stamps(NamedTuple):
 
     def join(self, other: "Stamps") -> "Stamps":
         """Return the higher of each."""
-        return Stamps(*map(max, self, other))
+        return Stamps(max(self.sequence, other.sequence), max(self.modified_at, other.modified_at))
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,8 +304,9 @@ def _read_highest(
         query = select(model.event_id, model.sequence, model.modified_at)
         if event_ids is not None:
             query = query.where(model.event_id.in_(event_ids))
-        for event_id, *stamps in session.execute(query.execution_options(yield_per=5_000)):
-            one = Stamps(*stamps)
+        rows = session.execute(query.execution_options(yield_per=5_000))
+        for event_id, sequence, modified_at in rows:
+            one = Stamps(sequence, modified_at)
             highest[event_id] = highest.get(event_id, one).join(one)
     return highest
 

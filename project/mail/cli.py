@@ -8,11 +8,12 @@ from email.message import EmailMessage
 from email.policy import SMTP, default
 from email.utils import format_datetime, make_msgid
 from functools import partial
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import click
 from email_validator import EmailNotValidError, validate_email
-from nightshift.cli.boundary import LIMIT, ROW_NUMBER
+from nightshift.cli.boundary import LIMIT, ROW_NUMBER, FilePath
 from nightshift.cli.output import (
     as_json_option,
     change_each,
@@ -172,14 +173,15 @@ def list_bounces(runtime: Runtime, limit: int, as_json: bool) -> None:
 
 
 @mail.command()
-@click.argument("file", type=click.File("rb"))
+@click.argument("file", type=FilePath(exists=True, dir_okay=False, allow_dash=True))
 @pass_runtime
-def settle(runtime: Runtime, file: IO[bytes]) -> None:
+def settle(runtime: Runtime, file: Path) -> None:
     """Settle a report that another server sent: the mail in FILE, or - for standard input.
 
     For a mail server on this machine, as the command of an alias.
     """
-    raw = file.read(bounces.LARGEST)
+    with click.open_file(str(file), "rb") as source:
+        raw = source.read(bounces.LARGEST)
     settled = runtime[BounceDesk].settle(runtime.unit_of_work, raw, now=runtime.now())
     of = "no message of ours" if settled.mail_id is None else f"mail {settled.mail_id}"
     said = f"{settled.kind} {settled.status}".strip()

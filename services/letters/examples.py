@@ -59,7 +59,12 @@ END:VEVENT
 """.replace("\n", "\r\n")
 
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "welcome": {"name": "Anna Müller", "calendar_url": CALENDAR},
+    "welcome": {
+        "name": "Anna Müller",
+        "calendar_url": CALENDAR,
+        "page_url": CALENDAR.removesuffix(".ics"),
+        "webcal_url": CALENDAR.replace("https:", "webcal:"),
+    },
     "verify_address": {
         "name": "Anna Müller",
         "key_url": f"https://calendar.school.example/u/verify?key={KEY}",

@@ -98,9 +98,10 @@ class Component:
     takes a `nightshift.desk.Desk` and returns the `Part` of it that is the component's.
     `commands`: by name, `module:command`; the project's pyproject.toml has the same lines as entry
     points, by which Celery finds them. `after_restore`: commands that make again what the component
-    keeps outside of the database, run when a backup was restored. `needs`: by what a process is
-    (`worker`, `web` or `desk`), the secrets among its settings without which that process cannot
-    work.
+    keeps outside of the database, run when a backup was restored; `{replaced}` in one stands for
+    the name of the database that was replaced (of SQLite, its file), which is still there. `needs`:
+    by what a process is (`worker`, `web` or `desk`), the secrets among its settings without which
+    that process cannot work.
     """
 
     name: str

@@ -211,5 +211,5 @@ calendars = Component(
     front="project.calendars.pages:show_calendars",
     desk="project.calendars.desk:make_part",
     commands={"feeds": "project.calendars.cli:feeds"},
-    after_restore=("feeds sync --inline",),
+    after_restore=("feeds take-stamps {replaced}", "feeds sync --inline"),
 )

@@ -108,7 +108,8 @@ class AccessLog:
         paths = [route.path for route in routes if isinstance(route, Route)]
         self._open = {path for path in paths if "{" not in path}
         self._last: dict[str, int] = {}
-        self._masked = {path.partition("{")[0] for path in paths if "{" in path}
+        masked = {path.partition("{")[0] for path in paths if "{" in path}
+        self._masked = sorted(masked, key=len, reverse=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and log its answer."""

@@ -17,9 +17,9 @@ from nightshift.component import Composition
 from nightshift.desk import history, jobs, overview, recurring
 from nightshift.desk.guard import HEADERS, SESSION_SECONDS, Guard
 from nightshift.desk.logins import Logins, read_users
-from nightshift.desk.site import Desk
+from nightshift.desk.site import LOOPBACK, Desk
 from nightshift.runtime import Runtime
-from nightshift.settings import PLACEHOLDER, is_near
+from nightshift.settings import PLACEHOLDER
 from nightshift.web.server import (
     FAILED,
     AccessLog,
@@ -62,7 +62,7 @@ def make_app(runtime: Runtime) -> Starlette:
     host, _ = read_bind(settings.desk_bind)
     if settings.environment == "production":
         runtime[Composition].require_secrets(runtime, "desk")
-    users = read_users(settings, near=is_near(host) and host != "")
+    users = read_users(settings, near=host in LOOPBACK)
     logs.setup(settings.log_format, settings.log_level)
     sentry.start(settings)
     access = logging.getLogger("uvicorn.access")

@@ -243,6 +243,16 @@ def test_unknown_pages_are_not_found(ada):
         assert ada.get(path).status_code == 404, path
 
 
+@pytest.mark.parametrize("bind", ["0.0.0.0:8001", "a-host:8001", "10.0.0.1:8001"])
+def test_usual_login_is_for_this_machine_only(database_url, bind):
+    runtime = app.composition.runtime(
+        database_url=database_url, desk_bind=bind, given={App: app}, _env_file=None
+    )
+
+    with pytest.raises(InvalidInput, match="DESK_USERS: is empty"):
+        make_app(runtime)
+
+
 def test_desk_that_would_be_open_does_not_start(database_url):
     runtime = app.composition.runtime(
         database_url=database_url, environment="production", given={App: app}, _env_file=None,

@@ -21,6 +21,7 @@ from services.school.models import (
     EventClassGroup,
     EventDepartment,
     EventUser,
+    Holiday,
     IgnoredEvent,
     Lesson,
     LessonClass,
@@ -87,6 +88,7 @@ TARGETS = {
     "classes.csv": Target(SchoolClass, "name", {"department": "department_id"}),
     "users.csv": Target(User, "email", {"class": "class_id"}),
     "semesters.csv": Target(Semester, "name", {"starts": "starts_on", "ends": "ends_on"}),
+    "holidays.csv": Target(Holiday, "key", {"id": "key", "starts": "starts_on", "ends": "ends_on"}),
     "lessons.csv": Target(
         Lesson,
         "key",

@@ -60,7 +60,9 @@ def find_public(
         raise InvalidInput(
             f"the year {unknown[0]} must lie between {YEARS[0]} and {YEARS[-1]}"
         )
-    found = holidays.country_holidays(country, subdiv=region, years=years, language=language)
+    # Else the language would be that of this machine.
+    spoken = language or holidays.country_holidays(country).default_language
+    found = holidays.country_holidays(country, subdiv=region, years=years, language=spoken)
     place = f"{country}-{region}" if region else country
     return [
         Day(f"{place}-{day}", normalise(name)[:LONGEST_NAME], day)

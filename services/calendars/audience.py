@@ -34,7 +34,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from nightshift.database import Reader, Session, plain, reader
-from sqlalchemy import ColumnElement, exists, or_, select, true
+from sqlalchemy import ColumnElement, exists, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
 from services.calendars.models import EventRevision
@@ -606,13 +606,13 @@ def _complete(
 
 
 class _Change(NamedTuple):
-    """A change of a lesson on one date. `teachers` is None where the lesson's own teach."""
+    """A lesson as it is on one date. `teachers` is None where the lesson's own teach."""
 
     day: date
     cancelled: bool
     moved_to: date | None
-    starts: time | None
-    ends: time | None
+    starts: time
+    ends: time
     teachers: tuple[int, ...] | None
 
 
@@ -662,17 +662,14 @@ def _complete_lessons(
         if lesson_id in changes:
             own[lesson_id].append(user_id)
     once: dict[int, list[OnceFacts]] = defaultdict(list)
-    times = select(Lesson.id, Lesson.starts, Lesson.ends).where(
-        Lesson.id.in_(select(LessonChange.lesson_id).where(changed))
-    )
-    for lesson_id, starts, ends in read(times):
-        for change in changes.get(lesson_id, ()):
+    for lesson_id, of_lesson in changes.items():
+        for change in of_lesson:
             if change.cancelled:
                 continue
             taken = OnceFacts(
                 change.moved_to or change.day,
-                _minutes(change.starts or starts),
-                _minutes(change.ends or ends),
+                _minutes(change.starts),
+                _minutes(change.ends),
                 tuple(classes[lesson_id]),
             )
             for user_id in own[lesson_id] if change.teachers is None else change.teachers:
@@ -702,14 +699,16 @@ def _read_changes(read: Reader, changed: ColumnElement[bool]) -> dict[int, list[
         LessonChange.taken_on,
         LessonChange.cancelled,
         LessonChange.moved_to,
-        LessonChange.starts,
-        LessonChange.ends,
+        func.coalesce(LessonChange.starts, Lesson.starts),
+        func.coalesce(LessonChange.ends, Lesson.ends),
         LessonChange.substituted,
     )
+    found = select(*columns).join(Lesson).where(changed, matters)
     changes: dict[int, list[_Change]] = defaultdict(list)
-    for change_id, lesson_id, *what, substituted in read(select(*columns).where(changed, matters)):
+    for row in read(found):
+        change_id, lesson_id, day, cancelled, moved_to, starts, ends, substituted = row
         others = tuple(teachers[change_id]) if substituted else None
-        changes[lesson_id].append(_Change(*what, others))
+        changes[lesson_id].append(_Change(day, cancelled, moved_to, starts, ends, others))
     return changes
 
 

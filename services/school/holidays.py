@@ -57,9 +57,7 @@ def find_public(
             f" {', '.join(languages) or 'one language'}"
         )
     if unknown := sorted(set(years) - set(YEARS)):
-        raise InvalidInput(
-            f"the year {unknown[0]} must lie between {YEARS[0]} and {YEARS[-1]}"
-        )
+        raise InvalidInput(f"the year {unknown[0]} must lie between {YEARS[0]} and {YEARS[-1]}")
     # Else the language would be that of this machine.
     spoken = language or holidays.country_holidays(country).default_language
     found = holidays.country_holidays(country, subdiv=region, years=years, language=spoken)
@@ -86,7 +84,7 @@ def add(session: Session, days: Collection[Day]) -> set[str]:
     if new:
         insert, values = insert_many_or(session, Holiday, new)
         session.connection().execute(insert.on_conflict_do_nothing(), values)
-    return {row["key"] for row in new}
+    return {one.key for one in days} - there
 
 
 def list_holidays(session: Session, *, since: date) -> list[dict[str, object]]:

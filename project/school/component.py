@@ -6,7 +6,7 @@ from project.school.settings import SchoolSettings
 
 school = Component(
     name="school",
-    models=("services.school.models", "services.school.timetable.models"),
+    models=("services.school.models",),
     migrations="school",
     settings=SchoolSettings,
     commands={"school": "project.school.cli:school"},

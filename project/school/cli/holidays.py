@@ -28,6 +28,7 @@ def import_holidays(
     country: str,
     region: str | None,
     years: tuple[int, ...],
+    *,
     language: str | None,
     as_json: bool,
 ) -> None:

@@ -53,7 +53,8 @@ def sync(
             raise InvalidInput(
                 f"{name!r} is no source; TIMETABLE_SOURCES has {', '.join(known.by_name)}"
             )
-    code, said = 0, []
+    code = 0
+    said: list[dict[str, Any]] = []
     for name in sources or known.by_name:
         try:
             state, plan = syncs.sync(

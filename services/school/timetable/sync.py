@@ -73,8 +73,8 @@ def sync(
         ServiceError: The source does not answer, or what it says cannot be read. That is recorded.
 
     """
-    started_at = now
     with where.read_only() as session:
+        started_at = read_clock(session)
         question = ask(session, now.astimezone(sources.zone).date())
     try:
         timetable = sources.by_name[name].read(question)

@@ -93,7 +93,7 @@ class WebUntis:
                 session.logout(suppress_errors=True)
 
 
-class _Http(requests.Session):
+class _Http(requests.Session):  # type: ignore[misc]
     """Requests within limits: the package sets none."""
 
     def __init__(self, account: Account) -> None:

@@ -51,11 +51,10 @@ def other_value(column: Column[Any], row: Any, rows: list[Any]) -> Any:
         return next(one for one in column.type.enums if one != value)
     if isinstance(column.type, Integer) and column.primary_key:
         return value + 90_000
-    if value is None and column.type.python_type is time:
-        return time(7)
     if value is None:
         days = {"_at": LONG_AGO, "_on": LONG_AGO.date(), "_to": LONG_AGO.date()}
-        return days.get(column.name[-3:], "x")
+        is_clock = column.name in ("starts", "ends")
+        return time(7) if is_clock else days.get(column.name[-3:], "x")
     return OTHERS[type(value)](value)
 
 

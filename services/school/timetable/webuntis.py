@@ -36,6 +36,7 @@ PLANNED_AHEAD = timedelta(days=28)
 LONGEST_NAME, LONGEST_SUBJECT, LONGEST_ROOM = 50, 200, 100
 LARGEST_ANSWER = 50_000_000
 PIECE = 65_536
+NO_RIGHT = -8509  # among the protocol's codes
 FIRST_ERROR, FIRST_SERVER_ERROR = 400, 500
 
 # It logs the session's id, and answers with names.
@@ -144,12 +145,22 @@ def _explaining(account: Account) -> Iterator[None]:
         ) from error
     except errors.MethodNotFoundError as error:
         raise PermanentError(f"WebUntis has no such method any more: {error.args[0]}") from error
-    except errors.Error as error:
-        raise TransientError(f"WebUntis: {first_line(error)}") from error
+    except errors.RemoteError as error:
+        raise _explain(account, error) from error
     except requests.RequestException as error:
         raise TransientError(f"WebUntis does not answer: {type(error).__name__}") from error
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise TransientError(f"WebUntis answers with what is no timetable: {error!r}") from error
+        raise TransientError("WebUntis answers with what is no timetable") from error
+
+
+def _explain(account: Account, error: Any) -> ServiceError:
+    """Return what an error of the protocol means that has no class of its own."""
+    if error.code is None:
+        return TransientError("WebUntis answers with what is no timetable")
+    said = f"WebUntis: {first_line(error)}"
+    if error.code == NO_RIGHT:
+        return PermanentError(f"{said}; give {account.user} the right to it")
+    return TransientError(said)
 
 
 class _Reader:

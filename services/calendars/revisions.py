@@ -66,6 +66,10 @@ class Stamps(NamedTuple):
         modified_at = min(self.modified_at, LATEST_STAMP) + timedelta(seconds=1)
         return Stamps(min(self.sequence + 1, HIGHEST_SEQUENCE), max(now, modified_at))
 
+    def join(self, other: "Stamps") -> "Stamps":
+        """Return the higher of each."""
+        return Stamps(max(self.sequence, other.sequence), max(self.modified_at, other.modified_at))
+
 
 @dataclass(frozen=True, slots=True)
 class OutdatedEvent:
@@ -150,7 +154,7 @@ def _find_highest(last: Any, kept: Stamps | None) -> tuple[Stamps | None, bool]:
         return stamps, False
     if stamps is None:
         return kept, True
-    highest = Stamps(max(stamps.sequence, kept.sequence), max(stamps.modified_at, kept.modified_at))
+    highest = stamps.join(kept)
     return highest, highest != stamps
 
 
@@ -268,6 +272,43 @@ def _write(session: Session, found: Collection[OutdatedEvent], now: datetime) ->
     upsert(session, EventRevision, revisions)
     if renderings:
         upsert(session, EventRendering, renderings)
+
+
+def read_stamps(session: Session) -> dict[UUID, Stamps]:
+    """Return the highest stamps of every event that this database has, or remembers."""
+    return _read_highest(session)
+
+
+def take_stamps(session: Session, stamps: Mapping[UUID, Stamps], *, now: datetime) -> int:
+    """Go on from these stamps, which calendars have seen, where they are higher than ours.
+
+    Return how many are. The next sync raises those of the events that are here.
+    """
+    taken = 0
+    for event_ids in batched(list(stamps), ROWS_A_STATEMENT):
+        ours = _read_highest(session, event_ids)
+        joined = {one: stamps[one].join(ours.get(one, stamps[one])) for one in event_ids}
+        higher = {one: both for one, both in joined.items() if both != ours.get(one)}
+        if higher:
+            rows = [{"event_id": one, "gone_at": now, **higher[one]._asdict()} for one in higher]
+            upsert(session, EventStamp, rows)
+        taken += len(higher)
+    return taken
+
+
+def _read_highest(
+    session: Session, event_ids: Collection[UUID] | None = None
+) -> dict[UUID, Stamps]:
+    highest: dict[UUID, Stamps] = {}
+    for model in (EventRevision, EventStamp):
+        query = select(model.event_id, model.sequence, model.modified_at)
+        if event_ids is not None:
+            query = query.where(model.event_id.in_(event_ids))
+        rows = session.execute(query.execution_options(yield_per=5_000))
+        for event_id, sequence, modified_at in rows:
+            one = Stamps(sequence, modified_at)
+            highest[event_id] = highest.get(event_id, one).join(one)
+    return highest
 
 
 def prune_stamps(session: Session, *, before: datetime) -> int:

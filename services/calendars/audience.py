@@ -25,7 +25,7 @@ user who is not a student counts as a teacher.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cache, cached_property, lru_cache
@@ -62,6 +62,13 @@ from services.school.models import (
     Subscription,
     User,
 )
+from services.school.recurrences import (
+    DateChange,
+    Series,
+    find_local_days,
+    find_occurrences_or_first,
+)
+from services.school.series import read_changes
 
 Indexes = frozenset[int]
 MINUTES_A_DAY = 24 * 60
@@ -75,15 +82,19 @@ EVENT_COLUMNS = (
     Event.ends_at,
     Event.starts_on,
     Event.ends_on,
+    Event.rrule,
 )
 
 # Raise it when the rules change: then the next sync works out every calendar again, although the
 # school is the same.
-RULES_VERSION = 3
+RULES_VERSION = 4
 
 
 # Named tuples: a school has tens of thousands of these, and a frozen dataclass takes three times as
 # long to make.
+
+
+Times = tuple[datetime | date, datetime | date]
 
 
 class EventFacts(NamedTuple):
@@ -95,6 +106,13 @@ class EventFacts(NamedTuple):
     starts: datetime | date
     ends: datetime | date
     key: bytes
+    # Each time that a repeated event takes place; empty for one that does not repeat.
+    times: tuple[Times, ...] = ()
+
+    @property
+    def all_times(self) -> tuple[Times, ...]:
+        """Return each time that the event takes place."""
+        return self.times or ((self.starts, self.ends),)
 
 
 class SemesterFacts(NamedTuple):
@@ -173,7 +191,8 @@ class School:
             for audience in Audience
         }
         self._semesters_of = [
-            self._semesters_at(*find_local_days(event.starts, event.ends, zone)) for event in events
+            self._semesters_at([find_local_days(*times, zone) for times in event.all_times])
+            for event in events
         ]
         self._of_class: dict[int, Indexes] = {}
         self._of_department: dict[int, Indexes] = {}
@@ -311,10 +330,11 @@ class School:
         )
 
     def _days(self, index: int, semester: SemesterFacts) -> Iterator[date]:
-        event = self.events[index]
-        first, last = find_local_days(event.starts, event.ends, self._zone)
-        begin, end = max(first, semester.first), min(last, semester.last)
-        return (begin + timedelta(days=offset) for offset in range((end - begin).days + 1))
+        for times in self.events[index].all_times:
+            first, last = find_local_days(*times, self._zone)
+            begin, end = max(first, semester.first), min(last, semester.last)
+            for offset in range((end - begin).days + 1):
+                yield begin + timedelta(days=offset)
 
     def _during_once(self, once: OnceFacts) -> Indexes:
         """Return the events for students of a class during what is taught on one date."""
@@ -329,10 +349,8 @@ class School:
     def _minutes_taken(
         self, index: int, first: date, last: date
     ) -> tuple[tuple[int, int, int], ...]:
-        event = self.events[index]
-        return find_minutes_taken(
-            event.starts, event.ends, (first, last), self._zone, self._holidays
-        )
+        all_times = self.events[index].all_times
+        return find_all_minutes_taken(all_times, (first, last), self._zone, self._holidays)
 
     def _by_teaching(self, class_id: int, semester_id: int, *, class_teacher: bool) -> Indexes:
         """Return the events that affect every teacher of a class in a semester.
@@ -369,34 +387,20 @@ class School:
                         found[semester.id, weekday].append((index, begins, ends))
         return found
 
-    def _semesters_at(self, first: date, last: date) -> tuple[int, ...]:
+    def _semesters_at(self, spans: Sequence[tuple[date, date]]) -> tuple[int, ...]:
         """Return the semesters that these days fall in, else the latest that began before them."""
         during = tuple(
             semester.id
             for semester in self._semesters
-            if semester.first <= last and semester.last >= first
+            if any(semester.first <= last and semester.last >= first for first, last in spans)
         )
         if during:
             return during
+        first = min(first for first, _ in spans)
         before = [semester for semester in self._semesters if semester.first <= first]
         return (max(before, key=lambda semester: semester.first).id,) if before else ()
 
 
-def find_local_days(
-    starts: datetime | date, ends: datetime | date, zone: ZoneInfo
-) -> tuple[date, date]:
-    """Return the first and the last local day of an event.
-
-    An event that ends at midnight does not reach into the next day.
-    """
-    if not isinstance(starts, datetime) or not isinstance(ends, datetime):
-        return starts, ends
-    last = max(ends - timedelta(microseconds=1), starts)
-    return starts.astimezone(zone).date(), last.astimezone(zone).date()
-
-
-# Called for the same event again for every class that it matches, in every chunk of a run.
-@lru_cache(maxsize=20_000)
 def find_minutes_taken(
     starts: datetime | date,
     ends: datetime | date,
@@ -430,6 +434,21 @@ def find_minutes_taken(
     return tuple(sorted(taken))
 
 
+# Called for the same event again for every class that it matches, in every chunk of a run.
+@lru_cache(maxsize=20_000)
+def find_all_minutes_taken(
+    all_times: tuple[Times, ...],
+    within: tuple[date, date],
+    zone: ZoneInfo,
+    holidays: frozenset[date],
+) -> tuple[tuple[int, int, int], ...]:
+    """Return what `find_minutes_taken` does, for all times that an event takes place."""
+    taken: set[tuple[int, int, int]] = set()
+    for starts, ends in all_times:
+        taken.update(find_minutes_taken(starts, ends, within, zone, holidays))
+    return tuple(sorted(taken))
+
+
 def read_school(
     session: Session, window: Window, users: Collection[UserFacts], *, all_users: bool = False
 ) -> School:
@@ -445,16 +464,21 @@ def read_school(
         .join(EventRevision, EventRevision.event_id == Event.id)
         .where(window.current(), EventRevision.error.is_(None))
     )
+    repeated = read_changes(session, window.current() & (Event.rrule != ""))
     events = [
-        EventFacts(
-            row.id,
-            row.audience,
-            row.addressed,
-            row.starts_at or row.starts_on,
-            row.ends_at or row.ends_on,
+        _make_facts(
+            row,
+            repeated,
+            window.zone,
             row.digest + b"%d.%d" % (row.sequence, row.modified_at.timestamp()),
         )
         for row in rows
+    ]
+    # Of a repeated event the rows say only between which days it has dates.
+    events = [
+        event
+        for event in events
+        if not event.times or any(window.reaches(*times) for times in event.times)
     ]
     events.sort(key=lambda event: (_moment(event.starts), event.id))
     school, index_of, people = _named(read, events, window.zone)
@@ -464,6 +488,23 @@ def read_school(
     if by_id:
         _complete(session, by_id, index_of, all_users=all_users)
     return school
+
+
+def _make_facts(
+    row: Any, repeated: Mapping[UUID, tuple[DateChange, ...]], zone: ZoneInfo, key: bytes
+) -> EventFacts:
+    starts, ends = row.starts_at or row.starts_on, row.ends_at or row.ends_on
+    times: tuple[Times, ...] = ()
+    if row.rrule:
+        times = find_times(Series(starts, ends, row.rrule, repeated.get(row.id, ())), zone)
+    return EventFacts(row.id, row.audience, row.addressed, starts, ends, key, times)
+
+
+# The same object for the same event: what is kept by it is found at once.
+@lru_cache(maxsize=5_000)
+def find_times(series: Series, zone: ZoneInfo) -> tuple[Times, ...]:
+    """Return each time that an event takes place, also cancelled ones, which calendars show."""
+    return tuple((one.starts, one.ends) for one in find_occurrences_or_first(series, zone))
 
 
 def has_user_feed() -> ColumnElement[bool]:
@@ -480,17 +521,9 @@ def find_affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:
     """
     read = reader(session)
     rows = read(select(*EVENT_COLUMNS).where(Event.id == event_id))
-    events = [
-        EventFacts(
-            row.id,
-            row.audience,
-            row.addressed,
-            row.starts_at or row.starts_on,
-            row.ends_at or row.ends_on,
-            b"",
-        )
-        for row in rows
-    ]
+    repeats = any(row.rrule for row in rows)
+    repeated = read_changes(session, Event.id == event_id) if repeats else {}
+    events = [_make_facts(row, repeated, zone, b"") for row in rows]
     school, _, people = _named(read, events, zone, only=event_id)
     attending = [class_id for class_id in school.classes if school.of_class(class_id)]
     found = read(

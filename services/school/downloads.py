@@ -121,11 +121,10 @@ def fetch(
 
 def find_reason_against(address: Address, networks: Iterable[Network] = ()) -> str:
     """Return why an address must not be asked, or an empty string."""
-    if any(address in network for network in networks):
+    every = list(_find_meant(address))
+    if any(meant in network for meant in every for network in networks):
         return ""
-    for meant in _find_meant(address):
-        if any(meant in network for network in networks):
-            continue
+    for meant in every:
         if not meant.is_global or meant.is_multicast:
             return f"{address} is no address of the public internet"
         if any(meant in network for network in _find_own_networks()):

@@ -4,7 +4,7 @@ from datetime import date, datetime, time
 from enum import StrEnum
 from uuid import UUID, uuid4
 
-from nightshift.database import Base, UtcDateTime, choice
+from nightshift.database import Base, UtcDateTime, choice, partial_index
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
@@ -51,6 +51,14 @@ class TeachingAffected(StrEnum):
     YES = "yes"
     PARTIAL = "partial"
     NO = "no"
+
+
+class DateState(StrEnum):
+    """What is otherwise on one date of a repeated event."""
+
+    LEFT_OUT = "left_out"
+    CANCELLED = "cancelled"
+    CHANGED = "changed"
 
 
 CLASS_GROUP_LENGTH = 3
@@ -238,6 +246,10 @@ class Event(Base):
     for the whole school. A row with `version_of_id` is another version of that event, a coming one
     (draft, review) or a past one; only rows without it are current. Publishing a version swaps the
     content of the two rows, so the published id stays.
+
+    With `rrule` the event repeats (services/school/recurrences.py): the times are then those of its
+    first date, and `first_on` and `last_on` the local days between which it takes place. Who writes
+    a rule writes these, too.
     """
 
     __tablename__ = "event"
@@ -262,6 +274,11 @@ class Event(Base):
             postgresql_where=text("state = 'published' and version_of_id is null"),
             sqlite_where=text("state = 'published' and version_of_id is null"),
         ),
+        partial_index(
+            "ix_event_current_series",
+            "last_on",
+            where="state = 'published' and version_of_id is null and last_on is not null",
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -276,6 +293,9 @@ class Event(Base):
     ends_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     starts_on: Mapped[date | None]
     ends_on: Mapped[date | None]
+    rrule: Mapped[str] = mapped_column(Text, default="", server_default="")
+    first_on: Mapped[date | None]
+    last_on: Mapped[date | None]
     audience: Mapped[Audience] = mapped_column(choice(Audience), default=Audience.STUDENTS)
     teaching_affected: Mapped[TeachingAffected] = mapped_column(
         choice(TeachingAffected), default=TeachingAffected.NO
@@ -288,6 +308,29 @@ class Event(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     cancelled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class EventDate(Base):
+    """What is otherwise on one date of a repeated event. Empty: as on every date.
+
+    `original_on` is the local day that the rule has. `id` is made of the event and that day
+    (recurrences.make_date_id).
+    """
+
+    __tablename__ = "event_date"
+    __table_args__ = (UniqueConstraint("event_id", "original_on"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"))
+    original_on: Mapped[date]
+    state: Mapped[DateState] = mapped_column(choice(DateState))
+    starts_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ends_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    starts_on: Mapped[date | None]
+    ends_on: Mapped[date | None]
+    title: Mapped[str | None] = mapped_column(Text)
+    description: Mapped[str | None] = mapped_column(Text)
+    location: Mapped[str | None] = mapped_column(Text)
 
 
 class EventClass(Base):

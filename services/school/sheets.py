@@ -164,7 +164,7 @@ def _add(
         # No database has what may not be written, and Postgres refuses the question.
         if column in cells and not find_unwanted(cells[column])
     }
-    key = kind.identify(cells.get(kind.key_column, ""))
+    key = kind.find_key(cells)
     uniques: list[tuple[str, RowKey]] = [
         (kind.key_column, key),
         *((column, cells.get(column, "")) for column in kind.unique),

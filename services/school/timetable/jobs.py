@@ -13,7 +13,7 @@ class SyncTimetable(
     # A source that is away is asked again, until the morning.
     backoff=Backoff(first=timedelta(minutes=2), cap=timedelta(minutes=30)),
     max_attempts=6,
-    time_limit=timedelta(minutes=20),
+    time_limit=timedelta(minutes=12),
 ):
     """Bring what a source of the timetable says into the school."""
 

@@ -56,7 +56,7 @@ class Account:
     user: str
     password: str = field(repr=False)
     silence: float = 20.0
-    seconds: float = 600.0
+    seconds: float = 540.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,9 +159,9 @@ def make_paper(classes: int = 3, teachers: int = 4, lessons: int = 12) -> Paper:
     return paper
 
 
-def add_school(session: Session, paper: Paper, *, with_ids: bool = True) -> None:
+def add_school(session: Session, paper: Paper, *, last: date = LAST) -> None:
     """Add the semester, and a user for each teacher of a timetable."""
-    session.add(Semester(name=TERM, starts_on=FIRST, ends_on=LAST))
+    session.add(Semester(name=TERM, starts_on=FIRST, ends_on=last))
     session.execute(
         insert(User),
         [
@@ -170,7 +170,7 @@ def add_school(session: Session, paper: Paper, *, with_ids: bool = True) -> None
                 "first_name": one.first_name,
                 "last_name": one.last_name,
                 "role": Role.TEACHER,
-                "untis_id": one.id if with_ids else None,
+                "untis_id": one.id,
                 "created_at": NOW,
             }
             for one in paper.teachers.values()

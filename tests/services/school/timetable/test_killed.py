@@ -11,9 +11,7 @@ from pathlib import Path
 
 import pytest
 from forking import ForkedProcess
-from sqlalchemy import update
 
-from services.school.models import Semester
 from tests.conftest import ROOT
 from tests.services.school.timetable.builders import (
     Paper,
@@ -74,8 +72,7 @@ def test_killed_sync_is_as_if_it_had_not_begun(installed, start, tmp_path: Path)
     here = make_paper(classes=60, teachers=120, lessons=1500)
     there = change_all(here)
     with runtime.unit_of_work() as session:
-        add_school(session, here)
-        session.execute(update(Semester).values(ends_on=date(2190, 1, 31)))
+        add_school(session, here, last=date(2190, 1, 31))
     for paper in (here, there):
         paper.write(tmp_path / "timetable")
         began = time.monotonic()

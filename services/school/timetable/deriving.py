@@ -15,8 +15,9 @@ from services.school.timetable.source import SingleDate, Term, WeeklyLesson
 
 V = TypeVar("V", bound=Hashable)
 
-# A lesson is called by its group, its weekday and its time; an id has 50 characters.
-LONGEST_GROUP = 40
+# A lesson is called by its group, weekday and time, and by the month in which its semester begins.
+# An id has 50 characters.
+LONGEST_GROUP = 38
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,8 @@ class Occurrence:
         return room, teachers
 
 
-Slot = tuple[int, time, time]
+# A weekday and a time of day.
+Slot = tuple[int, time]
 
 
 def derive(
@@ -68,7 +70,7 @@ def derive(
     ours = list(_tell_apart(ours))
     groups: dict[str, dict[Slot, dict[date, Occurrence]]] = defaultdict(lambda: defaultdict(dict))
     for one in sorted(ours, key=lambda one: (one.day, one.starts, one.cancelled)):
-        slot = (one.day.isoweekday(), one.starts, one.ends)
+        slot = (one.day.isoweekday(), one.starts)
         groups[one.group][slot].setdefault(one.day, one)
     lessons: list[WeeklyLesson] = []
     changes: list[SingleDate] = []
@@ -92,9 +94,9 @@ def derive(
 
 def _tell_apart(occurrences: Collection[Occurrence]) -> Iterator[Occurrence]:
     """Give lessons of a group that are at the same time a group each, by their teachers."""
-    at: dict[tuple[str, date, time, time], set[tuple[str, ...]]] = defaultdict(set)
+    at: dict[tuple[str, date, time], set[tuple[str, ...]]] = defaultdict(set)
     for one in occurrences:
-        at[one.group, one.day, one.starts, one.ends].add(one.rule[1])
+        at[one.group, one.day, one.starts].add(one.rule[1])
     double = {group for (group, *_), teachers in at.items() if len(teachers) > 1}
     for one in occurrences:
         if one.group in double:
@@ -136,7 +138,7 @@ def _week(day: date) -> date:
 
 
 def _make_lesson(group: str, term: Term, slot: Slot, dates: dict[date, Occurrence]) -> WeeklyLesson:
-    weekday, starts, ends = slot
+    weekday, starts = slot
     given = [one for one in dates.values() if not one.cancelled] or list(dates.values())
 
     def usual(read: Callable[[Occurrence], V]) -> V:
@@ -145,11 +147,11 @@ def _make_lesson(group: str, term: Term, slot: Slot, dates: dict[date, Occurrenc
 
     room, teachers = usual(lambda one: one.rule)
     return WeeklyLesson(
-        id=f"{_shorten(group)}-{weekday}-{starts:%H%M}",
+        id=f"{_shorten(group)}-{weekday}-{starts:%H%M}-{term.first:%y%m}",
         term=term.name,
         weekday=weekday,
         starts=starts,
-        ends=ends,
+        ends=usual(lambda one: one.ends),
         subject=usual(lambda one: one.subject),
         room=room,
         classes=usual(lambda one: one.classes),
@@ -173,29 +175,23 @@ def _find_changes(
     dates = slots[slot]
     for day in days:
         if there := moved.get((slot, day)):
-            (_, starts, ends), other = there
-            yield _compare(lesson, slots[there[0]][other], day, (other, starts, ends))
+            yield _compare(lesson, day, slots[there[0]][there[1]])
         elif day not in dates or dates[day].cancelled:
             yield SingleDate(lesson.id, day, cancelled=True)
         else:
-            change = _compare(lesson, dates[day], day, None)
-            if (change.room, change.teachers) != (None, None):
+            change = _compare(lesson, day, dates[day])
+            if change != SingleDate(lesson.id, day):
                 yield change
 
 
-def _compare(
-    lesson: WeeklyLesson,
-    one: Occurrence,
-    day: date,
-    to: tuple[date, time, time] | None,
-) -> SingleDate:
-    other, starts, ends = to or (day, lesson.starts, lesson.ends)
+def _compare(lesson: WeeklyLesson, day: date, one: Occurrence) -> SingleDate:
+    """Return what differs when a lesson of this day is given as `one`."""
     return SingleDate(
         lesson.id,
         day,
         room=one.room if one.room != lesson.room else None,
-        moved_to=other if other != day else None,
-        starts=starts if starts != lesson.starts else None,
-        ends=ends if ends != lesson.ends else None,
+        moved_to=one.day if one.day != day else None,
+        starts=one.starts if one.starts != lesson.starts else None,
+        ends=one.ends if one.ends != lesson.ends else None,
         teachers=one.teachers if set(one.teachers) != set(lesson.teachers) else None,
     )

@@ -49,9 +49,7 @@ class _Finder:
             if namesakes
             else "no user has this id, address or name"
         )
-        shown = f"{teacher.first_name} {teacher.last_name}".strip()
-        detail = f"{shown}: {why}" if shown else why
-        self._comparison.plan.note(What.NOTICE, "teacher", teacher.id, detail)
+        self._comparison.plan.note(What.NOTICE, "teacher", teacher.id, why)
         return None
 
 
@@ -71,9 +69,9 @@ def _move_ids(comparison: Comparison, found: dict[str, int]) -> None:
         for user_id, new in list(wanted.items()):
             if new in kept:
                 del wanted[user_id]
-                detail = f"{people[user_id].email} should get this id, but another user has it"
+                detail = f"user {user_id} should get this id, but another user has it"
                 plan.note(What.NOTICE, "teacher", new, detail)
     for user_id, new in wanted.items():
-        detail = f"untis_id: {people[user_id].untis_id or '–'} → {new}"
-        plan.note(What.CHANGES, "teacher", people[user_id].email, detail)
+        detail = f"user {user_id}: untis_id {people[user_id].untis_id or '–'} → {new}"
+        plan.note(What.CHANGES, "teacher", new, detail)
     plan.moved = wanted

@@ -97,9 +97,9 @@ class Comparison:
         }
 
     def show_person(self, user_id: int) -> str:
-        """Return what a report calls a user."""
+        """Return what a report calls a user: not by name or address, since reports are kept."""
         person = self.state.people.get(user_id)
-        return person.email if person else f"user {user_id}"
+        return (person and person.untis_id) or f"user {user_id}"
 
 
 class Merged(NamedTuple):

@@ -107,7 +107,7 @@ class _Http(requests.Session):  # type: ignore[misc]
         response = super().post(
             url, data, json, timeout=self._silence, stream=True, allow_redirects=False, **options
         )
-        body = b""
+        body = bytearray()
         for piece in response.iter_content(PIECE):
             body += piece
             if len(body) > LARGEST_ANSWER:
@@ -120,7 +120,7 @@ class _Http(requests.Session):  # type: ignore[misc]
             raise PermanentError(
                 f"WebUntis answers {response.status_code}; correct the server in TIMETABLE_SOURCES"
             )
-        response._content = body  # noqa: SLF001 - a streamed response has no other place for it
+        response._content = bytes(body)  # noqa: SLF001 - a streamed response has no other place for it
         return response
 
 

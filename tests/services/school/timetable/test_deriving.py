@@ -37,7 +37,7 @@ def test_lesson_of_every_week_has_no_single_dates():
     assert derive(weekly("7"), WHOLE, ()) == (
         [
             WeeklyLesson(
-                "7-1-0745",
+                "7-1-0745-2608",
                 TERM,
                 1,
                 time(7, 45),
@@ -57,7 +57,7 @@ def test_missing_date_is_cancelled_when_others_are_given():
 
     _, changes = derive(given, WHOLE, ())
 
-    assert changes == [SingleDate("7-1-0745", MONDAY, cancelled=True)]
+    assert changes == [SingleDate("7-1-0745-2608", MONDAY, cancelled=True)]
 
 
 def test_missing_date_on_a_holiday_says_nothing():
@@ -79,10 +79,10 @@ def test_lesson_at_another_time_in_one_week_is_moved():
 
     lessons, changes = derive(given, WHOLE, ())
 
-    assert [one.id for one in lessons] == ["7-1-0745", "8-1-0745"]
+    assert [one.id for one in lessons] == ["7-1-0745-2608", "8-1-0745-2608"]
     assert changes == [
         SingleDate(
-            "7-1-0745",
+            "7-1-0745-2608",
             MONDAY,
             room="Aula",
             moved_to=MONDAY + timedelta(days=2),
@@ -98,7 +98,7 @@ def test_lesson_every_other_week_is_cancelled_in_between():
     lessons, changes = derive(given, WHOLE, ())
 
     off = {one.day for one in weekly("7")[1::2]}
-    assert [one.id for one in lessons] == ["7-1-0745", "8-1-0745"]
+    assert [one.id for one in lessons] == ["7-1-0745-2608", "8-1-0745-2608"]
     assert {(one.day, one.cancelled) for one in changes} == {(day, True) for day in off}
 
 
@@ -122,10 +122,31 @@ def test_two_lessons_of_one_group_at_once_are_two():
     lessons, changes = derive(given, WHOLE, ())
 
     assert [(one.id, one.teachers) for one in lessons] == [
-        ("7 T000-1-0745", ("T000",)),
-        ("7 T001-1-0745", ("T001",)),
+        ("7 T000-1-0745-2608", ("T000",)),
+        ("7 T001-1-0745-2608", ("T001",)),
     ]
     assert changes == []
+
+
+def test_lesson_that_is_shorter_on_some_dates_is_one_lesson():
+    given = [
+        occurrence("7", one.day, ends=time(8)) if one.day in (MONDAY, FIRST) else one
+        for one in weekly("7")
+    ]
+
+    [lesson], changes = derive(given, WHOLE, ())
+
+    assert lesson.ends == time(8, 30)
+    assert changes == [SingleDate(lesson.id, day, ends=time(8)) for day in (FIRST, MONDAY)]
+
+
+def test_lessons_of_two_semesters_are_two():
+    spring = Term("Frühling 2027", date(2027, 2, 1), date(2027, 7, 31))
+    later = [occurrence("7", spring.first + timedelta(weeks=at)) for at in range(20)]
+
+    ids = [derive(weekly("7") + later, term, ())[0][0].id for term in (WHOLE, spring)]
+
+    assert ids == ["7-1-0745-2608", "7-1-0745-2702"]
 
 
 def test_long_group_has_a_short_id_that_stays():
@@ -145,12 +166,12 @@ def single_dates(draw: st.DrawFn) -> dict[date, SingleDate]:
         day = FIRST + timedelta(weeks=at)
         kind = draw(st.sampled_from(["cancelled", "room", "teachers", "moved", "day"]))
         found[day] = {
-            "cancelled": SingleDate("7-1-0745", day, cancelled=True),
-            "room": SingleDate("7-1-0745", day, room="Aula"),
-            "teachers": SingleDate("7-1-0745", day, teachers=("T001", "T002")),
-            "moved": SingleDate("7-1-0745", day, starts=time(17), ends=time(18, at)),
+            "cancelled": SingleDate("7-1-0745-2608", day, cancelled=True),
+            "room": SingleDate("7-1-0745-2608", day, room="Aula"),
+            "teachers": SingleDate("7-1-0745-2608", day, teachers=("T001", "T002")),
+            "moved": SingleDate("7-1-0745-2608", day, starts=time(17), ends=time(18, at)),
             "day": SingleDate(
-                "7-1-0745", day, moved_to=day + timedelta(days=2), ends=time(8, 31 + at)
+                "7-1-0745-2608", day, moved_to=day + timedelta(days=2), ends=time(8, 31 + at)
             ),
         }[kind]
     return found
@@ -178,5 +199,5 @@ def test_single_dates_are_found_again(changes: dict[date, SingleDate]):
 
     lessons, found = derive(given, WHOLE, ())
 
-    assert [one.id for one in lessons] == ["7-1-0745", "8-1-0745"]
+    assert [one.id for one in lessons] == ["7-1-0745-2608", "8-1-0745-2608"]
     assert {one.day: one for one in found} == changes

@@ -37,7 +37,7 @@ DTEND;TZID=Europe/Zurich:20260817T083000
 RRULE:FREQ=WEEKLY;UNTIL=20270131T000000Z
 """
 MATHS = WeeklyLesson(
-    "m1-1-0745", TERM, 1, time(7, 45), time(8, 30), "Mathematik", "204", ("27Ga",), ("MUS",)
+    "m1-1-0745-2608", TERM, 1, time(7, 45), time(8, 30), "Mathematik", "204", ("27Ga",), ("MUS",)
 )
 OTHER = """
 UID:m2
@@ -77,7 +77,7 @@ DTEND;TZID=Europe/Zurich:20261207T083000
 
     assert found.changes == (
         SingleDate(
-            "m1-1-0745",
+            "m1-1-0745-2608",
             MONDAY,
             room="Aula",
             moved_to=date(2026, 12, 2),
@@ -85,8 +85,8 @@ DTEND;TZID=Europe/Zurich:20261207T083000
             ends=time(17),
             teachers=("OTT",),
         ),
-        SingleDate("m1-1-0745", date(2026, 12, 7), cancelled=True),
-        SingleDate("m1-1-0745", date(2026, 12, 14), cancelled=True),
+        SingleDate("m1-1-0745-2608", date(2026, 12, 7), cancelled=True),
+        SingleDate("m1-1-0745-2608", date(2026, 12, 14), cancelled=True),
     )
 
 

@@ -54,7 +54,7 @@ def bring(runtime, untis: Untis, *, accept: bool = False, **values: Any):
 def expected(paper: Paper) -> tuple[dict[str, Any], dict[Any, Any]]:
     """Return lessons and changes under the ids that the source gives them."""
     ids = {
-        one.id: f"{at}-{one.weekday}-{one.starts:%H%M}"
+        one.id: f"{at}-{one.weekday}-{one.starts:%H%M}-2608"
         for at, one in enumerate(paper.lessons.values(), 1)
     }
     lessons = {
@@ -260,9 +260,8 @@ def test_teacher_whose_short_name_changed_keeps_the_lessons(runtime, untis):
 
     result = bring(runtime, untis)
 
-    assert [(one.row, one.detail) for one in result.plan.items] == [
-        ("t001@school.example", "untis_id: T001 → NEW")
-    ]
+    assert [(one.kind, one.row) for one in result.plan.items] == [("teacher", "NEW")]
+    assert result.plan.items[0].detail.endswith(": untis_id T001 → NEW")
 
 
 def test_duplicate_names_are_named(runtime, untis):
@@ -273,7 +272,7 @@ def test_duplicate_names_are_named(runtime, untis):
 
     assert notices(result) == [
         "the source has this name under the ids 100, 107",
-        "Vera Muster0: several have this name; give the user's untis_id or the teacher's address",
+        "several have this name; give the user's untis_id or the teacher's address",
     ]
     assert is_as(runtime, untis.paper)
 

@@ -257,7 +257,7 @@ def _span_lines(starts: datetime | date, ends: datetime | date, zone: ZoneInfo) 
     if not isinstance(starts, datetime) or not isinstance(ends, datetime):
         return _times(starts, ends)
     begin, end = (_utc(moment).astimezone(zone) for moment in (starts, ends))
-    if any(moment.replace(fold=1).utcoffset() != moment.utcoffset() for moment in (begin, end)):
+    if any(_is_ambiguous(moment) for moment in (begin, end)):
         # An hour that the clock shows twice means the first time (RFC 5545 §3.3.5), but Thunderbird
         # takes the second.
         return _times(starts, ends)
@@ -265,6 +265,10 @@ def _span_lines(starts: datetime | date, ends: datetime | date, zone: ZoneInfo) 
     if end.replace(second=0) > begin.replace(second=0):
         lines += _local_line("DTEND", end, zone)
     return lines
+
+
+def _is_ambiguous(local: datetime) -> bool:
+    return local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
 
 
 def _local_line(name: str, moment: datetime | date, zone: ZoneInfo) -> bytes:

@@ -65,6 +65,7 @@ __all__ = [
     "restore",
     "restore_date",
     "submit",
+    "write",
 ]
 
 
@@ -623,6 +624,14 @@ def _show_change(change: DateChange, zone: ZoneInfo) -> dict[str, Any]:
         for name, value in change._asdict().items()
         if value is not None
     }
+
+
+def write(session: Session, event: Event, new: EventDetails) -> Event:
+    """Write what an event says into its row, whatever its state: for one that comes from elsewhere.
+
+    Its state, its author and single dates stay as they are. No reader is told.
+    """
+    return _write(session, event, new, author=None, addressed=False)
 
 
 def _ids(session: Session, column: str, names: tuple[str, ...]) -> set[Any]:

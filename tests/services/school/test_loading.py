@@ -446,5 +446,6 @@ def test_example_school_loads_and_loads_again(session: Session) -> None:
         "holidays": 2,
         "lessons": 26,
         "events": 23,
+        "event_dates": 4,
         "subscriptions": 4,
     }

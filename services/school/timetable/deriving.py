@@ -76,8 +76,9 @@ def derive(
     changes: list[SingleDate] = []
     for group, slots in sorted(groups.items()):
         moved = _find_moves(slots, days)
+        elsewhere = {slot for slot, _ in moved.values()}
         for slot, dates in sorted(slots.items()):
-            if any((slot, day) in moved.values() for day in dates):
+            if slot in elsewhere:
                 continue
             lesson = _make_lesson(group, term, slot, dates)
             lessons.append(lesson)
@@ -111,25 +112,29 @@ At = tuple[Slot, date]
 def _find_moves(slots: dict[Slot, dict[date, Occurrence]], days: Sequence[date]) -> dict[At, At]:
     """Return where single dates are moved to, by where they are missing.
 
-    A slot with one date, in a week in which another slot of the lesson misses its date, is that
-    date, moved.
+    A slot is moved dates when it has half as many dates as another at most, and for each of them
+    the other misses one in the same week.
     """
     moved: dict[At, At] = {}
-    weekly = {slot: dates for slot, dates in slots.items() if len(dates) > 1}
-    missing = [
-        (slot, day)
-        for slot, dates in sorted(weekly.items())
-        for day in days
-        if day.isoweekday() == slot[0] and (day not in dates or dates[day].cancelled)
-    ]
-    for slot, dates in sorted(slots.items()):
-        if slot in weekly:
-            continue
-        [(day, one)] = dates.items()
-        week = _week(day)
-        here = [at for at in missing if _week(at[1]) == week and at not in moved]
-        if here and not one.cancelled:
-            moved[min(here, key=lambda at: abs(at[1] - day))] = (slot, day)
+    kept: set[Slot] = set()
+    for slot, dates in sorted(slots.items(), key=lambda one: (len(one[1]), one[0])):
+        missing = {
+            (other, day)
+            for other, given in slots.items()
+            if 2 * len(dates) <= len(given)
+            for day in days
+            if day.isoweekday() == other[0] and (day not in given or given[day].cancelled)
+        }
+        found: dict[At, At] = {}
+        for day, one in dates.items():
+            here = [
+                at for at in missing - moved.keys() - found.keys() if _week(at[1]) == _week(day)
+            ]
+            if here and not one.cancelled:
+                found[min(here, key=lambda at: (abs(at[1] - day), at))] = (slot, day)
+        if slot not in kept and len(found) == len(dates):
+            moved |= found
+            kept |= {other for other, _ in found}
     return moved
 
 

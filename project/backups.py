@@ -16,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -41,6 +42,8 @@ class Database(Protocol):
     """What is backed up. A database that was loaded stands beside the present one until `swap`."""
 
     dump_name: str
+    # After a swap, the name of the database that was replaced.
+    beside: str
 
     def dump(self, target: Path) -> None:
         """Write the database into a file, as it was at one instant."""
@@ -152,7 +155,7 @@ class Postgres:
         options: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        self.name, self._beside = name, f"{name}_beside"
+        self.name, self.beside = name, f"{name}_beside"
         self._prefix, self._options, self._environment = prefix, options, environment
 
     def dump(self, target: Path) -> None:
@@ -161,14 +164,14 @@ class Postgres:
 
     def load(self, source: IO[bytes]) -> list[str]:
         self.drop_loaded()
-        self._ask(f'CREATE DATABASE "{self._beside}" TEMPLATE template0', on="postgres")
+        self._ask(f'CREATE DATABASE "{self.beside}" TEMPLATE template0', on="postgres")
         # In one transaction, and without the names of roles, which this server need not have.
         how = ("--single-transaction", "--no-owner", "--no-privileges", "--exit-on-error")
         try:
-            self._run("pg_restore", *how, f"--dbname={self._beside}", stdin=source)
-            if self._ask("SELECT to_regclass('alembic_version')", on=self._beside) == "":
+            self._run("pg_restore", *how, f"--dbname={self.beside}", stdin=source)
+            if self._ask("SELECT to_regclass('alembic_version')", on=self.beside) == "":
                 return []
-            return self._ask("SELECT version_num FROM alembic_version", on=self._beside).split()
+            return self._ask("SELECT version_num FROM alembic_version", on=self.beside).split()
         except Refused:
             self.drop_loaded()
             raise
@@ -177,9 +180,9 @@ class Postgres:
         return int(self._ask("SELECT pg_database_size(current_database())", on=self.name))
 
     def swap(self) -> None:
-        names = f"'{self.name}', '{self._beside}'"
+        names = f"'{self.name}', '{self.beside}'"
         leave = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN"
-        turns = ((self.name, "_turn"), (self._beside, self.name), ("_turn", self._beside))
+        turns = ((self.name, "_turn"), (self.beside, self.name), ("_turn", self.beside))
         moves = [
             f'ALTER DATABASE "{self._full(one)}" RENAME TO "{self._full(two)}"'
             for one, two in turns
@@ -188,7 +191,7 @@ class Postgres:
         self._ask(f"{leave} ({names})", "BEGIN", *moves, "COMMIT", on="postgres")
 
     def drop_loaded(self) -> None:
-        self._ask(f'DROP DATABASE IF EXISTS "{self._beside}" WITH (FORCE)', on="postgres")
+        self._ask(f'DROP DATABASE IF EXISTS "{self.beside}" WITH (FORCE)', on="postgres")
 
     def _full(self, name: str) -> str:
         return f"{self.name}_turn" if name == "_turn" else name
@@ -210,6 +213,7 @@ class Sqlite:
 
     def __init__(self, path: Path) -> None:
         self.path, self._beside = path, path.with_name(f"{path.name}-beside")
+        self.beside = str(self._beside)
 
     def dump(self, target: Path) -> None:
         if not self.path.exists():
@@ -341,8 +345,9 @@ def restore(backup: Backup, installation: Installation) -> list[str]:
 
     Raises Refused, with the installation as it was, when the file is of a newer release or of
     another kind of database, or cannot be loaded or migrated. Commands of the components then make
-    again what is kept outside of the database; those that failed are returned. The caller then
-    starts the processes.
+    again what is kept outside of the database, and take from the replaced one what must not go
+    back; those that failed are returned, and the replaced database stays for them until the next
+    restore. The caller then starts the processes.
     """
     database = installation.database
     if backup.dump_name != database.dump_name:
@@ -364,8 +369,12 @@ def restore(backup: Backup, installation: Installation) -> list[str]:
         database.drop_loaded()
         installation.start()
         raise
-    database.drop_loaded()
-    return [one for one in facts["after_restore"] if not installation.run_command(one)]
+    replaced = shlex.quote(database.beside)
+    commands = [one.format(replaced=replaced) for one in facts["after_restore"]]
+    failed = [one for one in commands if not installation.run_command(one)]
+    if not failed:
+        database.drop_loaded()
+    return failed
 
 
 def _take_place(installation: Installation) -> None:

@@ -1,6 +1,7 @@
 """The containers of this installation, from the host: by Compose, without a library."""
 
 import json
+import shlex
 import socket
 import subprocess
 import sys
@@ -130,6 +131,6 @@ class Containers:
 
     def run_command(self, command: str) -> bool:
         """Run one of the project's commands. Return whether it succeeded."""
-        celery = ["celery", "--quiet", "-A", "project", *command.split()]
+        celery = ["celery", "--quiet", "-A", "project", *shlex.split(command)]
         done = subprocess.run([*COMPOSE, *RUN, "worker", *celery], check=False)
         return not done.returncode

@@ -7,6 +7,7 @@ SQLite needs nothing more; Postgres needs pg_dump, pg_restore and psql on the PA
 server. docs/deployment.md says what is in a backup. With Docker it is `make backup`.
 """
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ class Here:
     def run_command(self, command: str) -> bool:
         """Run one of the project's commands. Return whether it succeeded."""
         celery = [sys.executable, "-m", "celery", "-A", "project"]
-        return not subprocess.run([*celery, *command.split()], check=False).returncode
+        return not subprocess.run([*celery, *shlex.split(command)], check=False).returncode
 
     def _disconnect(self) -> None:
         app.runtime.disconnect()

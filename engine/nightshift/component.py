@@ -97,8 +97,10 @@ class Component:
     component shows on the web server's first page in development. `commands`: by name,
     `module:command`; the project's pyproject.toml has the same lines as entry points, by which
     Celery finds them. `after_restore`: commands that make again what the component
-    keeps outside of the database, run when a backup was restored. `needs`: by what a process is
-    (`worker` or `web`), the secrets among its settings without which that process cannot work.
+    keeps outside of the database, run when a backup was restored; `{replaced}` in one stands for
+    the name of the database that was replaced (of SQLite, its file), which is still there. `needs`:
+    by what a process is (`worker` or `web`), the secrets among its settings without which that
+    process cannot work.
     """
 
     name: str

@@ -4,6 +4,7 @@ import sys
 import time
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from nightshift.celery.app import App
 from nightshift.celery.task import run_here, working_here
 from nightshift.cli.output import (
     as_json_option,
+    end_with,
     pass_app,
     pass_runtime,
     print_json,
@@ -30,11 +32,16 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
-from sqlalchemy import select
+from sqlalchemy import inspect, make_url, select
 
-from services.calendars import feeds as feeds_service, serving, sync as sync_service
+from services.calendars import (
+    feeds as feeds_service,
+    revisions,
+    serving,
+    sync as sync_service,
+)
 from services.calendars.jobs import SyncCalendars
-from services.calendars.models import Feed, FeedKind, SyncRun
+from services.calendars.models import EventStamp, Feed, FeedKind, SyncRun
 from services.calendars.store import FeedStore, StoreAway, StoreUnavailable
 from services.calendars.sync import Rules
 
@@ -250,3 +257,29 @@ def verify(runtime: Runtime, as_json: bool) -> None:
             click.echo(f"{found['path']}: {found['problem']}")
         click.echo(f"{checked} feeds checked, {len(differing)} differ")
     sys.exit(PARTIAL if differing else COMPLETE)
+
+
+@feeds.command("take-stamps")
+@click.argument("database")
+@pass_runtime
+def take_stamps(runtime: Runtime, database: str) -> None:
+    """Let no event look older than in DATABASE, which a restored backup has replaced.
+
+    Calendar programs ignore an event whose SEQUENCE or LAST-MODIFIED is lower than what they
+    remember. `make restore` runs this, then a sync. DATABASE: a name on the same server, or an
+    SQLite file.
+    """
+    url = make_url(runtime.settings.database_url).set(database=database)
+    if url.get_backend_name() == "sqlite" and not Path(database).is_file():
+        end_with(f"DATABASE: there is no file {database!r}", code=2)
+    there = url.render_as_string(hide_password=False)
+    former = Runtime(runtime.settings.model_copy(update={"database_url": there}))
+    try:
+        with former.read_only() as session:
+            known = inspect(session.connection()).has_table(EventStamp.__tablename__)
+            stamps = revisions.read_stamps(session) if known else {}
+    finally:
+        former.close()
+    with runtime.unit_of_work() as session:
+        taken = revisions.take_stamps(session, stamps, now=runtime.now())
+    click.echo(f"{taken} of {len(stamps)} events had been changed since the backup")

@@ -212,5 +212,5 @@ calendars = Component(
     routes="project.calendars.routes:make_routes",
     front="project.calendars.pages:show_calendars",
     commands={"feeds": "project.calendars.cli:feeds"},
-    after_restore=("feeds sync --inline",),
+    after_restore=("feeds take-stamps {replaced}", "feeds sync --inline"),
 )

@@ -67,6 +67,10 @@ class Stamps(NamedTuple):
         modified_at = min(self.modified_at, LATEST_STAMP) + timedelta(seconds=1)
         return Stamps(min(self.sequence + 1, HIGHEST_SEQUENCE), max(now, modified_at))
 
+    def join(self, other: "Stamps") -> "Stamps":
+        """Return the higher of each."""
+        return Stamps(max(self.sequence, other.sequence), max(self.modified_at, other.modified_at))
+
 
 @dataclass(frozen=True, slots=True)
 class OutdatedEvent:
@@ -151,7 +155,7 @@ def _find_highest(last: Any, kept: Stamps | None) -> tuple[Stamps | None, bool]:
         return stamps, False
     if stamps is None:
         return kept, True
-    highest = Stamps(max(stamps.sequence, kept.sequence), max(stamps.modified_at, kept.modified_at))
+    highest = stamps.join(kept)
     return highest, highest != stamps
 
 
@@ -269,6 +273,34 @@ def _write(session: Session, found: Collection[OutdatedEvent], now: datetime) ->
     upsert(session, EventRevision, revisions)
     if renderings:
         upsert(session, EventRendering, renderings)
+
+
+def read_stamps(session: Session) -> dict[UUID, Stamps]:
+    """Return the highest stamps of every event that this database has, or remembers."""
+    highest: dict[UUID, Stamps] = {}
+    for model in (EventRevision, EventStamp):
+        query = select(model.event_id, model.sequence, model.modified_at)
+        for event_id, *stamps in session.execute(query.execution_options(yield_per=5_000)):
+            one = Stamps._make(stamps)
+            highest[event_id] = highest.get(event_id, one).join(one)
+    return highest
+
+
+def take_stamps(session: Session, stamps: Mapping[UUID, Stamps], *, now: datetime) -> int:
+    """Go on from these stamps, which calendars have seen, where they are higher than ours.
+
+    Return how many are. The next sync raises those of the events that are here.
+    """
+    ours = read_stamps(session)
+    joined = {one: theirs.join(ours.get(one, theirs)) for one, theirs in stamps.items()}
+    higher = [
+        {"event_id": one, "gone_at": now, **both._asdict()}
+        for one, both in joined.items()
+        if both != ours.get(one)
+    ]
+    for rows in batched(higher, ROWS_A_STATEMENT):
+        upsert(session, EventStamp, rows)
+    return len(higher)
 
 
 def prune_stamps(session: Session, *, before: datetime) -> int:

@@ -167,6 +167,23 @@ def lose_revisions(it: Whole) -> None:
     it.run("delete from alembic_version")
 
 
+def shift_clock(it: Whole) -> None:
+    """Let the database's clock go ten minutes ahead, for all who connect from now on."""
+    it.run("create schema shifted")
+    it.run(
+        "create function shifted.statement_timestamp() returns timestamptz stable language sql as"
+        " $$ select pg_catalog.statement_timestamp() + interval '10 minutes' $$"
+    )
+    it.run(
+        "do $$ begin execute format('alter database %I set search_path = shifted, public,"
+        " pg_catalog', current_database()); end $$"
+    )
+    it.run(
+        "select pg_terminate_backend(pid) from pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid()"
+    )
+
+
 def pause_queue(it: Whole) -> None:
     command(it, "jobs", "pause", "mail")
 
@@ -188,6 +205,7 @@ FAULTS: dict[str, Callable[[Whole], None]] = {
     "the broker is away": end_broker,
     "the database is away": end_database,
     "the tables are older than the code": lose_revisions,
+    "the database's clock is ten minutes ahead": shift_clock,
     "a queue is paused": pause_queue,
     "a job fails for good": spoil_job,
 }

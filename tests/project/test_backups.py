@@ -5,6 +5,7 @@ tests/faults/test_containers.py does the same with containers.
 
 import io
 import os
+import shlex
 import shutil
 import tarfile
 from io import StringIO
@@ -49,6 +50,7 @@ class Place:
         shutil.copytree(ROOT / "migrations", folder / "migrations")
         (folder / "migrations" / "env.py").write_text(ENV)
         self.folder, self.url, self.stopped = folder, url, 0
+        self.after_restore, self.run_command = [], None
         self.runtime = make_runtime(database_url=url)
         of = make_url(url)
         named = [f"--host={of.host}", f"--username={of.username}", f"--port={of.port or 5432}"]
@@ -70,7 +72,8 @@ class Place:
         script = ScriptDirectory.from_config(self.config)
         known = [one.revision for one in script.walk_revisions()]
         facts = {"project": "p", "version": "1", "engine": "2", "known": known}
-        return facts | {"after_restore": []} | ({"at": self.revisions()} if database else {})
+        facts |= {"after_restore": self.after_restore}
+        return facts | ({"at": self.revisions()} if database else {})
 
     def migrate(self):
         try:
@@ -85,8 +88,8 @@ class Place:
     def start(self):
         self.stopped -= 1
 
-    def execute(self, statement):
-        engine = make_engine(self.url).execution_options(sqlite_begin="IMMEDIATE")
+    def execute(self, statement, url=None):
+        engine = make_engine(url or self.url).execution_options(sqlite_begin="IMMEDIATE")
         try:
             with engine.begin() as connection:
                 found = connection.execute(text(statement))
@@ -100,7 +103,11 @@ class Place:
 
     @property
     def marked(self):
-        return [entry for (entry,) in self.execute("SELECT entry FROM schedule")]
+        return self.read_marks(make_url(self.url).database)
+
+    def read_marks(self, database):
+        url = make_url(self.url).set(database=database).render_as_string(hide_password=False)
+        return [entry for (entry,) in self.execute("SELECT entry FROM schedule", url)]
 
     def revisions(self):
         return sorted(one for (one,) in self.execute("SELECT version_num FROM alembic_version"))
@@ -168,6 +175,34 @@ def test_restore_brings_back_what_was_backed_up(place):
     assert (backup.manifest["at"], backup.env) == (heads, b"WORD=secret\n")
     assert path.stat().st_mode & 0o777 == 0o600
     assert sorted(one.name for one in place.folder.glob("*backup*")) == ["backup.tar"]
+
+
+@pytest.mark.parametrize("succeeds", [True, False])
+def test_commands_after_a_restore_may_read_the_replaced_database(place, succeeds):
+    path = place.back_up()
+    place.mark("after")
+    run, there = [], []
+
+    def run_command(command):
+        run.append(command)
+        [_, name] = shlex.split(command)
+        there.append(place.read_marks(name))
+        return succeeds
+
+    place.after_restore, place.run_command = ["look {replaced}"], run_command
+
+    failed = place.restore(path)
+
+    assert (place.marked, there) == (["before"], [["after"]])
+    assert failed == ([] if succeeds else run)
+    # A command that failed can be run again.
+    name = place.database.beside
+    if succeeds:
+        with pytest.raises(Exception, match=r"exist|no such table"):
+            place.read_marks(name)
+    else:
+        assert place.read_marks(name) == ["after"]
+        place.database.drop_loaded()
 
 
 def test_dump_of_an_older_release_is_migrated(place):

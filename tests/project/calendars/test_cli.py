@@ -1,16 +1,20 @@
 """`feeds url`, `rotate` and `revoke`."""
 
 import re
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime
 from types import SimpleNamespace
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 
 from project.calendars.cli import feeds
 from project.settings import WEB_PORT
 from services.calendars.feeds import add_missing
-from services.calendars.models import Feed
+from services.calendars.models import EventStamp, Feed
 from services.school.models import Department, Role, SchoolClass, User
 
 ADDRESS = re.compile(rf"http://127\.0\.0\.1:{WEB_PORT}/f/([A-Za-z0-9_-]{{32}})\.ics\n")
@@ -111,3 +115,31 @@ def test_owner_without_a_feed_is_refused(school, run, command, owner, refusal):
     before = tokens(school)
     assert run(command, "user", owner) == (1, "", f"{refusal}\n")
     assert tokens(school) == before
+
+
+def test_take_stamps_reads_the_database_that_a_restore_has_replaced(run, school, tmp_path):
+    moment = datetime(2026, 11, 1, tzinfo=UTC)
+    engine = school.runtime.engine
+    former = tmp_path / "former.db"
+    with closing(sqlite3.connect(make_url(school.runtime.settings.database_url).database)) as own:
+        own.execute("VACUUM INTO ?", [str(former)])
+    with closing(sqlite3.connect(former)) as copy, copy:
+        copy.execute(
+            "INSERT INTO event_stamp VALUES (?, 3, '2026-11-01', '2026-11-01')",
+            [UUID(int=1).hex],
+        )
+
+    assert run("take-stamps", str(former)) == (
+        0, "1 of 1 events had been changed since the backup\n", "",
+    )  # fmt: skip
+
+    with engine.connect() as connection:
+        kept = connection.execute(select(EventStamp.sequence, EventStamp.modified_at)).all()
+    assert kept == [(3, moment)]
+
+
+def test_take_stamps_from_a_database_of_before_stamps_takes_none(run, tmp_path):
+    (tmp_path / "empty.db").touch()
+    assert run("take-stamps", f"{tmp_path}/empty.db")[:2] == (
+        0, "0 of 0 events had been changed since the backup\n",
+    )  # fmt: skip

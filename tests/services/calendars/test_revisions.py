@@ -301,6 +301,23 @@ def test_pruning_deletes_a_limited_number_of_stamps(session: Session) -> None:
     assert revisions.prune_stamps(session, before=LATER) == 1
 
 
+def test_stamps_of_a_replaced_database_are_gone_on_from(
+    session: Session, school: SimpleNamespace
+) -> None:
+    revise(session)
+    same, changed, gone = [*session.scalars(select(EventRevision.event_id)), UUID(int=77)][-3:]
+    replaced = revisions.read_stamps(session)
+    replaced |= {changed: revisions.Stamps(4, LATER), gone: revisions.Stamps(2, LATER)}
+
+    taken = [revisions.take_stamps(session, replaced, now=LATER) for _ in range(2)]
+
+    assert taken == [2, 0]
+    assert revise(session, LATER) == 1
+    assert told(session, changed) == (5, LATER + timedelta(seconds=1))
+    assert told(session, same) == (0, NOW)
+    assert revisions.read_stamps(session)[gone] == (2, LATER)
+
+
 # --- what another program writes into a revision ---
 
 

@@ -10,6 +10,7 @@ from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
 from pathlib import Path
 
+from babel import negotiate_locale
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 
@@ -18,6 +19,12 @@ class Locale(StrEnum):
     GERMAN = "de"
     FRENCH = "fr"
     ENGLISH = "en"
+
+
+def negotiate(accepted: str) -> Locale:
+    """Return the language that an Accept-Language header asks for; German if it is none of ours."""
+    asked = [part.partition(";")[0].strip() for part in accepted.split(",")]
+    return Locale(negotiate_locale(asked, list(Locale), sep="-") or Locale.GERMAN)
 
 
 LOCALES = Path(__file__).parent / "locales"

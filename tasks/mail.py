@@ -5,8 +5,8 @@ from nightshift.database import Session
 from nightshift.jobs import Outcome, Run
 
 from services.mail import delivery, outbox
-from services.mail.jobs import DeliverMail, PruneMail, SweepMail
-from services.mail.runtime import Mailer, MailRetention
+from services.mail.jobs import DeliverMail, PruneMail, ReadBounces, SweepMail
+from services.mail.runtime import BounceDesk, Mailer, MailRetention
 
 
 @job(DeliverMail, own_transactions=True)
@@ -34,3 +34,12 @@ def prune_mail(args: PruneMail, run: Run) -> Outcome:
     """Delete messages whose time in the outbox is over. A second run deletes none."""
     keep = run.runtime[MailRetention]
     return outbox.prune(run.unit_of_work, keep_sent=keep.sent, keep_others=keep.others)
+
+
+@job(ReadBounces, own_transactions=True)
+def read_bounces(args: ReadBounces, run: Run) -> Outcome:
+    """Settle the reports that have arrived. A second run finds those that the first did not read.
+
+    A report that the first settled, and did not mark as read, counts once.
+    """
+    return run.runtime[BounceDesk].collect(run.unit_of_work, now=run.now)

@@ -41,6 +41,7 @@ class Handler:
     ) -> None:
         self.fate, self.keep, self.hang = fate, keep, hang
         self.met: Counter[str] = Counter()
+        self.return_paths: list[str] = []
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd calls it
         self, server: SMTP, session: Any, envelope: Any, address: str, options: Any
@@ -57,6 +58,7 @@ class Handler:
         if envelope.fate.startswith("data "):
             await self.vanish(server, envelope.fate, "data hang", "data drop")
             return REPLIES[envelope.fate]
+        self.return_paths.append(envelope.mail_from)
         match = re.search(rb"^Message-ID: (\S+)", envelope.content, re.MULTILINE)
         self.keep(match[1].decode() if match else "", envelope.rcpt_tos[0], envelope.content)
         await self.vanish(server, envelope.fate, "kept, then hang", "kept, then drop")
@@ -74,7 +76,7 @@ class Handler:
 def serving(fates: list[str] | None = None, **options: Any) -> Iterator[Any]:
     """Yield a server in this process that does `fates` in turn and then takes everything.
 
-    Its `kept` is what it took.
+    Its `kept` is what it took, `return_paths` where each would come back to.
     """
     kept: list[tuple[str, str, bytes]] = []
     coming = iter(fates or [])
@@ -82,7 +84,7 @@ def serving(fates: list[str] | None = None, **options: Any) -> Iterator[Any]:
     controller = Controller(
         handler, hostname="127.0.0.1", port=free_port(), server_hostname="probe.example", **options
     )
-    controller.kept = kept
+    controller.kept, controller.return_paths = kept, handler.return_paths
     controller.start()
     try:
         yield controller

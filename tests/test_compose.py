@@ -194,11 +194,20 @@ SECRETS = {
         "POSTGRES_PASSWORD",
         "LINK_SECRET",
         "MAIL_PASSWORD",
+        "BOUNCE_SECRET",
+        "BOUNCE_MAILBOX_PASSWORD",
         "SENTRY_DSN",
         "ALERTS_TO",
     },
     "beat": {"POSTGRES_PASSWORD"},
-    "web": {"FEED_STORE_SECRET", "POSTGRES_PASSWORD", "LINK_SECRET", "METRICS_TOKEN", "SENTRY_DSN"},
+    "web": {
+        "BOUNCE_SECRET",
+        "FEED_STORE_SECRET",
+        "POSTGRES_PASSWORD",
+        "LINK_SECRET",
+        "METRICS_TOKEN",
+        "SENTRY_DSN",
+    },
     "flower": {"FLOWER_BASIC_AUTH"},
     "caddy": set(),
 }
@@ -232,6 +241,7 @@ def test_service_has_the_secrets_that_it_needs_and_no_others(name: str) -> None:
         assert COMMON.items() <= given.items()
         # A mail server's user needs its password.
         assert bool(given["MAIL_URL"]) is ("MAIL_PASSWORD" in SECRETS[name])
+        assert bool(given["BOUNCE_ADDRESS"]) is ("BOUNCE_SECRET" in SECRETS[name])
         assert given["DATABASE_URL"] == (DATABASE if "POSTGRES_PASSWORD" in SECRETS[name] else "")
 
 

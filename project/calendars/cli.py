@@ -4,6 +4,7 @@ import sys
 import time
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +13,7 @@ from nightshift.celery.app import App
 from nightshift.celery.task import run_here, working_here
 from nightshift.cli.output import (
     as_json_option,
+    end_with,
     pass_app,
     pass_runtime,
     print_json,
@@ -268,6 +270,8 @@ def take_stamps(runtime: Runtime, database: str) -> None:
     SQLite file.
     """
     url = make_url(runtime.settings.database_url).set(database=database)
+    if url.get_backend_name() == "sqlite" and not Path(database).is_file():
+        end_with(f"DATABASE: there is no file {database!r}", code=2)
     there = url.render_as_string(hide_password=False)
     former = Runtime(runtime.settings.model_copy(update={"database_url": there}))
     try:

@@ -1,4 +1,6 @@
-"""The feeds' address: `/f/<token>.ics`. docs/serving.md says what it answers, and why.
+"""The feeds' addresses: `/f/<token>.ics`, and the page `/f/<token>` for people.
+
+docs/serving.md says what they answer, and why.
 
 A feed's token is part of its path, which is written nowhere.
 """
@@ -17,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from project.calendars import pages
+from project.calendars import pages, subscribing
 from services.calendars import serving
 from services.calendars.store import FeedStore, StoreAway
 
@@ -31,16 +33,19 @@ def make_routes(runtime: Runtime) -> list[Route]:
     """Return the feeds' route and, in development, those of the pages."""
 
     def feed(request: Request) -> Response:
-        """Serve a calendar to a request that has its address."""
+        """Serve a calendar, or the page about it, to a request that has its address."""
         # Not by the route: its pattern would let a line feed pass at the end.
         token, dot, suffix = request.path_params["name"].partition(".")
-        if (dot, suffix) != (".", "ics") or not serving.TOKEN.fullmatch(token):
+        if (dot, suffix) not in ((".", "ics"), ("", "")) or not serving.TOKEN.fullmatch(token):
             return NOT_FOUND
         with runtime.read_only() as session:
             found = serving.find(session, token)
         if found is None:
             return NOT_FOUND
         try:
+            if not suffix:
+                content = serving.read_whole(runtime[FeedStore], found)
+                return subscribing.answer(request, runtime, token, content)
             return _answer(request, runtime[FeedStore], found, runtime.now())
         except StoreAway as error:
             logger.warning("no calendar can be served: %s", error, extra=logs.SELDOM)

@@ -23,6 +23,8 @@ from services.letters.jobs import (
     SendWelcome,
 )
 from services.letters.rules import LetterRules
+from services.letters.unsubscribe import turn_off_after_complaint
+from services.mail.bounces import Complaints
 from services.mail.outbox import MailCheck
 
 
@@ -45,6 +47,11 @@ def make_rules(runtime: Runtime) -> LetterRules:
 def provide_check(runtime: Runtime) -> MailCheck:
     """Return what is looked at right before a letter is sent."""
     return make_check(runtime[LetterRules], make_reader(runtime[Rules], runtime.now))
+
+
+def provide_complaints(_runtime: Runtime) -> Complaints:
+    """Return what a reader's complaint about a letter does."""
+    return Complaints(turn_off_after_complaint)
 
 
 def make_schedule(runtime: Runtime) -> Sequence[Entry]:
@@ -71,7 +78,7 @@ letters = Component(
     tasks=("tasks.letters",),
     settings=LetterSettings,
     schedule=make_schedule,
-    provides={LetterRules: make_rules, MailCheck: provide_check},
+    provides={LetterRules: make_rules, MailCheck: provide_check, Complaints: provide_complaints},
     needs={"worker": ("link_secret",), "web": ("link_secret",)},
     routes="project.letters.routes:make_routes",
     commands={"letters": "project.letters.cli:letters"},

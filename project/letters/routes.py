@@ -6,7 +6,6 @@ scan mail follow its links.
 
 from http import HTTPStatus
 
-from babel import negotiate_locale
 from nightshift.errors import PermanentError
 from nightshift.runtime import Runtime
 from nightshift.web.server import COMMON
@@ -18,7 +17,7 @@ from services.letters import accounts, unsubscribe
 from services.letters.rules import LetterRules
 from services.mail.compose import render_page
 from services.school.models import KeyPurpose
-from services.translation import Locale
+from services.translation import Locale, negotiate
 
 UNSUBSCRIBE, VERIFY = unsubscribe.PATH, accounts.PATHS[KeyPurpose.VERIFY_ADDRESS]
 HEADERS = COMMON | {
@@ -33,6 +32,9 @@ HEADERS = COMMON | {
 def make_routes(runtime: Runtime) -> list[Route]:
     """Return the pages' routes."""
     rules = runtime[LetterRules]
+
+    def spoken(request: Request) -> Locale:
+        return negotiate(request.headers.get("accept-language", ""))
 
     def unsubscribing(request: Request) -> HTMLResponse:
         """Show a question; turn a kind of mail off by POST.
@@ -51,12 +53,16 @@ def make_routes(runtime: Runtime) -> list[Route]:
                 user, flag = unsubscribe.read_link(session, token, secret=secret, now=runtime.now())
                 return answer("unsubscribe", user.locale, flag=flag)
         except PermanentError:
-            return answer("link_invalid", _spoken(request), HTTPStatus.NOT_FOUND)
+            return answer(
+                "link_invalid",
+                spoken(request),
+                HTTPStatus.NOT_FOUND,
+            )
 
     def verifying(request: Request) -> HTMLResponse:
         """Show a question; redeem a key that verifies an address by POST."""
         if request.method != "POST":
-            return answer("verify", _spoken(request))
+            return answer("verify", spoken(request))
         try:
             with runtime.unit_of_work() as session:
                 accounts.redeem(
@@ -66,8 +72,12 @@ def make_routes(runtime: Runtime) -> list[Route]:
                     now=runtime.now(),
                 )
         except PermanentError:
-            return answer("link_invalid", _spoken(request), HTTPStatus.NOT_FOUND)
-        return answer("verified", _spoken(request))
+            return answer(
+                "link_invalid",
+                spoken(request),
+                HTTPStatus.NOT_FOUND,
+            )
+        return answer("verified", spoken(request))
 
     def answer(
         name: str, locale: Locale, status: HTTPStatus = HTTPStatus.OK, **context: str
@@ -76,12 +86,3 @@ def make_routes(runtime: Runtime) -> list[Route]:
 
     endpoints = {UNSUBSCRIBE: unsubscribing, VERIFY: verifying}
     return [Route(path, endpoint, methods=["GET", "POST"]) for path, endpoint in endpoints.items()]
-
-
-def _spoken(request: Request) -> Locale:
-    """Return the language that a browser asks for, or German if there is none of these."""
-    asked = [
-        part.partition(";")[0].strip()
-        for part in request.headers.get("accept-language", "").split(",")
-    ]
-    return Locale(negotiate_locale(asked, list(Locale), sep="-") or Locale.GERMAN)

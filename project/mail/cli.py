@@ -8,11 +8,12 @@ from email.message import EmailMessage
 from email.policy import SMTP, default
 from email.utils import format_datetime, make_msgid
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 from email_validator import EmailNotValidError, validate_email
-from nightshift.cli.boundary import LIMIT, ROW_NUMBER
+from nightshift.cli.boundary import LIMIT, ROW_NUMBER, FilePath
 from nightshift.cli.output import (
     as_json_option,
     change_each,
@@ -27,18 +28,21 @@ from nightshift.runtime import Runtime
 from sqlalchemy import select
 
 from project.mail.settings import MailSettings
-from services.mail import outbox
-from services.mail.models import Mail, MailState
-from services.mail.runtime import Mailer
+from services.mail import bounces, outbox
+from services.mail.models import Mail, MailBounce, MailState
+from services.mail.runtime import BounceDesk, Mailer
 from services.mail.transport import SmtpTransport, Verdict
 
-LISTED = (
+COLUMNS = (
     "id", "kind", "state", "recipient", "subject", "attempt", "repeats", "due_at", "ended_at",
     "reply",
 )  # fmt: skip
+LISTED = (*COLUMNS, "came_back")
 SHOWN = (
-    "id", "state", "when", "recipient", "subject", "kind", "attempt", "repeats", "reply"
+    "id", "state", "came_back", "when", "recipient", "subject", "kind", "attempt", "repeats",
+    "reply",
 )  # fmt: skip
+BOUNCES = ("id", "received_at", "mail_id", "kind", "status", "reply")
 GIVES_WAY = ("repeats", "attempt", "reply", "kind")
 
 # A link may be a secret: anyone who has it can do what it is for. In the path or the query, a part
@@ -70,7 +74,10 @@ def list_mails(
     """List messages, newest first, without their bodies. When: they ended, or are due."""
     with runtime.read_only() as session:
         found = outbox.find_mails(session, state=state, kind=kind, limit=limit)
-        rows = [_columns(row, LISTED) for row in found]
+        back = bounces.find_of(session, [row.id for row in found])
+        rows = [
+            _columns(row, COLUMNS) | {"came_back": _describe(back.get(row.id))} for row in found
+        ]
     if not as_json:
         rows = [row | {"when": row["ended_at"] or row["due_at"]} for row in rows]
     print_rows(rows, SHOWN, as_json=as_json, gives_way=GIVES_WAY)
@@ -88,6 +95,7 @@ def show(runtime: Runtime, mail_id: int, as_json: bool) -> None:
             end_with(f"there is no mail {mail_id}")
         names = [column.key for column in row.__table__.columns if column.key != "body"]
         about = _columns(row, names)
+        about["came_back"] = _describe(bounces.find_of(session, [mail_id]).get(mail_id))
         if row.sensitive:
             about["body"] = "(sensitive: not shown)"
         else:
@@ -97,6 +105,11 @@ def show(runtime: Runtime, mail_id: int, as_json: bool) -> None:
         return
     for name, value in about.items():
         click.echo(f"\n{value}" if name == "body" else f"{name:<12} {show_value(value)}")
+
+
+def _describe(bounce: MailBounce | None) -> str | None:
+    """Return what came back for a message: failed 5.1.1."""
+    return None if bounce is None else f"{bounce.kind} {bounce.status}".strip()
 
 
 def _read_text(body: bytes) -> str:
@@ -143,6 +156,36 @@ def suppress(runtime: Runtime, address: str, remove: bool) -> None:
             outbox.suppress(session, address, now=runtime.now())
         found = remove and outbox.unsuppress(session, address)
     click.echo("suppressed" if not remove else "removed" if found else "it was not on the list")
+
+
+@mail.command("bounces")
+@click.option("--limit", default=50, show_default=True, type=LIMIT)
+@as_json_option
+@pass_runtime
+def list_bounces(runtime: Runtime, limit: int, as_json: bool) -> None:
+    """List what other servers reported of messages that they took, newest first.
+
+    One without a number in the column mail answers no message of ours, and changed nothing.
+    """
+    with runtime.read_only() as session:
+        rows = [_columns(row, BOUNCES) for row in bounces.find_bounces(session, limit=limit)]
+    print_rows(rows, BOUNCES, as_json=as_json)
+
+
+@mail.command()
+@click.argument("file", type=FilePath(exists=True, dir_okay=False, allow_dash=True))
+@pass_runtime
+def settle(runtime: Runtime, file: Path) -> None:
+    """Settle a report that another server sent: the mail in FILE, or - for standard input.
+
+    For a mail server on this machine, as the command of an alias.
+    """
+    with click.open_file(str(file), "rb") as source:
+        raw = source.read(bounces.LARGEST)
+    settled = runtime[BounceDesk].settle(runtime.unit_of_work, raw, now=runtime.now())
+    of = "no message of ours" if settled.mail_id is None else f"mail {settled.mail_id}"
+    said = f"{settled.kind} {settled.status}".strip()
+    click.echo(f"{said}, of {of}" + ("" if settled.is_new else "; it was settled before"))
 
 
 @mail.command()
@@ -192,5 +235,5 @@ def _change_each(
     change_each(ids, one)
 
 
-def _columns(row: Mail, names: Iterable[str]) -> dict[str, Any]:
+def _columns(row: Mail | MailBounce, names: Iterable[str]) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names}

@@ -1,7 +1,8 @@
 """What the mail contributes: the outbox, its delivery, and the commands that manage both."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, timedelta
+from functools import partial
 
 from nightshift.component import Answer, Component, Gauge, Probe, Status
 from nightshift.database import Session
@@ -11,12 +12,14 @@ from nightshift.observe.checks import OVERDUE_AFTER, show_time
 from nightshift.runtime import Runtime
 
 from project.mail.settings import MailSettings
-from services.mail import outbox
+from services.mail import bounces, outbox
+from services.mail.bounces import Complaints, make_return_path
 from services.mail.delivery import Terms
-from services.mail.jobs import DeliverMail, PruneMail, SweepMail
+from services.mail.jobs import DeliverMail, PruneMail, ReadBounces, SweepMail
+from services.mail.mailbox import open_mailbox
 from services.mail.models import MailState
 from services.mail.outbox import MailCheck
-from services.mail.runtime import Mailer, MailRetention
+from services.mail.runtime import BounceDesk, Mailer, MailRetention
 from services.mail.transport import open_transport
 
 
@@ -35,8 +38,28 @@ def make_mailer(runtime: Runtime) -> Mailer:
         # All messages wait for a server that is away, so it is asked sooner and more often than for
         # a message that it put off.
         away=Backoff(first=first / 12, cap=first * 5),
+        sign=_find_signer(settings),
     )
     return Mailer(transport, terms, runtime.find(MailCheck))
+
+
+def _find_signer(settings: MailSettings) -> Callable[[int], str] | None:
+    if not settings.bounce_address:
+        return None
+    secret = settings.bounce_secret.get_secret_value()
+    return partial(make_return_path, settings.bounce_address, secret)
+
+
+def make_bounce_desk(runtime: Runtime) -> BounceDesk:
+    """Return where reports of undelivered mail arrive, by the settings."""
+    settings = runtime[MailSettings]
+    password = settings.bounce_mailbox_password.get_secret_value()
+    box = settings.bounce_mailbox
+    return BounceDesk(
+        settings.bounce_secret.get_secret_value(),
+        open_mailbox(box, password=password) if box else None,
+        runtime.find(Complaints),
+    )
 
 
 def make_retention(runtime: Runtime) -> MailRetention:
@@ -45,9 +68,11 @@ def make_retention(runtime: Runtime) -> MailRetention:
     return MailRetention(sent=settings.mail_keep_sent, others=settings.mail_keep_failed)
 
 
-def make_schedule(_runtime: Runtime) -> Sequence[Entry]:
+def make_schedule(runtime: Runtime) -> Sequence[Entry]:
     """Return the mail's recurring jobs."""
+    reading = Entry("mail.bounces", ReadBounces(), timedelta(minutes=5), UTC, missed="latest")
     return [
+        *([reading] if runtime[MailSettings].bounce_mailbox else []),
         # A safety net: queueing a message, and a lane that ends, enqueue the next job themselves.
         Entry("mail.sweep", SweepMail(), timedelta(minutes=5), UTC, missed="latest"),
         Entry("mail.prune", PruneMail(), "27 3 * * *", UTC, missed="latest"),
@@ -92,6 +117,12 @@ def read_metrics(runtime: Runtime, session: Session) -> Iterator[Gauge]:
         failing,
     )
     yield Gauge(
+        "mail_bounces",
+        "Reports of other servers on messages that they took.",
+        ("kind", "ours"),
+        bounces.count_bounces(session),
+    )
+    yield Gauge(
         "mail_repeats",
         "Messages sent again that may have been sent before.",
         (),
@@ -103,11 +134,15 @@ mail = Component(
     name="mail",
     models=("services.mail.models",),
     migrations="mail",
-    kinds=(DeliverMail, SweepMail, PruneMail),
+    kinds=(DeliverMail, SweepMail, PruneMail, ReadBounces),
     tasks=("tasks.mail",),
     settings=MailSettings,
     schedule=make_schedule,
-    provides={Mailer: make_mailer, MailRetention: make_retention},
+    provides={
+        Mailer: make_mailer,
+        MailRetention: make_retention,
+        BounceDesk: make_bounce_desk,
+    },
     probes=(
         Probe(
             "mail",

@@ -1,5 +1,6 @@
-"""The outbox on the development server's pages: a list of messages, and each as it was sent."""
+"""Where reports of undelivered mail are posted, and the outbox on the development server."""
 
+import secrets
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
@@ -7,16 +8,21 @@ from pathlib import Path
 
 from markupsafe import Markup
 from nightshift.runtime import Runtime
-from nightshift.web.server import NOT_FOUND
+from nightshift.web.server import COMMON, NOT_FOUND
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from project.front.pages import LARGEST_ID, Pages, is_shown
+from project.mail.settings import MailSettings
 from services.mail import outbox
+from services.mail.bounces import LARGEST
 from services.mail.models import Mail
-from services.mail.runtime import Mailer
+from services.mail.runtime import BounceDesk, Mailer
 from services.mail.transport import FolderTransport
+
+PATH = "/mail/bounces"
 
 pages = Pages(Path(__file__).parent / "templates")
 
@@ -24,7 +30,29 @@ NEWEST = 10
 
 
 def make_routes(runtime: Runtime) -> list[Route]:
-    """Return the route of a message's page, in development."""
+    """Return the route of a message's page, in development, and that of reports with a secret."""
+    secret = runtime[MailSettings].bounce_secret.get_secret_value()
+
+    async def receive(request: Request) -> Response:
+        """Settle the report that is posted: the bytes of one mail (RFC 5322).
+
+        Whoever posts it knows the secret. One that answers no message of ours is taken, too, so
+        that nobody sends it again.
+        """
+        given = request.headers.get("authorization", "")
+        if not secrets.compare_digest(given.encode(), f"Bearer {secret}".encode()):
+            return NOT_FOUND
+        raw = b""
+        async for part in request.stream():
+            raw += part
+            if len(raw) > LARGEST:
+                return PlainTextResponse(f"more than {LARGEST} bytes\n", 413, COMMON)
+        if not raw:
+            return PlainTextResponse("the body must be a mail\n", 400, COMMON)
+        settled = await run_in_threadpool(
+            runtime[BounceDesk].settle, runtime.unit_of_work, raw, now=runtime.now()
+        )
+        return JSONResponse({"kind": settled.kind, "mail": settled.mail_id}, headers=COMMON)
 
     def message(request: Request) -> Response:
         """Show one message."""
@@ -46,7 +74,10 @@ def make_routes(runtime: Runtime) -> list[Route]:
             attachments=[part.get_filename() for part in content.iter_attachments()],
         )
 
-    return [Route("/mails/{mail_id:int}", message)] if is_shown(runtime) else []
+    return [
+        *([Route(PATH, receive, methods=["POST"])] if secret else []),
+        *([Route("/mails/{mail_id:int}", message)] if is_shown(runtime) else []),
+    ]
 
 
 def show_mails(runtime: Runtime) -> Markup:

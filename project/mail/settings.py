@@ -10,13 +10,17 @@ from nightshift.settings import ComponentSettings, Count, Duration
 from pydantic import Field, SecretStr, model_validator
 
 from project.settings import NAME
+from services.mail.mailbox import open_mailbox
 from services.mail.transport import open_transport
+
+# RFC 5321, 4.5.3.1.1 allows 64 characters; the number and the signature need up to 40.
+LONGEST_LOCAL_PART = 24
 
 
 class MailSettings(ComponentSettings):
     """Where mail is sent, its sender, and how long it is kept."""
 
-    foreign_secrets = frozenset({"mail_password"})
+    foreign_secrets = frozenset({"mail_password", "bounce_mailbox_password"})
 
     mail_url: str = Field(
         "folder://var/mail",
@@ -47,6 +51,47 @@ class MailSettings(ComponentSettings):
         timedelta(days=90),
         description="how long mail that failed, or ended otherwise unsent, stays in the outbox",
     )
+
+    bounce_address: str = Field(
+        "",
+        description="where undelivered mail goes back to: NAME@DOMAIN, whose server also takes"
+        " NAME+ANYTHING@DOMAIN; empty: the address of MAIL_FROM",
+    )
+    bounce_secret: SecretStr = Field(
+        SecretStr(""),
+        description="signs the addresses that undelivered mail goes back to; who posts a report to"
+        " /mail/bounces sends it as a bearer token. Empty: there is neither",
+    )
+    bounce_mailbox: str = Field(
+        "", description="imaps://USER@HOST/FOLDER in which reports arrive; empty: none is read"
+    )
+    bounce_mailbox_password: SecretStr = Field(
+        SecretStr(""), description="the password of BOUNCE_MAILBOX"
+    )
+
+    @model_validator(mode="after")
+    def _require_a_way_back(self) -> Self:
+        if self.bounce_address:
+            try:
+                validate_email(
+                    self.bounce_address, check_deliverability=False, allow_smtputf8=False
+                )
+            except EmailNotValidError as error:
+                raise ValueError(f"BOUNCE_ADDRESS: {error}") from error
+            if len(self.bounce_address.partition("@")[0]) > LONGEST_LOCAL_PART:
+                raise ValueError(
+                    f"BOUNCE_ADDRESS has more than {LONGEST_LOCAL_PART} characters before the @:"
+                    " there is no room for a message's number"
+                )
+            if not self.bounce_secret.get_secret_value():
+                raise ValueError("BOUNCE_ADDRESS needs BOUNCE_SECRET")
+        if self.bounce_mailbox:
+            password = self.bounce_mailbox_password.get_secret_value()
+            try:
+                open_mailbox(self.bounce_mailbox, password=password)
+            except InvalidInput as error:
+                raise ValueError(str(error)) from error
+        return self
 
     @model_validator(mode="after")
     def _require_a_transport_and_a_sender(self) -> Self:

@@ -277,7 +277,13 @@ def _write(session: Session, found: Collection[OutdatedEvent], now: datetime) ->
 
 def read_stamps(session: Session) -> dict[UUID, Stamps]:
     """Return the highest stamps of every event that this database has, or remembers."""
-    return _read_highest(session)
+    highest: dict[UUID, Stamps] = {}
+    for model in (EventRevision, EventStamp):
+        query = select(model.event_id, model.sequence, model.modified_at)
+        for event_id, *stamps in session.execute(query.execution_options(yield_per=5_000)):
+            one = Stamps._make(stamps)
+            highest[event_id] = highest.get(event_id, one).join(one)
+    return highest
 
 
 def take_stamps(session: Session, stamps: Mapping[UUID, Stamps], *, now: datetime) -> int:
@@ -285,31 +291,16 @@ def take_stamps(session: Session, stamps: Mapping[UUID, Stamps], *, now: datetim
 
     Return how many are. The next sync raises those of the events that are here.
     """
-    taken = 0
-    for event_ids in batched(list(stamps), ROWS_A_STATEMENT):
-        ours = _read_highest(session, event_ids)
-        joined = {one: stamps[one].join(ours.get(one, stamps[one])) for one in event_ids}
-        higher = {one: both for one, both in joined.items() if both != ours.get(one)}
-        if higher:
-            rows = [{"event_id": one, "gone_at": now, **higher[one]._asdict()} for one in higher]
-            upsert(session, EventStamp, rows)
-        taken += len(higher)
-    return taken
-
-
-def _read_highest(
-    session: Session, event_ids: Collection[UUID] | None = None
-) -> dict[UUID, Stamps]:
-    highest: dict[UUID, Stamps] = {}
-    for model in (EventRevision, EventStamp):
-        query = select(model.event_id, model.sequence, model.modified_at)
-        if event_ids is not None:
-            query = query.where(model.event_id.in_(event_ids))
-        rows = session.execute(query.execution_options(yield_per=5_000))
-        for event_id, sequence, modified_at in rows:
-            one = Stamps(sequence, modified_at)
-            highest[event_id] = highest.get(event_id, one).join(one)
-    return highest
+    ours = read_stamps(session)
+    joined = {one: theirs.join(ours.get(one, theirs)) for one, theirs in stamps.items()}
+    higher = [
+        {"event_id": one, "gone_at": now, **both._asdict()}
+        for one, both in joined.items()
+        if both != ours.get(one)
+    ]
+    for rows in batched(higher, ROWS_A_STATEMENT):
+        upsert(session, EventStamp, rows)
+    return len(higher)
 
 
 def prune_stamps(session: Session, *, before: datetime) -> int:

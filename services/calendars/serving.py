@@ -75,12 +75,20 @@ def read_served(
     The file is replaced before its row is written, and people restore files. So the tag is made of
     the bytes.
     """
-    content = store.read(feed.kind, feed.owner_id)
-    # After a power cut a file may be short. Subscribers would take the missing events for deleted.
-    if content is None or not content.endswith(CALENDAR_FOOT):
+    content = read_whole(store, feed)
+    if content is None:
         return None
     etag = make_etag(content)
     return content, recorded if etag == recorded.etag else Validators(etag, None)
+
+
+def read_whole(store: FeedStore, feed: Row[Any]) -> bytes | None:
+    """Return a feed's bytes, or None when they are missing or not whole.
+
+    After a power cut a file may be short. Subscribers would take the missing events for deleted.
+    """
+    content = store.read(feed.kind, feed.owner_id)
+    return content if content is not None and content.endswith(CALENDAR_FOOT) else None
 
 
 def find_token(session: Session, kind: FeedKind, owner: str) -> str:

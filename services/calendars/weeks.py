@@ -26,6 +26,11 @@ class Entry:
     cancelled: bool
 
     @property
+    def is_all_day(self) -> bool:
+        """Return whether it has no time of day."""
+        return not isinstance(self.starts, datetime)
+
+    @property
     def first(self) -> date:
         """Return the day on which it starts."""
         return _day(self.starts)

@@ -42,7 +42,15 @@ def queue_welcome(
     if token is None:
         return Discard("the user has no calendar, or its address was revoked")
     return _queue(
-        session, "welcome", user, rules, request_id, calendar_url=rules.calendar_url(token), now=now
+        session,
+        "welcome",
+        user,
+        rules,
+        request_id,
+        calendar_url=rules.calendar_url(token),
+        page_url=rules.page_url(token),
+        webcal_url=rules.webcal_url(token),
+        now=now,
     )
 
 

@@ -59,7 +59,12 @@ END:VEVENT
 """.replace("\n", "\r\n")
 
 EXAMPLES: dict[str, dict[str, Any]] = {
-    "welcome": {"name": "Anna Müller", "calendar_url": CALENDAR},
+    "welcome": {
+        "name": "Anna Müller",
+        "calendar_url": CALENDAR,
+        "page_url": CALENDAR.removesuffix(".ics"),
+        "webcal_url": CALENDAR.replace("https:", "webcal:"),
+    },
     "verify_address": {
         "name": "Anna Müller",
         "key_url": f"https://calendar.school.example/u/verify?key={KEY}",
@@ -123,7 +128,9 @@ def _make_event_letter(
             "title": says["title"],
             "facts": make_facts(says, locale, rules.zone, said=said),
         }
-    message = make_letter(kind, anna, rules, key="", about="", now=AT, expires_at=AT, **context)
+    message = make_letter(
+        kind, anna, rules, key="", about="event:1", now=AT, expires_at=AT, **context
+    )
     assert message is not None
     if method is not None:
         attach_invitation(

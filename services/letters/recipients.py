@@ -3,7 +3,7 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 from email.policy import Policy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from nightshift.database import Session
 from sqlalchemy import and_, select
@@ -37,13 +37,19 @@ class Recipient(NamedTuple):
 
 
 class Unfolded(str):
-    """A List-Unsubscribe header on one line.
+    """A header's value on one line.
 
-    `email` would fold a long address into encoded words, which mail programs do not follow.
+    `email` would fold a long address or id into encoded words, which mail programs do not follow.
     """
 
-    __slots__ = ()
-    name = "List-Unsubscribe"
+    __slots__ = ("name",)
+    name: str
+
+    def __new__(cls, name: str, value: str) -> Self:
+        """Return the value of the header with this name."""
+        made = super().__new__(cls, value)
+        made.name = name
+        return made
 
     def fold(self, *, policy: Policy) -> str:
         """Return the header's line; `email` calls this."""
@@ -101,9 +107,18 @@ def make_letter(
     content = compose(
         kind, to.locale, rules.frame, calendar_url=calendar_url, unsubscribe_url=url, **context
     )
+    domain = content["From"].addresses[0].domain
+    headers: dict[str, str] = {}
     if url is not None:
-        content["List-Unsubscribe"] = Unfolded(f"<{url}>")
-        content["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+        assert how.wanted_by is not None
+        headers["List-Unsubscribe"] = f"<{url}>"
+        headers["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
+        headers["List-Id"] = f"<{how.wanted_by.replace('_', '-')}.{domain}>"  # RFC 2919
+    if how.threaded:
+        # No message has this id: all about one thing answer it, so mail programs group them.
+        headers["References"] = headers["In-Reply-To"] = f"<{about.replace(':', '.')}@{domain}>"
+    for name, value in headers.items():
+        content[name] = Unfolded(name, value)
     if expires_at is None:
         assert how.lasts is not None
         expires_at = now + how.lasts

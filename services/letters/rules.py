@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from services.mail.compose import Frame
@@ -31,3 +32,11 @@ class LetterRules:
     def calendar_url(self, token: str) -> str:
         """Return the address of a calendar."""
         return f"{self.public_url}/f/{token}.ics"
+
+    def page_url(self, token: str) -> str:
+        """Return the address of the page about a calendar."""
+        return f"{self.public_url}/f/{token}"
+
+    def webcal_url(self, token: str) -> str:
+        """Return the address of a calendar that opens in a calendar program."""
+        return urlsplit(self.calendar_url(token))._replace(scheme="webcal").geturl()

@@ -10,9 +10,11 @@ from itsdangerous import BadData, URLSafeSerializer
 from nightshift.database import Session
 from nightshift.errors import InvalidInput
 from pydantic import Field, TypeAdapter, ValidationError
-from sqlalchemy import update
+from sqlalchemy import func, update
 
+from services.letters.kinds import LETTERS
 from services.letters.rules import LetterRules
+from services.mail.models import Mail
 from services.school.models import User
 from services.translation import Locale
 
@@ -65,6 +67,21 @@ def unsubscribe(session: Session, token: str, *, secret: str, now: datetime) -> 
     user, flag = read_link(session, token, secret=secret, now=now)
     session.execute(update(User).where(User.id == user.id).values({flag: False}))
     return user.locale
+
+
+def turn_off_after_complaint(session: Session, mail: Mail) -> None:
+    """Turn off what a letter is sent for, after its reader called it spam.
+
+    A letter that nobody can turn off changes nothing.
+    """
+    kind = LETTERS.get(mail.kind)
+    if kind is not None and kind.wanted_by is not None:
+        is_reader = (
+            func.lower(User.email) == mail.recipient.lower()
+            if mail.reader_id is None
+            else User.id == mail.reader_id
+        )
+        session.execute(update(User).where(is_reader).values({kind.wanted_by: False}))
 
 
 def _make_serializer(secret: str) -> URLSafeSerializer:

@@ -22,4 +22,7 @@ noun that wrote the message provides the check, since the mail does not know wha
 
 A process can die after the server took a message and before that was recorded. The outbox has a
 state for it, a policy (`resend`), a Message-ID that stays the same, and a counter.
+
+What a server took may come back: it could not be delivered, or its reader calls it spam.
+bounces.py settles such reports. They change no state.
 """

@@ -67,8 +67,9 @@ TABLE = Base.metadata.tables[Mail.__tablename__]
 class Terms:
     """How mail may be sent to a server.
 
-    `sender` is the envelope's. `concurrency` is how many connections there may be at a time, `rate`
-    how many messages a minute (0: any number). A message that the server put off waits by
+    `sender` is the envelope's; with `sign`, each message has the one that this returns for its
+    number. `concurrency` is how many connections there may be at a time, `rate` how many messages a
+    minute (0: any number). A message that the server put off waits by
     `backoff`; a server that is away is asked again by `away`. A job starts no further slice after
     `work_for`, because other jobs need the process too.
     """
@@ -80,6 +81,7 @@ class Terms:
     backoff: Backoff
     away: Backoff
     work_for: timedelta = timedelta(seconds=5)
+    sign: Callable[[int], str] | None = None
 
 
 def _build_claim() -> Update:
@@ -163,7 +165,8 @@ def deliver(
         taken = _claim(session, run.claim_id, terms) if lane == 0 or not failing else None
     while taken is not None:
         halt = _examine(run, taken, look) if look and taken.kind in kinds else None
-        answer = halt or transport.send(terms.sender, taken.recipient, taken.body)
+        sender = terms.sender if terms.sign is None else terms.sign(taken.id)
+        answer = halt or transport.send(sender, taken.recipient, taken.body)
         ends = (tally.total() + 1) % SLICE == 0
         going_on = monotonic() - began < (terms.work_for if ends else LONGEST_SLICE).total_seconds()
         step = partial(

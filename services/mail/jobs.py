@@ -32,3 +32,9 @@ class PruneMail(
     JobArgs, kind="mail.prune", queue="mail", unique_by=(), time_limit=timedelta(minutes=10)
 ):
     """Delete messages that ended long ago."""
+
+
+class ReadBounces(
+    JobArgs, kind="mail.read_bounces", queue="mail", unique_by=(), time_limit=timedelta(minutes=3)
+):
+    """Read what other servers report of messages that they took."""

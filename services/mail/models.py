@@ -5,7 +5,7 @@ from enum import StrEnum
 from uuid import UUID
 
 from nightshift.database import Base, UtcDateTime, choice, partial_index
-from sqlalchemy import BigInteger, LargeBinary, String, Text, false, true
+from sqlalchemy import BigInteger, ForeignKey, LargeBinary, String, Text, false, true
 from sqlalchemy.orm import Mapped, mapped_column
 
 
@@ -29,6 +29,14 @@ ENDED = (
 )
 
 
+class BounceKind(StrEnum):
+    FAILED = "failed"
+    DELAYED = "delayed"
+    DELIVERED = "delivered"
+    COMPLAINT = "complaint"
+    OTHER = "other"
+
+
 class Mail(Base):
     """One message to one recipient. See the drawing in services/mail/__init__.py.
 
@@ -50,6 +58,8 @@ class Mail(Base):
         partial_index("ix_mail_deadline", "expires_at", where="ended_at is null"),
         partial_index("ix_mail_sending", "claim_id", where="state = 'sending'"),
         partial_index("ix_mail_ended", "ended_at", where="ended_at is not null"),
+        # What comes back names the message.
+        partial_index("ix_mail_message_id", "message_id", where="ended_at is not null"),
         partial_index("ix_mail_about", "about", "reader_id", where="about is not null"),
     )
 
@@ -104,3 +114,23 @@ class Suppression(Base):
     refusals: Mapped[int] = mapped_column(default=0)
     refused_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     suppressed_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class MailBounce(Base):
+    """A report of another server on a message that it took. See bounces.py.
+
+    `digest` is the SHA-256 of the report's bytes, which are not kept. `mail_id` is the message that
+    it answers, None for a report that answers none of ours. `status` is RFC 3463's code, or empty.
+    """
+
+    __tablename__ = "mail_bounce"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    digest: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    mail_id: Mapped[int | None] = mapped_column(
+        ForeignKey("mail.id", ondelete="CASCADE"), index=True
+    )
+    kind: Mapped[BounceKind] = mapped_column(choice(BounceKind))
+    status: Mapped[str] = mapped_column(String(20))
+    reply: Mapped[str] = mapped_column(Text)
+    received_at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)

@@ -33,7 +33,7 @@ from sqlalchemy import (
 
 from services.mail.headers import SEVEN_BITS, SEVEN_BITS_UTF8, make_header_text
 from services.mail.jobs import DeliverMail
-from services.mail.models import ENDED, Mail, MailServer, MailState, Suppression
+from services.mail.models import ENDED, Mail, MailBounce, MailServer, MailState, Suppression
 
 # Messages that are queued within this time are sent by one job.
 DEBOUNCE = timedelta(seconds=1)
@@ -438,7 +438,7 @@ def fail_expired(session: Session) -> int:
 def prune(unit_of_work: UnitOfWork, *, keep_sent: timedelta, keep_others: timedelta) -> int:
     """Delete messages that ended longer ago than they are kept, and return how many.
 
-    Old counts of refusals are deleted too.
+    Old counts of refusals are deleted too, and old reports that answer none of our messages.
     """
     old = select(Suppression.address).where(
         Suppression.suppressed_at.is_(None), Suppression.refused_at < ago(keep_others)
@@ -458,7 +458,11 @@ def prune(unit_of_work: UnitOfWork, *, keep_sent: timedelta, keep_others: timede
     # needed for that.
     compared = and_(Mail.about.is_not(None), Mail.expires_at > utc_now())
     textless = select(Mail.id).where(too_old, compared, Mail.body.is_not(None))
+    unanswered = select(MailBounce.id).where(
+        MailBounce.mail_id.is_(None), MailBounce.received_at < ago(keep_others)
+    )
     for statement in (
+        delete(MailBounce).where(MailBounce.id.in_(unanswered.limit(BATCH))),
         delete(Suppression).where(Suppression.address.in_(old.limit(BATCH))),
         update(Mail).where(Mail.id.in_(over.limit(BATCH))).values(body=None),
         update(Mail).where(Mail.id.in_(textless.limit(BATCH))).values(body=None),

@@ -103,7 +103,7 @@ class _Refused(Exception):
         self.step, self.code, self.reply = step, code, reply.decode(errors="replace")
 
     def answer(self) -> Answer:
-        reply = _clean_reply(f"{self.step}: {self.code} {self.reply}")
+        reply = clean_reply(f"{self.step}: {self.code} {self.reply}")
         about_message = self.step != "MAIL FROM" or self.code in TOO_LARGE
         if not about_message or self.code in ABOUT_US:
             return Answer(Verdict.AWAY, reply, pause=True)
@@ -194,7 +194,7 @@ class SmtpTransport:
         except (OSError, ValueError) as error:
             # smtplib's own errors are OSErrors. ValueErrors come from a malformed host name and
             # from a challenge that is not base64.
-            return self._give_up(Answer(Verdict.AWAY, _clean_reply(_describe(error)), pause=True))
+            return self._give_up(Answer(Verdict.AWAY, clean_reply(_describe(error)), pause=True))
         begun = False
         try:
             self._expect("RCPT TO", smtp.rcpt(recipient), OK)
@@ -210,10 +210,10 @@ class SmtpTransport:
         except OSError as error:
             self._drop()
             return Answer(
-                Verdict.UNKNOWN if begun else Verdict.LATER, _clean_reply(_describe(error))
+                Verdict.UNKNOWN if begun else Verdict.LATER, clean_reply(_describe(error))
             )
         self._used_at = monotonic()
-        return Answer(Verdict.SENT, _clean_reply(reply))
+        return Answer(Verdict.SENT, clean_reply(reply))
 
     def close(self) -> None:
         """Close the connection, if there is one."""
@@ -461,6 +461,6 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _clean_reply(reply: str) -> str:
+def clean_reply(reply: str) -> str:
     """Return a reply on one short line without addresses, which servers like to repeat."""
     return ADDRESS.sub("…", " ".join(CONTROLS.sub(" ", reply).split()))[:LONGEST_REPLY]

@@ -139,6 +139,7 @@ def test_take_stamps_reads_the_database_that_a_restore_has_replaced(run, school,
 
 
 def test_take_stamps_from_a_database_of_before_stamps_takes_none(run, tmp_path):
+    (tmp_path / "empty.db").touch()
     assert run("take-stamps", f"{tmp_path}/empty.db")[:2] == (
         0, "0 of 0 events had been changed since the backup\n",
     )  # fmt: skip

@@ -35,6 +35,13 @@ def test_defaults_need_no_server():
         ({"mail_retry_after": "PT0S"}, "from PT0.001S"),
         ({"mail_keep_sent": "PT0S"}, "from PT0.001S"),
         ({"mail_keep_failed": "PT0S"}, "from PT0.001S"),
+        ({"bounce_address": "bounces@school.example"}, "BOUNCE_ADDRESS needs BOUNCE_SECRET"),
+        ({"bounce_address": "nobody", "bounce_secret": "a" * 40}, "BOUNCE_ADDRESS: "),
+        (
+            {"bounce_address": "b" * 25 + "@a.example", "bounce_secret": "a" * 40},
+            "BOUNCE_ADDRESS has more than 24 characters",
+        ),
+        ({"bounce_mailbox": "pop://me@a.example"}, "BOUNCE_MAILBOX must be imaps://"),
     ],
 )
 def test_wrong_value_is_refused_with_what_is_wrong(values, message):

@@ -41,7 +41,7 @@ def written(kind: str, locale: Locale) -> bytes:
 
 
 def words(*texts: str) -> set[str]:
-    return set(re.findall(r"\w+", re.sub(r"https?://\S+", " ", " ".join(texts))))
+    return set(re.findall(r"\w+", re.sub(r"(?:https?|webcal)://\S+", " ", " ".join(texts))))
 
 
 @every_mail
@@ -90,7 +90,7 @@ def test_text_and_html_say_the_same(kind, locale):
     text, html = read_bodies(make_example(kind, locale, RULES))
     page = Page(html)
 
-    assert set(page.links) == set(re.findall(r"https?://\S+", text))
+    assert set(page.links) == set(re.findall(r"(?:https?|webcal)://\S+", text))
     assert words(text) - words(*page.words, *page.labels) == set()
     assert words(*page.words) - words(text) == set()
 

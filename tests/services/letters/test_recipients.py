@@ -29,3 +29,23 @@ def test_notice_can_be_turned_off_by_one_click(school):
         r"<https://calendar\.school\.example/u/unsubscribe\?t=[\w.-]+>", mail["List-Unsubscribe"]
     )
     assert mail["List-Unsubscribe"].strip("<>") in mail.get_body(("plain",)).get_content()
+    # RFC 2919: a name of this installation, the same for each reader.
+    assert mail["List-Id"] == "<mail-events.school.example>"
+
+
+def test_letters_about_one_event_are_a_thread(school):
+    """Mail programs group what answers one id; the event's number stays when its title changes."""
+    event, other = school.published(), school.published(title="Concert")
+    mails = []
+    for told, title in ((event, None), (event, "Another title"), (other, None)):
+        if title:
+            school.change(told, title=title)
+        school.tell(told)
+        mails.append(school.mail("ann"))
+
+    roots = [f"<event.{one.id}@school.example>" for one in (event, event, other)]
+    assert [mail["References"] for mail in mails] == roots
+    assert [mail["In-Reply-To"] for mail in mails] == roots
+    assert all(b"\nReferences: <event." in mail.as_bytes() for mail in mails)
+    # No message has that id.
+    assert not {mail["Message-ID"] for mail in mails} & set(roots)

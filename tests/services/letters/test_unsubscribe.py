@@ -8,6 +8,7 @@ from itsdangerous import URLSafeSerializer
 from nightshift.errors import InvalidInput
 
 from services.letters import unsubscribe
+from services.mail.models import Mail
 from services.school.models import User
 from services.translation import Locale
 from tests.conftest import NOW
@@ -112,3 +113,29 @@ def test_without_a_secret_no_link_is_made():
 
 def test_secret_is_not_shown():
     assert "a secret" not in repr(RULES)
+
+
+@pytest.mark.parametrize(
+    ("kind", "flag"),
+    [
+        ("event_changed", "mail_events"),
+        ("review_requested", "mail_reviews"),
+        ("digest", "mail_digest"),
+        ("welcome", None),
+        ("of another program", None),
+    ],
+)
+@pytest.mark.parametrize("names_reader", [True, False])
+def test_complaint_turns_off_what_the_letter_is_sent_for(session, school, kind, flag, names_reader):
+    fred, ann = school.ids["fred"], school.ids["ann"]
+    for user_id in (fred, ann):
+        session.get_one(User, user_id).mail_digest = True
+    session.flush()
+    address = session.get_one(User, fred).email
+    complaint = Mail(kind=kind, recipient=address.upper(), reader_id=fred if names_reader else None)
+
+    unsubscribe.turn_off_after_complaint(session, complaint)
+
+    everything = dict.fromkeys(unsubscribe.FLAGS, True)
+    assert flags(session, fred) == everything | ({flag: False} if flag else {})
+    assert flags(session, ann) == everything

@@ -37,7 +37,7 @@ def make_sources(runtime: Runtime) -> Sources:
         name: _open_webuntis(settings, place)
         if place.startswith(WEBUNTIS)
         else Calendar(place, load, zone)
-        if urlsplit(place).path.lower().endswith(".ics")
+        if place.startswith("webcal") or urlsplit(place).path.lower().endswith(".ics")
         else Tables(place, load)
         for name, place in settings.places.items()
     }

@@ -14,6 +14,7 @@ from pydantic import Field
 
 from services.school.rows import Clock, Day, Email, Flag, Key, LessonRow, List, Row
 from services.school.sheets import InvalidRows, Sheet, read_sheets
+from services.school.tables import WORKBOOKS
 from services.school.timetable.source import (
     Question,
     SingleDate,
@@ -27,6 +28,8 @@ from services.school.timetable.source import (
 Fetch = Callable[[str], bytes]
 
 UTC = ZoneInfo("UTC")
+FILES = (".csv", *WORKBOOKS)
+LONGEST_NAME = 100
 
 
 class TeacherRow(Row):
@@ -81,7 +84,12 @@ class Tables:
         """Return what the tables say. Raises InvalidInput, and says what is wrong in which line."""
         if "://" not in self.place:
             return read_tables(Path(self.place), question)
-        name = urlsplit(self.place).path.rpartition("/")[2]
+        name = urlsplit(self.place).path.rpartition("/")[2][-LONGEST_NAME:]
+        if name and not name.lower().endswith(FILES):
+            raise InvalidInput(
+                f"{name}: such a file is not read; name one that ends with {', '.join(FILES)} or"
+                " .ics, or a folder with a slash at its end"
+            )
         names = [name] if name else [kind.file for kind in ROWS]
         with TemporaryDirectory(prefix="timetable-") as folder:
             for one in names:

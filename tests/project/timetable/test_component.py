@@ -35,7 +35,8 @@ def record(app, state: State, age: timedelta, error: str | None = None) -> None:
 
 def test_places_are_opened_by_what_they_are():
     runtime = make_runtime(
-        timetable_sources="a=/srv/plan b=https://school.example/plan.ics?k=1 c=webuntis://x/y",
+        timetable_sources="a=/srv/plan b=https://school.example/plan.ics?k=1 c=webuntis://x/y"
+        " d=webcal://school.example/plan e=https://school.example/plan/",
         timetable_user="u",
         timetable_password="p",
     )
@@ -44,6 +45,8 @@ def test_places_are_opened_by_what_they_are():
         "a": Tables,
         "b": Calendar,
         "c": WebUntis,
+        "d": Calendar,
+        "e": Tables,
     }
 
 

@@ -112,6 +112,11 @@ def test_what_is_wrong_is_named(paper, tmp_path, file, content, said):
     assert str(refused.value).startswith(said)
 
 
+def test_address_of_another_file_is_refused():
+    with pytest.raises(InvalidInput, match=r"plan.pdf: such a file is not read; name one that"):
+        Tables("https://school.example/plan.pdf", not_asked).read(QUESTION)
+
+
 def test_folder_without_lessons_is_refused(paper, tmp_path):
     folder = paper.write(tmp_path / "timetable")
     (folder / "lessons.csv").unlink()

@@ -6,8 +6,10 @@ from html.parser import HTMLParser
 
 def read_bodies(mail: EmailMessage) -> tuple[str, str]:
     """Return what a mail says, as text and as HTML."""
-    text, html = (mail.get_body((kind,)).get_content() for kind in ("plain", "html"))
-    return text, html
+    plain, html = (mail.get_body((kind,)) for kind in ("plain", "html"))
+    text = plain.get_content()
+    flowed = plain["content-type"].params.get("format") == "flowed"
+    return unflow(text.replace("\r\n", "\n")) if flowed else text, html.get_content()
 
 
 class Page(HTMLParser):
@@ -36,3 +38,13 @@ class Page(HTMLParser):
             self.labels.append(data)
         else:
             self.words.append(data)
+
+
+def unflow(text: str) -> str:
+    """Return a text as a program shows it that knows `format=flowed` (RFC 3676, 4.1)."""
+    shown, goes_on = [], False
+    for line in text.split("\n"):
+        own = line.removeprefix(" ")
+        shown = [*shown[:-1], shown[-1] + own] if goes_on else [*shown, own]
+        goes_on = line.endswith(" ") and line != "-- "
+    return "\n".join(shown)

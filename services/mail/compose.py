@@ -7,6 +7,7 @@ escaped in HTML, and characters that turn or hide the text around them are remov
 """
 
 import re
+import textwrap
 from dataclasses import dataclass
 from datetime import date, datetime
 from email.message import EmailMessage
@@ -34,6 +35,12 @@ WRITTEN_AS = {Locale.ENGLISH: "en_GB"}
 _UNWANTED = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
+
+# RFC 3676, 4: what programs show without breaking it, the line above a signature, and the
+# beginnings of lines that need a space before them.
+WIDTH = 72
+SIGNATURE = "-- "
+_STUFFED = re.compile(" |>|From ")
 
 _INLINER = CSSInliner(load_remote_stylesheets=False)
 
@@ -72,13 +79,38 @@ def compose(kind: str, locale: Locale, frame: Frame, **context: Any) -> EmailMes
     templates = _load_templates(locale, frame.templates)
     # A title may hold line breaks, which would end the header.
     given["subject"] = make_header_text(templates.get_template(f"{kind}.subject.txt").render(given))
-    text = re.sub(r"\n{3,}", "\n\n", templates.get_template(f"{kind}.txt").render(given)).strip()
+    written = templates.get_template(f"{kind}.txt").render(given)
+    text = flow(re.sub(r"\n{3,}", "\n\n", written).strip())
     html = _INLINER.inline(templates.get_template(f"{kind}.html").render(given))
     mail = EmailMessage(policy=POLICY)
     mail["From"], mail["Subject"] = frame.sender, given["subject"]
-    mail.set_content(f"{text}\n", cte="quoted-printable")
+    mail.set_content(f"{text}\n", cte="quoted-printable", params={"format": "flowed"})
     mail.add_alternative(html, subtype="html", cte="quoted-printable")
     return mail
+
+
+def flow(text: str) -> str:
+    """Return a text as `format=flowed` (RFC 3676): lines of 72 columns where their words allow it.
+
+    A program that knows the format joins the lines again, so that they fit its window. An address
+    stays whole.
+    """
+    return "\n".join(
+        line if line == SIGNATURE else " \n".join(_break(line.rstrip(" ")))
+        for line in text.split("\n")
+    )
+
+
+def _break(line: str) -> list[str]:
+    lines = textwrap.wrap(
+        line,
+        WIDTH - 2,  # the space at a line's end, and that of _STUFFED
+        break_long_words=False,
+        break_on_hyphens=False,
+        expand_tabs=False,
+        replace_whitespace=False,
+    )
+    return [f" {one}" if _STUFFED.match(one) else one for one in lines or [""]]
 
 
 def render_page(name: str, locale: Locale, frame: Frame, **context: Any) -> str:

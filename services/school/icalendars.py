@@ -43,6 +43,8 @@ MOST_APART = 400
 YEARS_AHEAD = 2
 # Not expanded: they have thousands of dates a day.
 _TOO_OFTEN = ("SECONDLY", "MINUTELY", "HOURLY")
+# What may be wrong in other properties matters to nobody here.
+_TIMES = {"DTSTART", "DTEND", "DURATION", "RRULE", "RDATE", "EXDATE", "RECURRENCE-ID", None}
 _PRIVATE = ("PRIVATE", "CONFIDENTIAL")
 
 Moment = datetime | date
@@ -82,11 +84,10 @@ class Trouble(NamedTuple):
 
 @dataclass
 class SourceCalendar:
-    """What was read. `uids` are all that the calendar has, also of events in `troubles`."""
+    """What was read, and what was not."""
 
     events: list[SourceEvent] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
-    uids: set[str] = field(default_factory=set)
 
 
 class _Say(NamedTuple):
@@ -128,7 +129,6 @@ def read_calendar(content: bytes, zone: ZoneInfo, *, domain: str, today: date) -
     for calendar in calendars:
         local = _find_zone(calendar) or zone
         for uid, parts in _group(calendar).items():
-            found.uids.add(uid)
             title = _read_line(parts[0].get("SUMMARY"))
             if uid.endswith(f"@{domain}"):
                 found.troubles.append(Trouble(uid, title, "is the school's own"))
@@ -157,9 +157,7 @@ def _find_zone(calendar: Any) -> ZoneInfo | None:
     """Return the zone of the calendar's times that name none."""
     try:
         return ZoneInfo(str(calendar.get("X-WR-TIMEZONE", "")).strip())
-    except (OSError, ValueError):  # ZoneInfoNotFoundError is a KeyError.
-        return None
-    except KeyError:
+    except (KeyError, OSError, ValueError):  # ZoneInfoNotFoundError is a KeyError.
         return None
 
 
@@ -202,9 +200,9 @@ def _read_event(
 ) -> Iterator[SourceEvent]:
     """Yield what the VEVENTs of one UID are here."""
     for part in parts:
-        if part.errors:
-            name, reason = part.errors[0]
-            raise InvalidInput(f"{name}: {reason}")
+        for name, reason in part.errors:
+            if name in _TIMES:
+                raise InvalidInput(f"{name}: {reason}")
         if "DTSTART" not in part:
             raise InvalidInput("DTSTART: is missing")
     first = parts[0]
@@ -228,15 +226,16 @@ def _read_series(
     first, (local, zone, horizon) = parts[0], clocks
     starts, ends = _read_span(first, local, zone)
     says = _read_text(first)
-    dates = list(_expand(parts, calendar, local, zone, horizon))
-    # A date that is cancelled by itself is not among those that take place.
     rule = _read_rule(first, starts, ends, zone, horizon)
     series = Series(starts, ends, rule)
     days = {one.on: one for one in find_occurrences(series, zone)} if rule else {}
+    last = max([horizon, *days])
     there: dict[date, _Date] = {}
     apart: list[_Date] = []
-    for one in dates:
+    for one in _expand(parts, calendar, local, zone, last):
         on = find_day(one.original, zone)
+        if on > last:
+            continue  # Of a rule that ends later there than here.
         due = days.get(on)
         if (
             due is None
@@ -280,17 +279,17 @@ def _compare(on: date, found: _Date, due: tuple[Moment, Moment], says: _Say) -> 
 
 
 def _expand(
-    parts: Sequence[Any], calendar: Any, local: ZoneInfo, zone: ZoneInfo, horizon: date
+    parts: Sequence[Any], calendar: Any, local: ZoneInfo, zone: ZoneInfo, last: date
 ) -> Iterator[_Date]:
-    """Yield every date of an event until the horizon."""
+    """Yield every date of an event until the last, and those that were moved behind it."""
     alone = icalendar.Calendar()
     for one in calendar.walk("VTIMEZONE"):
         alone.add_component(one)
     for part in parts:
         alone.add_component(part)
-    first = min(find_day(_make_aware(part["DTSTART"].dt, local), zone) for part in parts)
-    last = max(horizon, first + timedelta(days=1))
-    found = recurring_ical_events.of(alone).between(first - timedelta(days=2), last)
+    days = [find_day(_make_aware(part["DTSTART"].dt, local), zone) for part in parts]
+    margin = timedelta(days=2)
+    found = recurring_ical_events.of(alone).between(min(days) - margin, max(last, *days) + margin)
     for number, one in enumerate(found):
         if number >= MOST_EVENTS:
             raise InvalidInput(f"RRULE: more than {MOST_EVENTS:,} dates")
@@ -305,12 +304,14 @@ def _read_rule(event: Any, starts: Moment, ends: Moment, zone: ZoneInfo, horizon
     if len(rules) != 1:
         return ""
     text = rules[0].to_ical().decode()
-    if not re.search("COUNT=|UNTIL=", text):
-        text += f";UNTIL={horizon:%Y%m%d}"
-    try:
-        return find_rule(Series(starts, ends, text), zone)
-    except InvalidInput:
-        return ""
+    endless = re.sub(";?(COUNT|UNTIL)=[^;]*", "", text) + f";UNTIL={horizon:%Y%m%d}"
+    # One that ends too late for us ends with the horizon, too.
+    for one in (text, endless) if re.search("COUNT=|UNTIL=", text) else (endless,):
+        try:
+            return find_rule(Series(starts, ends, one), zone)
+        except InvalidInput:
+            continue
+    return ""
 
 
 def _read_text(event: Any) -> _Say:

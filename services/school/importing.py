@@ -435,6 +435,7 @@ def _write_event(
     was_cancelled = event.cancelled_at
     events.write(session, event, details)
     event.cancelled_at = (was_cancelled or now) if one.cancelled else None
+    event.deleted_at = None  # Only --overwrite comes here with one.
     write_changes(session, event_id, one.changes)
     spread(session, [event_id], zone)
 

@@ -32,6 +32,7 @@ from services.school.models import (
 from services.translation import Locale
 from tests.conftest import NOW, ZONE
 from tests.one_session import OneSession
+from tests.reading import read_bodies
 
 RULES = LetterRules(
     "Gymnasium <noreply@school.example>",
@@ -203,13 +204,7 @@ class School:
         return message_from_bytes(self.session.execute(query).scalar_one(), policy=default)
 
     def text(self, name: str) -> str:
-        return (
-            self.mail(name)
-            .get_body(("plain",))
-            .get_content()
-            .replace("\r\n", "\n")
-            .partition("\n-- \n")[0]
-        )
+        return read_bodies(self.mail(name))[0].partition("\n-- \n")[0]
 
 
 @pytest.fixture

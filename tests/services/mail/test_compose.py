@@ -1,5 +1,6 @@
 """Mails from templates, and what people may put into them."""
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_bytes
@@ -10,11 +11,11 @@ from pathlib import Path
 import pytest
 from jinja2 import UndefinedError
 
-from services.mail.compose import Frame, compose, render_page
+from services.mail.compose import Frame, compose, flow, render_page
 from services.translation import Locale
 from tests.conftest import ZONE
 from tests.messages import ENCODED, NAMES
-from tests.reading import Page, read_bodies
+from tests.reading import Page, read_bodies, unflow
 
 FRAME = Frame(
     "Gymnasium Muster <noreply@school.example>",
@@ -136,3 +137,26 @@ def test_line_break_in_the_sender_is_refused():
     frame = replace(FRAME, sender="School <a@school.example>\r\nBcc: all@school.example")
     with pytest.raises(ValueError, match=r"linefeed|newline"):
         greet(frame, name="Anna")
+
+
+LINK = f"https://a.example/{'b-' * 60}"
+
+
+@pytest.mark.parametrize(
+    ("text", "flowed"),
+    [
+        ("", ""),
+        ("a\n\nb", "a\n\nb"),
+        ("-- \nfoot", "-- \nfoot"),
+        ("ends in spaces  \nnext", "ends in spaces\nnext"),
+        (f"{'word ' * 15}end", f"{'word ' * 14}\nword end"),
+        (f"- {'word ' * 15}end", f"- {'word ' * 13}\nword word end"),
+        (f"Your calendar: {LINK}", f"Your calendar: \n{LINK}"),
+        (LINK, LINK),
+        ("  two\n> quoted\nFrom here", "   two\n > quoted\n From here"),
+        ("a\tb", "a\tb"),
+    ],
+)
+def test_text_has_72_columns_where_its_words_allow_it(text, flowed):
+    assert flow(text) == flowed
+    assert unflow(flowed) == re.sub(" +$", "", text, flags=re.MULTILINE).replace("--\n", "-- \n")

@@ -302,6 +302,33 @@ def test_an_endless_rule_ends_with_the_second_year_after_this(session: Session) 
     assert session.scalars(select(Event.rrule)).all() == ["FREQ=WEEKLY;UNTIL=20281231"]
 
 
+@pytest.mark.parametrize(
+    "rule", ["FREQ=DAILY;UNTIL=99991231T000000Z", "FREQ=DAILY;COUNT=9999", "FREQ=DAILY"]
+)
+def test_a_rule_that_ends_too_late_ends_with_the_horizon(session: Session, rule: str) -> None:
+    report = bring(session, calendar(vevent("a", "Daily", 1, f"RRULE:{rule}")))
+    assert report.troubles == []
+    assert session.scalars(select(Event.rrule)).all() == ["FREQ=DAILY;UNTIL=20281231"]
+    # In UTC there, so it is another hour here in summer.
+    assert set(session.scalars(select(EventDate.state))) == {"changed"}
+
+
+def test_dates_beyond_the_horizon_are_kept(session: Session) -> None:
+    moved = (
+        "UID:a", "DTSTAMP:20261101T000000Z", "RECURRENCE-ID:20351201T080000Z",
+        "DTSTART:20360105T080000Z", "DTEND:20360105T090000Z", "SUMMARY:Yearly",
+    )  # fmt: skip
+    override = "\r\n".join(["BEGIN:VEVENT", *moved, "END:VEVENT\r\n"])
+    bring(session, calendar(vevent("a", "Yearly", 1, "RRULE:FREQ=YEARLY;COUNT=10"), override))
+    found = find_here(session)
+    assert (len(found), found[-1][0]) == (10, "2036-01-05T08:00:00+00:00")
+
+
+def test_a_fault_in_a_property_that_is_not_used_does_not_matter(session: Session) -> None:
+    report = bring(session, calendar(vevent("a", "Fine", 1, "CREATED:yesterday", "GEO:x")))
+    assert (report.new, report.troubles) == (1, [])
+
+
 def test_a_moved_and_a_cancelled_date_are_rows_of_their_own(session: Session) -> None:
     bring(session, (FOLDER / "google.ics").read_bytes())
     rows = session.execute(

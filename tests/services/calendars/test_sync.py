@@ -1,8 +1,8 @@
 """Whole runs without a worker: each job is claimed, run and finished as a worker would."""
 
 import json
-import re
 import os
+import re
 import shutil
 import subprocess
 import sys

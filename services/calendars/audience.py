@@ -501,7 +501,7 @@ def _make_facts(
 
 
 # The same object for the same event: what is kept by it is found at once.
-@lru_cache(maxsize=5_000)
+@lru_cache(maxsize=1_000)
 def find_times(series: Series, zone: ZoneInfo) -> tuple[Times, ...]:
     """Return each time that an event takes place, also cancelled ones, which calendars show."""
     return tuple((one.starts, one.ends) for one in find_occurrences_or_first(series, zone))

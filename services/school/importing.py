@@ -166,13 +166,13 @@ def fetch(source: EventSource, rules: ImportRules, *, now: datetime) -> Fetched:
     path, most = Path(source.address), rules.limits.size
     try:
         if not path.is_file():
-            raise InvalidInput(f"{path}: there is no such file")
+            raise InvalidInput(f"{str(path)!r}: there is no such file")
         with path.open("rb") as file:
             content = file.read(most + 1)
     except OSError as error:
-        raise InvalidInput(f"{path}: {error.strerror}") from error
+        raise InvalidInput(f"{str(path)!r}: {error.strerror}") from error
     if len(content) > most:
-        raise InvalidInput(f"{path} has more than {most:,} bytes, which is the limit")
+        raise InvalidInput(f"{str(path)!r} has more than {most:,} bytes, which is the limit")
     return Fetched(content)
 
 

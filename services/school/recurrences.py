@@ -231,7 +231,7 @@ def _read_until(text: str, starts: datetime | date, zone: ZoneInfo) -> date:
     return day
 
 
-@lru_cache(maxsize=5_000)
+@lru_cache(maxsize=500)
 def _find_days(rrule: str, first: date) -> tuple[date, ...]:
     """Return a rule's days, one more than MOST_DATES at most.
 
@@ -289,7 +289,8 @@ def find_days(series: Series, zone: ZoneInfo) -> tuple[date, ...]:
     return _find_days(find_rule(series, zone), first)
 
 
-@lru_cache(maxsize=5_000)
+# A series may have thousands of dates, so few are kept.
+@lru_cache(maxsize=500)
 def find_occurrences(series: Series, zone: ZoneInfo) -> tuple[Occurrence, ...]:
     """Return all times that an event takes place, also cancelled ones, by the rule's days.
 
@@ -310,12 +311,17 @@ def find_occurrences(series: Series, zone: ZoneInfo) -> tuple[Occurrence, ...]:
         if change is not None:
             if change.state == DateState.LEFT_OUT:
                 continue
-            if change.starts is not None and change.ends is not None:
-                starts, ends = change.starts, change.ends
+            # Not where the event has become one of whole days since, or no longer is.
+            if _is_timed(change.starts) == _is_timed(starts):
+                starts, ends = change.starts or starts, change.ends or ends
         found.append(Occurrence(day, due, starts, ends, change))
     if not found:
         raise InvalidInput("repeats: every date is left out; keep one, or delete the event")
     return tuple(found)
+
+
+def _is_timed(moment: datetime | date | None) -> bool:
+    return isinstance(moment, datetime)
 
 
 def _says_anything(change: DateChange) -> bool:

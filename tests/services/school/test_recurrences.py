@@ -180,6 +180,14 @@ def test_the_span_has_dates_that_were_moved_out_of_the_rule() -> None:
     assert find_span(series, ZURICH) == (date(2026, 10, 23), date(2026, 11, 25))
 
 
+def test_times_of_another_kind_than_the_event_s_count_for_nothing() -> None:
+    day = date(2026, 11, 2)
+    change = DateChange(day, DateState.CHANGED, day, day, title="Other")
+    series = Series(MONDAY, MONDAY + HOUR, "FREQ=WEEKLY;COUNT=2", (change,))
+    other = find_occurrences(series, ZURICH)[1]
+    assert (other.starts, other.change) == (MONDAY + timedelta(days=7), change)
+
+
 def test_a_change_must_be_of_a_date_and_of_the_event_s_kind() -> None:
     series = Series(MONDAY, MONDAY, "FREQ=WEEKLY;COUNT=3")
     tuesday, day = date(2026, 11, 3), date(2026, 11, 2)

@@ -93,6 +93,7 @@ lock: $(VENV)/.installer ## pin every dependency again, with hashes; `make lock 
 	$(LOCK) --group build $(PYPROJECTS) --output-file requirements.txt
 	$(LOCK) --constraint requirements.txt --group build --group dev --all-extras $(PYPROJECTS) --output-file requirements-dev.txt
 	@echo obstore | $(LOCK) --constraint requirements.txt - --output-file requirements-s3.txt
+	@echo webuntis | $(LOCK) --constraint requirements.txt - --output-file requirements-webuntis.txt
 
 clean: ## remove the environment and all that was built, also var/ with its databases
 	rm -rf $(VENV) var build engine/build *.egg-info engine/*.egg-info

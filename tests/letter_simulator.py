@@ -500,7 +500,7 @@ class Simulation:
         made, now = self._make_up(), self.clock.now()
         with self.runtime.unit_of_work() as session:
             details = events.read_details(self._write(made), zone=ZONE)
-            event = events.create(session, details, author=None, now=now)
+            event = events.create(session, details, author=None, zone=ZONE, now=now)
             events.submit(session, event.id, now=now)
             events.publish(session, event.id, now=now)
         self.events[event.id] = Happening(
@@ -665,7 +665,7 @@ class Simulation:
                 said = self._write(self._make_up() | {"people": set()}) | {"title": title}
                 author = next(one for one in self.people.values() if one.role == "teacher")
                 details = events.read_details(said, zone=ZONE)
-                event = events.create(session, details, author=author.email, now=now)
+                event = events.create(session, details, author=author.email, zone=ZONE, now=now)
                 events.submit(session, event.id, now=now)
                 self.drafts[event.id] = Draft(event.id, title, "requested")
             elif draft.state == "requested":

@@ -197,6 +197,7 @@ SECRETS = {
     "migrate": {"POSTGRES_PASSWORD"},
     "worker": {
         "FEED_STORE_SECRET",
+        "TIMETABLE_PASSWORD",
         "POSTGRES_PASSWORD",
         "LINK_SECRET",
         "MAIL_PASSWORD",

@@ -14,8 +14,11 @@ PACKAGES = ("nightshift", "project", "tasks", "services")
 # The modules of a noun that others may import: data and arguments, which do nothing.
 LEAVES = {"models", "jobs"}
 # Every noun may queue a mail, so of the mail's modules these too. What a text may hold is the same
-# where it is written and where it is shown.
-OPEN = {"mail": LEAVES | {"outbox", "compose", "headers"}, "school": LEAVES | {"texts"}}
+# where it is written and where it is shown, and so is when an event takes place.
+OPEN = {
+    "mail": LEAVES | {"outbox", "compose", "headers"},
+    "school": LEAVES | {"texts", "recurrences", "series"},
+}
 
 
 @pytest.fixture(scope="module")

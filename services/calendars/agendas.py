@@ -13,7 +13,6 @@ from services.calendars import ics
 from services.calendars.audience import (
     EventFacts,
     UserFacts,
-    find_local_days,
     has_user_feed,
     read_school,
 )
@@ -21,6 +20,7 @@ from services.calendars.models import EventRendering
 from services.calendars.sync import Rules
 from services.calendars.window import Window
 from services.school.models import Event, Subscription, User
+from services.school.recurrences import find_local_days
 
 
 class Agenda(NamedTuple):
@@ -90,7 +90,10 @@ def make_reader(rules: Rules, clock: Callable[[], datetime]) -> ReadAgendas:
 
 def _reaches(event: EventFacts, window: Window) -> bool:
     # A feed may show an event that ends as its first day begins. A week's mail must not.
-    return find_local_days(event.starts, event.ends, window.zone)[1] >= window.first
+    return any(
+        window.reaches(*times) and find_local_days(*times, window.zone)[1] >= window.first
+        for times in event.all_times
+    )
 
 
 def find_showing(

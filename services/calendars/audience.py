@@ -14,6 +14,10 @@ The *matching classes* of an event are its classes, those of its class groups an
 departments. An event that names none of these, and no user, matches all classes and is in every
 department's feed.
 
+A teacher of a class is also affected by an event for students that overlaps one of their lessons
+with it. A lesson takes place on its weekday in its semester, except on holidays, and as its changes
+of single dates say: cancelled, at another time, or taught by other teachers.
+
 An event for the whole school also affects users of its audience who attend and teach no class:
 students by what is for students or for all, all others by what is for teachers or for all. Every
 user who is not a student counts as a teacher.
@@ -21,7 +25,7 @@ user who is not a student counts as a teacher.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cache, cached_property, lru_cache
@@ -30,7 +34,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from nightshift.database import Reader, Session, plain, reader
-from sqlalchemy import ColumnElement, exists, or_, select, true
+from sqlalchemy import ColumnElement, exists, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
 from services.calendars.models import EventRevision
@@ -43,8 +47,11 @@ from services.school.models import (
     EventClassGroup,
     EventDepartment,
     EventUser,
+    Holiday,
     IgnoredEvent,
     Lesson,
+    LessonChange,
+    LessonChangeTeacher,
     LessonClass,
     LessonTeacher,
     Role,
@@ -55,6 +62,13 @@ from services.school.models import (
     Subscription,
     User,
 )
+from services.school.recurrences import (
+    DateChange,
+    Series,
+    find_local_days,
+    find_occurrences_or_first,
+)
+from services.school.series import read_changes
 
 Indexes = frozenset[int]
 MINUTES_A_DAY = 24 * 60
@@ -68,15 +82,19 @@ EVENT_COLUMNS = (
     Event.ends_at,
     Event.starts_on,
     Event.ends_on,
+    Event.rrule,
 )
 
 # Raise it when the rules change: then the next sync works out every calendar again, although the
 # school is the same.
-RULES_VERSION = 2
+RULES_VERSION = 4
 
 
 # Named tuples: a school has tens of thousands of these, and a frozen dataclass takes three times as
 # long to make.
+
+
+Times = tuple[datetime | date, datetime | date]
 
 
 class EventFacts(NamedTuple):
@@ -88,6 +106,13 @@ class EventFacts(NamedTuple):
     starts: datetime | date
     ends: datetime | date
     key: bytes
+    # Each time that a repeated event takes place; empty for one that does not repeat.
+    times: tuple[Times, ...] = ()
+
+    @property
+    def all_times(self) -> tuple[Times, ...]:
+        """Return each time that the event takes place."""
+        return self.times or ((self.starts, self.ends),)
 
 
 class SemesterFacts(NamedTuple):
@@ -102,6 +127,17 @@ class LessonFacts(NamedTuple):
     begins: int  # minutes of the day
     ends: int
     is_class_teachers: bool
+    class_ids: tuple[int, ...]
+    # The dates on which this teacher does not teach it at its usual time.
+    not_on: frozenset[date] = frozenset()
+
+
+class OnceFacts(NamedTuple):
+    """What a teacher teaches on one date beside their weekly lessons."""
+
+    day: date
+    begins: int
+    ends: int
     class_ids: tuple[int, ...]
 
 
@@ -118,6 +154,7 @@ class UserFacts:
     ignored: Collection[int] = ()
     linked: Collection[int] = ()
     lessons: Sequence[LessonFacts] = ()
+    once: Sequence[OnceFacts] = ()
 
 
 class School:
@@ -129,10 +166,12 @@ class School:
         semesters: list[SemesterFacts],
         classes: dict[int, tuple[str, int | None]],
         zone: ZoneInfo,
+        holidays: frozenset[date] = frozenset(),
     ) -> None:
         self.events = events
         self.classes = classes.keys()
         self._zone = zone
+        self._holidays = holidays
         self._semesters = semesters
         self._classes_of_department: dict[int, list[int]] = defaultdict(list)
         self._classes_of_group: dict[str, list[int]] = defaultdict(list)
@@ -152,7 +191,8 @@ class School:
             for audience in Audience
         }
         self._semesters_of = [
-            self._semesters_at(*find_local_days(event.starts, event.ends, zone)) for event in events
+            self._semesters_at([find_local_days(*times, zone) for times in event.all_times])
+            for event in events
         ]
         self._of_class: dict[int, Indexes] = {}
         self._of_department: dict[int, Indexes] = {}
@@ -241,7 +281,8 @@ class School:
             if user.class_id is not None:
                 return self.of_class(user.class_id)
             return self._for_every_student
-        return self._for_every_teacher | self._affecting_teacher(user.lessons)
+        affecting = self._for_every_teacher | self._affecting_teacher(user.lessons)
+        return affecting.union(*map(self._during_once, user.once)) if user.once else affecting
 
     @cached_property
     def _for_every_student(self) -> Indexes:
@@ -269,11 +310,47 @@ class School:
                 for index, begins, ends in self._students_events(class_id).get(
                     (lesson.semester_id, lesson.weekday), ()
                 ):
-                    if begins < lesson.ends and (
-                        ends > lesson.begins or begins == ends == lesson.begins
+                    if _overlap(begins, ends, lesson) and (
+                        not lesson.not_on or self._overlaps_as_given(lesson, index)
                     ):
                         affecting.add(index)
         return frozenset(affecting)
+
+    def _overlaps_as_given(self, lesson: LessonFacts, index: int) -> bool:
+        """Return whether an event overlaps a lesson on a date on which it is given as usual."""
+        semester = next(one for one in self._semesters if one.id == lesson.semester_id)
+        return any(
+            day.isoweekday() == lesson.weekday
+            and day not in lesson.not_on
+            and any(
+                _overlap(begins, ends, lesson)
+                for _, begins, ends in self._minutes_taken(index, day, day)
+            )
+            for day in self._days(index, semester)
+        )
+
+    def _days(self, index: int, semester: SemesterFacts) -> Iterator[date]:
+        for times in self.events[index].all_times:
+            first, last = find_local_days(*times, self._zone)
+            begin, end = max(first, semester.first), min(last, semester.last)
+            for offset in range((end - begin).days + 1):
+                yield begin + timedelta(days=offset)
+
+    def _during_once(self, once: OnceFacts) -> Indexes:
+        """Return the events for students of a class during what is taught on one date."""
+        return frozenset(
+            index
+            for class_id in once.class_ids
+            for index in self.matching(class_id) & self._by_audience[Audience.STUDENTS]
+            for _, begins, ends in self._minutes_taken(index, once.day, once.day)
+            if _overlap(begins, ends, once)
+        )
+
+    def _minutes_taken(
+        self, index: int, first: date, last: date
+    ) -> tuple[tuple[int, int, int], ...]:
+        all_times = self.events[index].all_times
+        return find_all_minutes_taken(all_times, (first, last), self._zone, self._holidays)
 
     def _by_teaching(self, class_id: int, semester_id: int, *, class_teacher: bool) -> Indexes:
         """Return the events that affect every teacher of a class in a semester.
@@ -303,60 +380,47 @@ class School:
         if found is None:
             found = self._during[class_id] = defaultdict(list)
             for index in self.matching(class_id) & self._by_audience[Audience.STUDENTS]:
-                event = self.events[index]
                 for semester in self._semesters:
-                    for weekday, begins, ends in find_minutes_taken(
-                        event.starts, event.ends, semester.first, semester.last, self._zone
+                    for weekday, begins, ends in self._minutes_taken(
+                        index, semester.first, semester.last
                     ):
                         found[semester.id, weekday].append((index, begins, ends))
         return found
 
-    def _semesters_at(self, first: date, last: date) -> tuple[int, ...]:
+    def _semesters_at(self, spans: Sequence[tuple[date, date]]) -> tuple[int, ...]:
         """Return the semesters that these days fall in, else the latest that began before them."""
         during = tuple(
             semester.id
             for semester in self._semesters
-            if semester.first <= last and semester.last >= first
+            if any(semester.first <= last and semester.last >= first for first, last in spans)
         )
         if during:
             return during
+        first = min(first for first, _ in spans)
         before = [semester for semester in self._semesters if semester.first <= first]
         return (max(before, key=lambda semester: semester.first).id,) if before else ()
 
 
-def find_local_days(
-    starts: datetime | date, ends: datetime | date, zone: ZoneInfo
-) -> tuple[date, date]:
-    """Return the first and the last local day of an event.
-
-    An event that ends at midnight does not reach into the next day.
-    """
-    if not isinstance(starts, datetime) or not isinstance(ends, datetime):
-        return starts, ends
-    last = max(ends - timedelta(microseconds=1), starts)
-    return starts.astimezone(zone).date(), last.astimezone(zone).date()
-
-
-# Called for the same event again for every class that it matches, in every chunk of a run.
-@lru_cache(maxsize=20_000)
 def find_minutes_taken(
-    starts: datetime | date, ends: datetime | date, first: date, last: date, zone: ZoneInfo
+    starts: datetime | date,
+    ends: datetime | date,
+    within: tuple[date, date],
+    zone: ZoneInfo,
+    holidays: frozenset[date],
 ) -> tuple[tuple[int, int, int], ...]:
-    """Return which minutes of a day an event takes on its days from `first` to `last`.
+    """Return which minutes of a day an event takes on its days within two days.
 
-    Each is (ISO weekday, begin, end), without repeats.
+    Each is (ISO weekday, begin, end), without repeats. Holidays are left out.
     """
     event_first, event_last = find_local_days(starts, ends, zone)
     taken: set[tuple[int, int, int]] = set()
+    begin, end = max(within[0], event_first), min(within[1], event_last)
+    every = (begin + timedelta(days=offset) for offset in range((end - begin).days + 1))
+    days = [day for day in every if day not in holidays]
     # The event may take a part of its first and last day. The days between take all minutes, so
-    # one week of them has every weekday.
-    begin, end = max(first, event_first), min(last, event_last)
-    days = (
-        {begin + timedelta(days=offset) for offset in range(min((end - begin).days, 8))} | {end}
-        if begin <= end
-        else set()
-    )
-    for day in days:
+    # one of each weekday is enough.
+    between = {day.isoweekday(): day for day in days}
+    for day in {*days[:1], *days[-1:], *between.values()}:
         begins, finishes = 0, MINUTES_A_DAY
         if isinstance(starts, datetime) and isinstance(ends, datetime):
             local = starts.astimezone(zone)
@@ -367,6 +431,21 @@ def find_minutes_taken(
                 # A minute that has begun counts.
                 finishes = local.hour * 60 + local.minute + (local.second > 0)
         taken.add((day.isoweekday(), begins, finishes))
+    return tuple(sorted(taken))
+
+
+# Called for the same event again for every class that it matches, in every chunk of a run.
+@lru_cache(maxsize=20_000)
+def find_all_minutes_taken(
+    all_times: tuple[Times, ...],
+    within: tuple[date, date],
+    zone: ZoneInfo,
+    holidays: frozenset[date],
+) -> tuple[tuple[int, int, int], ...]:
+    """Return what `find_minutes_taken` does, for all times that an event takes place."""
+    taken: set[tuple[int, int, int]] = set()
+    for starts, ends in all_times:
+        taken.update(find_minutes_taken(starts, ends, within, zone, holidays))
     return tuple(sorted(taken))
 
 
@@ -385,16 +464,21 @@ def read_school(
         .join(EventRevision, EventRevision.event_id == Event.id)
         .where(window.current(), EventRevision.error.is_(None))
     )
+    repeated = read_changes(session, window.current() & (Event.rrule != ""))
     events = [
-        EventFacts(
-            row.id,
-            row.audience,
-            row.addressed,
-            row.starts_at or row.starts_on,
-            row.ends_at or row.ends_on,
+        _make_facts(
+            row,
+            repeated,
+            window.zone,
             row.digest + b"%d.%d" % (row.sequence, row.modified_at.timestamp()),
         )
         for row in rows
+    ]
+    # Of a repeated event the rows say only between which days it has dates.
+    events = [
+        event
+        for event in events
+        if not event.times or any(window.reaches(*times) for times in event.times)
     ]
     events.sort(key=lambda event: (_moment(event.starts), event.id))
     school, index_of, people = _named(read, events, window.zone)
@@ -404,6 +488,23 @@ def read_school(
     if by_id:
         _complete(session, by_id, index_of, all_users=all_users)
     return school
+
+
+def _make_facts(
+    row: Any, repeated: Mapping[UUID, tuple[DateChange, ...]], zone: ZoneInfo, key: bytes
+) -> EventFacts:
+    starts, ends = row.starts_at or row.starts_on, row.ends_at or row.ends_on
+    times: tuple[Times, ...] = ()
+    if row.rrule:
+        times = find_times(Series(starts, ends, row.rrule, repeated.get(row.id, ())), zone)
+    return EventFacts(row.id, row.audience, row.addressed, starts, ends, key, times)
+
+
+# The same object for the same event: what is kept by it is found at once.
+@lru_cache(maxsize=1_000)
+def find_times(series: Series, zone: ZoneInfo) -> tuple[Times, ...]:
+    """Return each time that an event takes place, also cancelled ones, which calendars show."""
+    return tuple((one.starts, one.ends) for one in find_occurrences_or_first(series, zone))
 
 
 def has_user_feed() -> ColumnElement[bool]:
@@ -420,17 +521,9 @@ def find_affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:
     """
     read = reader(session)
     rows = read(select(*EVENT_COLUMNS).where(Event.id == event_id))
-    events = [
-        EventFacts(
-            row.id,
-            row.audience,
-            row.addressed,
-            row.starts_at or row.starts_on,
-            row.ends_at or row.ends_on,
-            b"",
-        )
-        for row in rows
-    ]
+    repeats = any(row.rrule for row in rows)
+    repeated = read_changes(session, Event.id == event_id) if repeats else {}
+    events = [_make_facts(row, repeated, zone, b"") for row in rows]
     school, _, people = _named(read, events, zone, only=event_id)
     attending = [class_id for class_id in school.classes if school.of_class(class_id)]
     found = read(
@@ -438,20 +531,26 @@ def find_affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:
     )
     users = set(people).union(row.id for row in found)
     matching = [class_id for class_id in school.classes if school.matching(class_id)]
-    theirs = LessonTeacher.lesson_id.in_(
-        select(LessonClass.lesson_id).where(LessonClass.class_id.in_(matching))
+    attended = select(LessonClass.lesson_id).where(LessonClass.class_id.in_(matching))
+    theirs = LessonTeacher.lesson_id.in_(attended)
+    substitutes = (
+        select(LessonChangeTeacher.user_id)
+        .join(LessonChange)
+        .where(LessonChange.lesson_id.in_(attended))
     )
-    lessons = _lessons(read, theirs)
-    teachers = read(
-        select(User.id, plain(User.role)).where(
-            User.id.in_(select(LessonTeacher.user_id).where(theirs))
+    teachers = {
+        row.id: UserFacts(row.id, row.role, None)
+        for row in read(
+            select(User.id, plain(User.role)).where(
+                or_(
+                    User.id.in_(select(LessonTeacher.user_id).where(theirs)),
+                    User.id.in_(substitutes),
+                )
+            )
         )
-    )
-    users |= {
-        row.id
-        for row in teachers
-        if school.of_user(UserFacts(row.id, row.role, None, lessons=lessons[row.id]))
     }
+    _complete_lessons(read, teachers, LessonChange.lesson_id.in_(attended), theirs)
+    users |= {user_id for user_id, facts in teachers.items() if school.of_user(facts)}
     if events and school.is_for_the_whole_school(0):
         all_users = read(select(User.id, plain(User.role)).where(has_user_feed()))
         users |= {row.id for row in all_users if school.of_user(UserFacts(row.id, row.role, None))}
@@ -476,7 +575,8 @@ def _named(
         row.id: (row.name, row.department_id)
         for row in read(select(SchoolClass.id, SchoolClass.name, SchoolClass.department_id))
     }
-    school = School(events, semesters, classes, zone)
+    holidays = _read_holidays(read, semesters)
+    school = School(events, semesters, classes, zone, holidays)
     index_of = {event.id: index for index, event in enumerate(events)}
 
     def links(
@@ -525,17 +625,48 @@ def _complete(
         user.classes = subscribed
     for user, ignored in grouped(IgnoredEvent.user_id, IgnoredEvent.event_id):
         user.ignored = [index_of[event_id] for event_id in ignored if event_id in index_of]
-    lessons = _lessons(read, theirs(LessonTeacher.user_id))
-    for user_id in lessons.keys() & users.keys():
-        users[user_id].lessons = lessons[user_id]
+    concerning = or_(
+        LessonChange.lesson_id.in_(
+            select(LessonTeacher.lesson_id).where(theirs(LessonTeacher.user_id))
+        ),
+        LessonChange.id.in_(
+            select(LessonChangeTeacher.change_id).where(theirs(LessonChangeTeacher.user_id))
+        ),
+    )
+    _complete_lessons(
+        read, users, true() if all_users else concerning, theirs(LessonTeacher.user_id)
+    )
 
 
-def _lessons(read: Reader, theirs: ColumnElement[bool]) -> dict[int, list[LessonFacts]]:
-    """Return lessons by teacher."""
-    taught = select(LessonTeacher.lesson_id).where(theirs)
+class _Change(NamedTuple):
+    """A lesson as it is on one date. `teachers` is None where the lesson's own teach."""
+
+    day: date
+    cancelled: bool
+    moved_to: date | None
+    starts: time
+    ends: time
+    teachers: tuple[int, ...] | None
+
+
+def _complete_lessons(
+    read: Reader,
+    users: dict[int, UserFacts],
+    changed: ColumnElement[bool],
+    theirs: ColumnElement[bool],
+) -> None:
+    """Read lessons and what teachers teach on single dates into `users`.
+
+    `changed` selects the changes, and `theirs` the links of teachers to lessons.
+    """
+    changes = _read_changes(read, changed)
+    taught = or_(
+        LessonClass.lesson_id.in_(select(LessonTeacher.lesson_id).where(theirs)),
+        LessonClass.lesson_id.in_(select(LessonChange.lesson_id).where(changed)),
+    )
     classes: dict[int, list[int]] = defaultdict(list)
     for lesson_id, class_id in read(
-        select(LessonClass.lesson_id, LessonClass.class_id).where(LessonClass.lesson_id.in_(taught))
+        select(LessonClass.lesson_id, LessonClass.class_id).where(taught)
     ):
         classes[lesson_id].append(class_id)
     columns = (
@@ -548,18 +679,92 @@ def _lessons(read: Reader, theirs: ColumnElement[bool]) -> dict[int, list[Lesson
         Lesson.is_class_teachers,
     )
     lessons = select(*columns).join(Lesson, Lesson.id == LessonTeacher.lesson_id).where(theirs)
-    taught_by: dict[int, list[LessonFacts]] = defaultdict(list)
+    weekly: dict[int, list[LessonFacts]] = defaultdict(list)
+    own: dict[int, list[int]] = defaultdict(list)
     for user_id, lesson_id, semester_id, weekday, starts, ends, class_teachers in read(lessons):
-        facts = LessonFacts(
+        usual = LessonFacts(
             semester_id,
             weekday,
             _minutes(starts),
             _minutes(ends),
             class_teachers,
             tuple(classes[lesson_id]),
+            frozenset(change.day for change in changes.get(lesson_id, ())),
         )
-        taught_by[user_id].append(facts)
-    return taught_by
+        weekly[user_id].append(usual)
+        if lesson_id in changes:
+            own[lesson_id].append(user_id)
+    once: dict[int, list[OnceFacts]] = defaultdict(list)
+    for lesson_id, of_lesson in changes.items():
+        for change in of_lesson:
+            if change.cancelled:
+                continue
+            taken = OnceFacts(
+                change.moved_to or change.day,
+                _minutes(change.starts),
+                _minutes(change.ends),
+                tuple(classes[lesson_id]),
+            )
+            for user_id in own[lesson_id] if change.teachers is None else change.teachers:
+                once[user_id].append(taken)
+    for user_id in weekly.keys() & users.keys():
+        users[user_id].lessons = weekly[user_id]
+    for user_id in once.keys() & users.keys():
+        users[user_id].once = once[user_id]
+
+
+def _read_changes(read: Reader, changed: ColumnElement[bool]) -> dict[int, list[_Change]]:
+    """Return the changes of single dates that concern who teaches when, by lesson."""
+    matters = or_(
+        LessonChange.cancelled,
+        LessonChange.substituted,
+        LessonChange.moved_to.is_not(None),
+        LessonChange.starts.is_not(None),
+        LessonChange.ends.is_not(None),
+    )
+    teachers: dict[int, list[int]] = defaultdict(list)
+    links = select(LessonChangeTeacher.change_id, LessonChangeTeacher.user_id).join(LessonChange)
+    for change_id, user_id in read(links.where(changed)):
+        teachers[change_id].append(user_id)
+    columns = (
+        LessonChange.id,
+        LessonChange.lesson_id,
+        LessonChange.taken_on,
+        LessonChange.cancelled,
+        LessonChange.moved_to,
+        func.coalesce(LessonChange.starts, Lesson.starts),
+        func.coalesce(LessonChange.ends, Lesson.ends),
+        LessonChange.substituted,
+    )
+    found = select(*columns).join(Lesson).where(changed, matters)
+    changes: dict[int, list[_Change]] = defaultdict(list)
+    for row in read(found):
+        change_id, lesson_id, day, cancelled, moved_to, starts, ends, substituted = row
+        others = tuple(teachers[change_id]) if substituted else None
+        changes[lesson_id].append(_Change(day, cancelled, moved_to, starts, ends, others))
+    return changes
+
+
+def _read_holidays(read: Reader, semesters: Sequence[SemesterFacts]) -> frozenset[date]:
+    """Return all days of the semesters that are holidays."""
+    if not semesters:
+        return frozenset()
+    begin = min(semester.first for semester in semesters)
+    end = max(semester.last for semester in semesters)
+    spans = (
+        (max(first, begin), min(last, end))
+        for first, last in read(select(Holiday.starts_on, Holiday.ends_on))
+    )
+    return frozenset(
+        first + timedelta(days=offset)
+        for first, last in spans
+        for offset in range((last - first).days + 1)
+    )
+
+
+def _overlap(begins: int, ends: int, lesson: LessonFacts | OnceFacts) -> bool:
+    """Return whether minutes of a day overlap a lesson's; one moment does at its beginning."""
+    return begins < lesson.ends and (ends > lesson.begins or begins == ends == lesson.begins)
 
 
 @cache

@@ -5,13 +5,15 @@ writes and folds every value. This module decides which properties there are, an
 are the same in every language once.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from hashlib import blake2b
 from itertools import accumulate
 from operator import attrgetter
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 import icalendar
@@ -20,7 +22,15 @@ from icalendar.parser import Contentline
 from nightshift.errors import InvalidInput
 
 from services.calendars.vtimezone import make_vtimezone
-from services.school.models import TeachingAffected
+from services.school.models import DateState, TeachingAffected
+from services.school.recurrences import (
+    DateChange,
+    Series,
+    find_days,
+    find_due,
+    find_occurrences,
+    find_rule,
+)
 from services.school.texts import LONGEST_DESCRIPTION, LONGEST_LINE, clean, is_blank, shorten
 from services.translation import Locale, translations
 
@@ -70,13 +80,25 @@ class EventContent:
     cancelled: bool
     teaching_affected: TeachingAffected
     classes: tuple[str, ...]
+    repeats: "Repeats | None" = None
+
+
+class Repeats(NamedTuple):
+    """By which rule an event repeats, what is otherwise on single dates, and on which clock."""
+
+    rrule: str
+    changes: tuple[DateChange, ...]
+    zone: ZoneInfo
 
 
 @dataclass(frozen=True, slots=True)
 class Rendering:
-    """An event's property lines in every locale, without stamps, and a 16-byte digest of all."""
+    """An event's property lines in every locale, without stamps, and a 16-byte digest of all.
 
-    bodies: Mapping[Locale, bytes]
+    A repeated event has a part for its rule, and one for each date that is not as the rule has it.
+    """
+
+    bodies: Mapping[Locale, tuple[bytes, ...]]
     digest: bytes
 
 
@@ -109,7 +131,7 @@ def find_words(locale: Locale) -> Words:
     )
 
 
-_values = attrgetter(*(field.name for field in fields(EventContent)))
+_values = attrgetter(*(field.name for field in fields(EventContent) if field.name != "repeats"))
 
 
 @cache
@@ -128,6 +150,8 @@ def digest_source(content: EventContent) -> bytes:
     digest = _renderer().copy()
     # repr keeps the fields apart, and writes a lone surrogate in ASCII.
     digest.update(repr(_values(content)).encode())
+    if content.repeats is not None:
+        digest.update(repr((content.repeats.zone.key, *content.repeats[:2])).encode())
     return digest.digest()
 
 
@@ -140,14 +164,34 @@ def render(content: EventContent) -> Rendering:
     """
     if not (uid := clean(content.uid).strip()):
         raise InvalidEvent("the event has no uid")
-    times = _times(content.starts, content.ends)
+    if content.repeats is None:
+        parts = [_Part(content, _times(content.starts, content.ends))]
+    else:
+        parts = _make_parts(content, content.repeats)
+    opening = _line("UID", _text(uid))
+    bodies = {
+        locale: tuple(opening + _render_part(part, find_words(locale)) for part in parts)
+        for locale in Locale
+    }
+    joined = b"".join(one for body in bodies.values() for one in body)
+    return Rendering(bodies, blake2b(joined, digest_size=16).digest())
+
+
+class _Part(NamedTuple):
+    """One VEVENT: what it says, and the lines that say when."""
+
+    content: EventContent
+    times: bytes
+
+
+def _render_part(part: _Part, said: Words) -> bytes:
+    content = part.content
     is_busy = isinstance(content.starts, datetime) and not content.cancelled
     title = _one_line(content.title)
     description = _visible(clean(content.description).strip(), LONGEST_DESCRIPTION)
     location = _visible(clean(content.location).strip(), LONGEST_LINE)
     classes = [name for name in map(_one_line, content.classes) if name]
 
-    opening = _line("UID", _text(uid)) + times
     closing = _line("LOCATION", _text(location)) if location else b""
     if classes:
         closing += _line("CATEGORIES", ",".join(map(_text, classes)))
@@ -155,30 +199,94 @@ def render(content: EventContent) -> Rendering:
     # A holiday must not block its readers' days, and a cancelled event must not block their hours.
     closing += b"TRANSP:OPAQUE\r\n" if is_busy else b"TRANSP:TRANSPARENT\r\n"
 
-    bodies = {}
-    for locale in Locale:
-        said = find_words(locale)
-        summary = title or said.untitled
-        if content.cancelled:
-            summary = said.cancelled % {"title": summary}
-        facts = _facts(said, content.teaching_affected, classes, description)
-        bodies[locale] = (
-            opening
-            + _line("SUMMARY", _text(summary))
-            + _line("DESCRIPTION", _text(facts))
-            + closing
+    summary = title or said.untitled
+    if content.cancelled:
+        summary = said.cancelled % {"title": summary}
+    facts = _facts(said, content.teaching_affected, classes, description)
+    return (
+        part.times + _line("SUMMARY", _text(summary)) + _line("DESCRIPTION", _text(facts)) + closing
+    )
+
+
+def _make_parts(content: EventContent, repeats: Repeats) -> list[_Part]:
+    """Return the parts of a repeated event (RFC 5545 §3.8.4.4, §3.8.5).
+
+    A date that was left out from the beginning is an EXDATE. One that was cancelled or changed is
+    a part of its own, or a calendar program would not tell its user.
+    """
+    zone = repeats.zone
+    _times(content.starts, content.ends)  # It checks them.
+    series = Series(content.starts, content.ends, repeats.rrule, repeats.changes)
+    dates = find_occurrences(series, zone)
+    rule = find_rule(series, zone)
+    days = find_days(series, zone)
+    if "UNTIL=" in rule:
+        last = find_occurrences(series._replace(changes=()), zone)[-1].due
+        until = _value(_utc(last) if isinstance(last, datetime) else last)
+        rule = re.sub("UNTIL=[^;]*", f"UNTIL={until}", rule)
+    times = _span_lines(content.starts, content.ends, zone)
+    times += _line("RRULE", rule)
+    taking_place = {one.on for one in dates}
+    times += b"".join(
+        _local_line("EXDATE", find_due(day, series, zone), zone)
+        for day in days
+        if day not in taking_place
+    )
+    parts = [_Part(content, times)]
+    for one in dates:
+        if one.change is None:
+            continue
+        change = one.change
+        own = replace(
+            content,
+            starts=one.starts,
+            ends=one.ends,
+            title=content.title if change.title is None else change.title,
+            description=content.description if change.description is None else change.description,
+            location=content.location if change.location is None else change.location,
+            cancelled=content.cancelled or change.state == DateState.CANCELLED,
         )
-    return Rendering(bodies, blake2b(b"".join(bodies.values()), digest_size=16).digest())
+        _times(own.starts, own.ends)
+        lines = _local_line("RECURRENCE-ID", one.due, zone)
+        parts.append(_Part(own, lines + _span_lines(one.starts, one.ends, zone)))
+    return parts
 
 
-def stamp(body: bytes, *, sequence: int, modified_at: datetime) -> bytes:
-    """Return the VEVENT of one revision.
+def _span_lines(starts: datetime | date, ends: datetime | date, zone: ZoneInfo) -> bytes:
+    """Return DTSTART and DTEND on a zone's clock, as `_times` does it in UTC."""
+    if not isinstance(starts, datetime) or not isinstance(ends, datetime):
+        return _times(starts, ends)
+    begin, end = (_utc(moment).astimezone(zone) for moment in (starts, ends))
+    if any(_is_ambiguous(moment) for moment in (begin, end)):
+        # An hour that the clock shows twice means the first time (RFC 5545 §3.3.5), but Thunderbird
+        # takes the second.
+        return _times(starts, ends)
+    lines = _local_line("DTSTART", begin, zone)
+    if end.replace(second=0) > begin.replace(second=0):
+        lines += _local_line("DTEND", end, zone)
+    return lines
+
+
+def _is_ambiguous(local: datetime) -> bool:
+    return local.replace(fold=0).utcoffset() != local.replace(fold=1).utcoffset()
+
+
+def _local_line(name: str, moment: datetime | date, zone: ZoneInfo) -> bytes:
+    """Write a moment on a zone's clock. The zone's VTIMEZONE is in the calendar's head."""
+    if not isinstance(moment, datetime):
+        return _line(f"{name};VALUE=DATE", _value(moment))
+    return _line(f"{name};TZID={zone.key}", f"{moment.astimezone(zone):%Y%m%dT%H%M%S}")
+
+
+def stamp(body: Sequence[bytes], *, sequence: int, modified_at: datetime) -> bytes:
+    """Return the VEVENTs of one revision: of a repeated event, all have the same stamps.
 
     Only whole seconds of `modified_at` count: RFC 5545 §3.3.5 has no smaller ones.
     """
     moment = _value(_utc(modified_at))
     stamps = f"DTSTAMP:{moment}\r\nLAST-MODIFIED:{moment}\r\nSEQUENCE:{sequence}\r\n"
-    return b"BEGIN:VEVENT\r\n" + stamps.encode() + body + b"END:VEVENT\r\n"
+    opening = b"BEGIN:VEVENT\r\n" + stamps.encode()
+    return b"".join(opening + part + b"END:VEVENT\r\n" for part in body)
 
 
 def render_head(name: str, zone: ZoneInfo) -> bytes:
@@ -189,7 +297,11 @@ def render_head(name: str, zone: ZoneInfo) -> bytes:
     title = _text(_one_line(name))
     # Google and Apple read only X-WR-CALNAME.
     return (
-        _CALENDAR_OPENING + _line("NAME", title) + _line("X-WR-CALNAME", title) + _zone_lines(zone)
+        _CALENDAR_OPENING
+        + _line("NAME", title)
+        + _line("X-WR-CALNAME", title)
+        + _line("X-WR-TIMEZONE", _text(zone.key))
+        + render_zone(zone)
     )
 
 
@@ -207,9 +319,10 @@ def join(head: bytes, events: Sequence[bytes], *, longest: int = MOST_BYTES) -> 
 
 
 @cache
-def _zone_lines(zone: ZoneInfo) -> bytes:
+def render_zone(zone: ZoneInfo) -> bytes:
+    """Return a zone's VTIMEZONE."""
     lines: bytes = make_vtimezone(zone).to_ical(sorted=False)
-    return _line("X-WR-TIMEZONE", _text(zone.key)) + lines
+    return lines
 
 
 def _facts(said: Words, affected: TeachingAffected, classes: list[str], description: str) -> str:

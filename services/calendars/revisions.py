@@ -21,7 +21,6 @@ from nightshift.errors import InvalidInput
 from sqlalchemy import ColumnElement, and_, delete, func, select, true, union_all, update
 
 from services.calendars import ics
-from services.calendars.audience import find_local_days
 from services.calendars.models import EventRendering, EventRevision, EventStamp
 from services.calendars.notes import Doubted, unnoted
 from services.calendars.window import Window
@@ -33,6 +32,8 @@ from services.school.models import (
     EventDepartment,
     SchoolClass,
 )
+from services.school.recurrences import find_span
+from services.school.series import read_changes, read_series
 from services.school.texts import clean
 
 # A rendered event is a kilobyte, and a database takes a limited number of parameters.
@@ -410,10 +411,12 @@ def read_contents(
         Event.ends_at,
         Event.starts_on,
         Event.ends_on,
+        Event.rrule,
         Event.teaching_affected,
         Event.cancelled_at,
         Event.deleted_at,
     )
+    changes = read_changes(session, and_(wanted, Event.rrule != ""))
     for row in session.execute(select(*columns).where(wanted)).all():
         content = ics.EventContent(
             uid=f"{row.id}@{domain}",
@@ -425,6 +428,9 @@ def read_contents(
             cancelled=row.cancelled_at is not None or row.deleted_at is not None,
             teaching_affected=row.teaching_affected,
             classes=tuple(sorted(names.get(row.id, ()))),
+            repeats=ics.Repeats(row.rrule, changes.get(row.id, ()), window.zone)
+            if row.rrule
+            else None,
         )
         yield row.id, content
 
@@ -438,9 +444,9 @@ def revise(
     `raised`, SEQUENCE rises even when calendars show no change: for a user who is no longer
     invited, it is a change.
     """
-    event = session.get_one(Event, event_id, populate_existing=True)
-    starts, ends = event.starts_at or event.starts_on, event.ends_at or event.ends_on
-    first, last = find_local_days(starts, ends, zone)  # type: ignore[arg-type]
+    session.flush()
+    series = read_series(session, Event.id == event_id)[event_id]
+    first, last = find_span(series, zone)
     if raised:
         _lock_revisions(session)
         session.execute(
@@ -456,4 +462,6 @@ def revise(
             EventRendering.event_id == event_id
         )
     )
-    return {row.locale: row.body.decode() for row in rows}
+    # A repeated event names the zone of its clock.
+    zone_lines = ics.render_zone(zone).decode() if series.rrule else ""
+    return {row.locale: zone_lines + row.body.decode() for row in rows}

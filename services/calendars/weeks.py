@@ -1,10 +1,16 @@
 """One week of a calendar, as its feed's bytes tell it."""
 
+from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
-from icalendar import Calendar, Event
+from icalendar import Calendar
+from nightshift.errors import InvalidInput
+
+from services.school.models import DateState
+from services.school.recurrences import DateChange, Series, find_day, find_occurrences
 
 DAYS = 7
 
@@ -74,17 +80,50 @@ def read_week(content: bytes, monday: date, zone: ZoneInfo) -> Week:
 
 
 def _read_entries(content: bytes, zone: ZoneInfo) -> list[Entry]:
-    events = (one for one in Calendar.from_ical(content).walk("VEVENT") if isinstance(one, Event))
+    events: list[Any] = Calendar.from_ical(content).walk("VEVENT")
+    # Dates of repeated events that have an entry of their own, by UID.
+    own: dict[str, set[date]] = defaultdict(set)
+    for event in events:
+        if "RECURRENCE-ID" in event:
+            own[str(event["UID"])].add(find_day(event["RECURRENCE-ID"].dt, zone))
     return [
         Entry(
             title=str(event["SUMMARY"]),
             location=str(event.get("LOCATION", "")),
-            starts=_local(event.start, zone),
-            ends=_local(event.start if event.DTEND is None else event.DTEND, zone),
+            starts=_local(starts, zone),
+            ends=_local(ends, zone),
             cancelled=event.get("STATUS") == "CANCELLED",
         )
         for event in events
+        for starts, ends in _find_times(event, own[str(event["UID"])], zone)
     ]
+
+
+def _find_times(event: Any, own: set[date], zone: ZoneInfo) -> list[tuple[date, date]]:
+    """Return when an entry of a feed takes place, without the dates in `own`."""
+    starts, ends = event.start, event.start if event.DTEND is None else event.DTEND
+    if "RRULE" not in event:
+        return [(starts, ends)]
+    left_out = [moment.dt for line in _as_list(event.get("EXDATE")) for moment in line.dts]
+    changes = {find_day(moment, zone) for moment in left_out} | own
+    if not isinstance(ends, datetime):
+        ends -= timedelta(1)  # DTEND is exclusive.
+    series = Series(
+        starts,
+        ends,
+        event["RRULE"].to_ical().decode(),
+        tuple(DateChange(on, DateState.LEFT_OUT) for on in sorted(changes)),
+    )
+    after = timedelta(0) if isinstance(ends, datetime) else timedelta(1)
+    try:
+        found = find_occurrences(series, zone)
+    except InvalidInput:
+        return []  # Each of its dates has an entry of its own.
+    return [(one.starts, one.ends + after) for one in found]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _local(moment: datetime | date, zone: ZoneInfo) -> datetime | date:

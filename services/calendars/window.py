@@ -27,17 +27,32 @@ class Window:
     def current(self) -> ColumnElement[bool]:
         """Return the condition for published events that overlap the window.
 
-        Without versions of events, and without cancelled events that have passed.
+        Without versions of events, and without cancelled events that have passed. Of a repeated
+        event it looks at the days between its first and last date only (see `reaches`).
         """
         begins = datetime.combine(self.first, time(), self.zone)
         ends = datetime.combine(self.last + timedelta(days=1), time(), self.zone)
         today = self.now.astimezone(self.zone).date()
         timed = and_(Event.ends_at >= begins, Event.starts_at < ends)
         all_day = and_(Event.ends_on >= self.first, Event.starts_on <= self.last)
+        series = and_(Event.last_on >= self.first, Event.first_on <= self.last)
         takes_place = and_(Event.cancelled_at.is_(None), Event.deleted_at.is_(None))
         return and_(
             Event.state == EventState.PUBLISHED,
             Event.version_of_id.is_(None),
-            or_(timed, all_day),
-            or_(takes_place, Event.ends_at >= self.now, Event.ends_on >= today),
+            or_(timed, all_day, series),
+            or_(
+                takes_place,
+                Event.ends_at >= self.now,
+                Event.ends_on >= today,
+                Event.last_on >= today,
+            ),
         )
+
+    def reaches(self, starts: datetime | date, ends: datetime | date) -> bool:
+        """Return whether one time that an event takes place overlaps the window."""
+        if isinstance(starts, datetime) and isinstance(ends, datetime):
+            begins = datetime.combine(self.first, time(), self.zone)
+            after = datetime.combine(self.last + timedelta(days=1), time(), self.zone)
+            return ends >= begins and starts < after
+        return ends >= self.first and starts <= self.last

@@ -1,8 +1,10 @@
 """The weekly digest: a user's week, as a mail and as a calendar file."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
-from datetime import date, datetime, timedelta
+from collections.abc import Callable, Collection, Iterable, Mapping
+from datetime import UTC, date, datetime, time, timedelta
+from operator import itemgetter
+from types import MappingProxyType
 from typing import NamedTuple
 from uuid import UUID
 
@@ -15,7 +17,14 @@ from services.letters.jobs import QueueDigests
 from services.letters.recipients import READERS_PER_JOB, Recipient, find_recipients, make_letter
 from services.letters.rules import LetterRules
 from services.mail import outbox
-from services.school.models import Event, User
+from services.school.models import DateState, Event, User
+from services.school.recurrences import (
+    DateChange,
+    Series,
+    find_local_days,
+    find_occurrences_or_first,
+)
+from services.school.series import read_changes
 
 A_WEEK = timedelta(days=7)
 
@@ -117,30 +126,54 @@ def read_weeks(
         event.id: event
         for event in session.execute(select(Event).where(Event.id.in_(shown))).scalars()
     }
+    changes = read_changes(session, Event.id.in_(shown))
     weeks = []
     for to in find_recipients(session, found):
         event_ids, calendar = found[to.id]
-        days = group_by_day(to, [events[event_id] for event_id in event_ids], monday, rules)
+        days = group_by_day(
+            to, [events[event_id] for event_id in event_ids], monday, rules, changes=changes
+        )
         weeks.append(Week(to, days, calendar))
     return weeks
 
 
 def group_by_day(
-    to: Recipient, events: Iterable[Event], monday: date, rules: LetterRules
+    to: Recipient,
+    events: Iterable[Event],
+    monday: date,
+    rules: LetterRules,
+    *,
+    changes: Mapping[UUID, tuple[DateChange, ...]] = MappingProxyType({}),
 ) -> list[tuple[date, list[Line]]]:
-    """Return the events by day. An event that began before the week is on Monday."""
-    days: dict[date, list[Line]] = defaultdict(list)
+    """Return the events by day. An event that began before the week is on Monday.
+
+    `changes` has what is otherwise on single dates of repeated events.
+    """
+    days: dict[date, list[tuple[float, Line]]] = defaultdict(list)
+    sunday = monday + A_WEEK - timedelta(days=1)
     for event in events:
-        starts, ends = read_moments(event)
-        first = starts.astimezone(rules.zone).date() if isinstance(starts, datetime) else starts
-        day = max(first, monday)
-        told = format_when(starts, ends, to.locale, rules.zone, on=day)
-        days[day].append(
-            Line(
-                told,
-                event.title,
-                event.location,
-                event.cancelled_at is not None or event.deleted_at is not None,
-            )
-        )
-    return sorted(days.items())
+        series = Series(*read_moments(event), event.rrule or "", changes.get(event.id, ()))
+        for one in find_occurrences_or_first(series, rules.zone):
+            first, last = find_local_days(one.starts, one.ends, rules.zone)
+            if series.rrule and (last < monday or first > sunday):
+                continue
+            day = max(first, monday)
+            told = format_when(one.starts, one.ends, to.locale, rules.zone, on=day)
+            title, location, is_cancelled = event.title, event.location, False
+            if one.change is not None:
+                title = one.change.title or title
+                location = location if one.change.location is None else one.change.location
+                is_cancelled = one.change.state == DateState.CANCELLED
+            is_cancelled |= event.cancelled_at is not None or event.deleted_at is not None
+            days[day].append((_moment(one.starts), Line(told, title, location, is_cancelled)))
+    return [
+        (day, [line for _, line in sorted(lines, key=itemgetter(0))])
+        for day, lines in sorted(days.items())
+    ]
+
+
+def _moment(starts: date) -> float:
+    """Return a number for the order of a calendar: whole days as if they began in UTC."""
+    if isinstance(starts, datetime):
+        return starts.timestamp()
+    return datetime.combine(starts, time(), UTC).timestamp()

@@ -10,9 +10,18 @@ from babel.dates import format_date, format_time
 from nightshift.database import Session
 from sqlalchemy import select, union_all
 
+from services.letters.repeats import (
+    describe_rule,
+    format_day,
+    list_days,
+    read_change,
+    read_repeats,
+    shorten_list,
+)
 from services.mail.compose import WRITTEN_AS, remove_unwanted
 from services.school.models import (
     Audience,
+    DateState,
     Department,
     Event,
     EventClass,
@@ -23,6 +32,7 @@ from services.school.models import (
     TeachingAffected,
     User,
 )
+from services.school.recurrences import Series
 from services.translation import Locale, translations
 
 Content = dict[str, Any]
@@ -68,7 +78,7 @@ def read_content(session: Session, event: Event) -> Content:
         "named": sorted(session.execute(named).scalars()),
         "teaching_affected": event.teaching_affected.value,
         "cancelled": event.cancelled_at is not None or event.deleted_at is not None,
-    }
+    } | read_repeats(session, event)
 
 
 def read_people(session: Session, event: Event) -> list[str]:
@@ -132,10 +142,16 @@ def _make_texts(says: Content, locale: Locale, zone: ZoneInfo) -> dict[str, str]
         whom = texts.gettext("Those whom it names")
     else:
         whom = texts.gettext("%(audience)s of the whole school") % {"audience": audience}
+    repeats = (
+        describe_repeats(says["repeats"], *parse_span(says), locale, zone)
+        if ("repeats" in says)
+        else {}
+    )
     people = {texts.gettext("People"): ", ".join(says["people"])} if "people" in says else {}
     shown = {
         texts.gettext("Title"): says["title"],
         texts.gettext("When"): format_when(*parse_span(says), locale, zone),
+        **repeats,
         texts.gettext("Where"): says["location"],
         texts.gettext("For"): whom,
         **people,
@@ -165,11 +181,53 @@ def parse_span(says: Content) -> tuple[date, date]:
 def compute_end(says: Content, zone: ZoneInfo) -> datetime:
     """Return the instant at which an event is over."""
     _, ends = parse_span(says)
+    if says.get("repeats", {}).get("last_on"):
+        ends = date.fromisoformat(says["repeats"]["last_on"])
     return (
         ends
         if isinstance(ends, datetime)
         else datetime.combine(ends + timedelta(days=1), time(), zone)
     )
+
+
+def describe_repeats(
+    repeats: Content, starts: date, ends: date, locale: Locale, zone: ZoneInfo
+) -> dict[str, str]:
+    """Return in words how an event repeats, and what is otherwise on single dates."""
+    texts = translations(locale)
+    changes = [read_change(one) for one in repeats["dates"]]
+    days = {
+        state: list_days([one.on for one in changes if one.state == state], locale)
+        for state in DateState
+    }
+    own = [
+        texts.gettext("%(day)s: %(what)s")
+        % {
+            "day": format_day(one.on, locale),
+            "what": ", ".join(
+                part
+                for part in (
+                    ""
+                    if one.starts is None or one.ends is None
+                    else format_when(one.starts, one.ends, locale, zone, on=one.on),
+                    one.title,
+                    one.location,
+                    one.description,
+                )
+                if part
+            ),
+        }
+        for one in changes
+        if one.state == DateState.CHANGED
+    ]
+    return {
+        texts.gettext("Repeats"): describe_rule(
+            Series(starts, ends, repeats["rule"]), locale, zone
+        ),
+        texts.gettext("Not on"): days[DateState.LEFT_OUT],
+        texts.gettext("Cancelled on"): days[DateState.CANCELLED],
+        texts.gettext("Otherwise on"): "; ".join(shorten_list(own, locale)),
+    }
 
 
 def format_when(

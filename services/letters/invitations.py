@@ -13,6 +13,8 @@ from icalendar.parser import Contentline
 
 Method = Literal["REQUEST", "CANCEL"]
 
+BEGIN, END = "BEGIN:VEVENT\r\n", "END:VEVENT\r\n"
+CANCELLED = "\r\nSTATUS:CANCELLED\r\n"
 HEAD = (
     "BEGIN:VCALENDAR\r\n"
     "VERSION:2.0\r\n"
@@ -67,7 +69,8 @@ def make_itip(
 ) -> bytes:
     """Return a calendar that invites one person to an event, or cancels that.
 
-    Its event has the properties of the feeds' event, and the people.
+    Its event has the properties of the feeds' event, and the people. A repeated event is several
+    VEVENTs, after its zone.
     """
     if uninvited and method == "CANCEL":
         # RFC 5546 §3.2.5: there is no status where the event itself is not cancelled.
@@ -76,9 +79,27 @@ def make_itip(
     people = _make_line("ORGANIZER", organizer) + _make_line(
         "ATTENDEE", attendee, CUTYPE="INDIVIDUAL", ROLE="REQ-PARTICIPANT", **asked
     )
-    end = "END:VEVENT\r\n"
-    event = f"{vevent.removesuffix(end)}{people}{end}"
-    return f"{HEAD}METHOD:{method}\r\n{event}END:VCALENDAR\r\n".encode()
+    zone, *events = vevent.split(BEGIN)
+    events = events[:1] if method == "CANCEL" else _leave_out_cancelled(events)
+    told = "".join(f"{BEGIN}{event.removesuffix(END)}{people}{END}" for event in events)
+    return f"{HEAD}METHOD:{method}\r\n{zone}{told}END:VCALENDAR\r\n".encode()
+
+
+def _leave_out_cancelled(events: list[str]) -> list[str]:
+    """Return the VEVENTs of a request: a date that is cancelled becomes an EXDATE.
+
+    A request must not hold a cancelled event (RFC 5546 §3.2.2).
+    """
+    first, *dates = events
+    left_out = "".join(
+        line.replace("RECURRENCE-ID", "EXDATE", 1) + "\r\n"
+        for event in dates
+        if CANCELLED in event
+        for line in event.split("\r\n")
+        if line.startswith("RECURRENCE-ID")
+    )
+    kept = [event for event in dates if CANCELLED not in event]
+    return [f"{first.removesuffix(END)}{left_out}{END}", *kept]
 
 
 def _make_line(name: str, person: tuple[str, str], **parameters: str) -> str:

@@ -14,7 +14,7 @@ triggers note what was changed.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import date, datetime, time, timedelta
 from difflib import get_close_matches
 from enum import StrEnum
@@ -30,8 +30,21 @@ from sqlalchemy import Select, and_, case, func, or_, select
 from services.letters.jobs import REVIEW_SETTLED, SETTLED, NoticeEvent, NoticeReview
 from services.letters.models import EventNotice
 from services.school.loading import TARGETS, find_ids, read_links, relink
-from services.school.models import Event, EventState, User
-from services.school.rows import ROW_OF, SEPARATOR, EventDetails, EventRow, split
+from services.school.models import DateState, Event, EventState, User
+from services.school.recurrences import (
+    DateChange,
+    check_change,
+    find_occurrences,
+    make_change,
+)
+from services.school.rows import ROW_OF, SEPARATOR, EventDateRow, EventDetails, EventRow, split
+from services.school.series import (
+    read_changes,
+    read_series,
+    split_moment,
+    spread,
+    write_changes,
+)
 from services.school.sheets import clean, validate
 from services.school.texts import find_unwanted
 
@@ -39,16 +52,20 @@ __all__ = [
     "EventDetails",
     "Standing",
     "cancel",
+    "cancel_date",
     "create",
     "delete",
     "edit",
+    "edit_date",
     "list_events",
     "list_versions",
     "publish",
     "read_details",
     "refuse",
     "restore",
+    "restore_date",
     "submit",
+    "write",
 ]
 
 
@@ -130,15 +147,27 @@ def read_details(
     return read
 
 
-def create(session: Session, new: EventDetails, *, author: str | None, now: datetime) -> Event:
+def create(
+    session: Session,
+    new: EventDetails,
+    *,
+    author: str | None,
+    zone: ZoneInfo,
+    now: datetime,
+    without: Collection[date] = (),
+) -> Event:
     """Create a draft. `author` is its author's address.
 
+    It does not take place on the days `without`, which are dates of its rule.
+
     Raises:
-        InvalidInput: A name is unknown.
+        InvalidInput: A name is unknown, or a day is no date of the event.
     """
-    return _write(
-        session, Event(state=EventState.DRAFT, created_at=now), new, author=author, addressed=False
-    )
+    event = Event(state=EventState.DRAFT, created_at=now)
+    _write(session, event, new, author=author, addressed=False)
+    left_out = [DateChange(on, DateState.LEFT_OUT) for on in without]
+    _set_changes(session, event, left_out, zone=zone, strict=True)
+    return event
 
 
 def edit(
@@ -147,13 +176,15 @@ def edit(
     changes: Mapping[str, Any],
     *,
     author: str | None = None,
+    without: Collection[date] | None = None,
     zone: ZoneInfo,
     now: datetime,
 ) -> Event:
     """Change some fields of an event (those of EventDetails), and return what was written.
 
     That is the event, or a new version of a published one. An event whose last name is taken away
-    by such a change is for the whole school.
+    by such a change is for the whole school. With `without`, these are the days that are left out;
+    what is otherwise on days that a new rule does not have is deleted.
 
     Raises:
         NotFound, Conflict: The event does not exist, or its state does not allow it.
@@ -165,6 +196,10 @@ def edit(
     # Those whom it named may have been deleted since. Only a change of the names themselves may
     # make it an event for the whole school.
     addressed = event.addressed and not changes.keys() & LINKS.keys()
+    dates = list(read_changes(session, Event.id == event_id).get(event_id, ()))
+    if without is not None:
+        dates = [one for one in dates if one.state != DateState.LEFT_OUT and one.on not in without]
+        dates += [DateChange(on, DateState.LEFT_OUT) for on in without]
     if event.state == EventState.PUBLISHED:
         event = Event(
             state=EventState.DRAFT,
@@ -172,7 +207,42 @@ def edit(
             author_id=event.author_id,
             created_at=now,
         )
-    return _write(session, event, new, author=author, addressed=addressed)
+    _write(session, event, new, author=author, addressed=addressed)
+    _set_changes(session, event, dates, zone=zone, strict=without is not None)
+    return event
+
+
+def edit_date(
+    session: Session,
+    event_id: UUID,
+    on: date,
+    changes: Mapping[str, Any] | None,
+    *,
+    author: str | None = None,
+    zone: ZoneInfo,
+    now: datetime,
+) -> Event:
+    """Change one date of a repeated event, and return what was written, as `edit` does.
+
+    `on` is the day that the rule has. `changes` are of the fields of EventDateRow; an empty one is
+    as on every date, and None makes all of them so.
+
+    Raises:
+        NotFound, Conflict: The event does not exist, or its state does not allow it.
+        InvalidInput: The day is no date of the event, or the date would be wrong.
+    """
+    _take(session, event_id, "edit")
+    event = edit(session, event_id, {}, author=author, zone=zone, now=now)
+    dates = {one.on: one for one in read_changes(session, Event.id == event.id).get(event.id, ())}
+    if changes is None:
+        if dates.pop(on, None) is None:
+            _check(DateChange(on, DateState.CHANGED), session, event, zone)
+    else:
+        before = dates.get(on)
+        kept = before._asdict() if before and before.state == DateState.CHANGED else {}
+        dates[on] = _read_change(on, {**kept, **changes}, zone)
+    _set_changes(session, event, dates.values(), zone=zone, strict=True)
+    return event
 
 
 def submit(session: Session, event_id: UUID, *, now: datetime) -> Event:
@@ -243,6 +313,33 @@ def cancel(session: Session, event_id: UUID, *, now: datetime) -> Event:
     return event
 
 
+def cancel_date(
+    session: Session, event_id: UUID, on: date, *, zone: ZoneInfo, now: datetime
+) -> Event:
+    """Cancel one date of a published event: calendars show that date as cancelled.
+
+    What was before is kept as a past version.
+
+    Raises:
+        NotFound, Conflict: The event does not exist, its state does not allow it, or the date is
+            cancelled already.
+        InvalidInput: The day is no date of the event.
+    """
+    return _change_date(session, event_id, on, zone=zone, now=now, cancelled=True)
+
+
+def restore_date(
+    session: Session, event_id: UUID, on: date, *, zone: ZoneInfo, now: datetime
+) -> Event:
+    """Undo the cancellation of one date of a published event: it takes place as on every date.
+
+    Raises:
+        NotFound, Conflict: The event does not exist, its state does not allow it, or the date is
+            not cancelled.
+    """
+    return _change_date(session, event_id, on, zone=zone, now=now, cancelled=False)
+
+
 def delete(session: Session, event_id: UUID, *, now: datetime) -> Event | None:
     """Delete an event and return it, or None for a draft, which cannot be restored.
 
@@ -292,10 +389,20 @@ def list_events(
     if standing is not None:
         chosen = chosen.where(stands == standing)
     if first is not None:
-        chosen = chosen.where(or_(Event.ends_at >= _instant(first, zone), Event.ends_on >= first))
+        chosen = chosen.where(
+            or_(
+                Event.ends_at >= _instant(first, zone),
+                Event.ends_on >= first,
+                Event.last_on >= first,
+            )
+        )
     if last is not None:
         chosen = chosen.where(
-            or_(Event.starts_at < _instant(last + timedelta(days=1), zone), Event.starts_on <= last)
+            or_(
+                Event.starts_at < _instant(last + timedelta(days=1), zone),
+                Event.starts_on <= last,
+                Event.first_on <= last,
+            )
         )
     return _list(session, chosen, zone)
 
@@ -314,6 +421,7 @@ def list_versions(session: Session, event_id: UUID, *, zone: ZoneInfo) -> list[d
 
 def _list(session: Session, chosen: Select[UUID], zone: ZoneInfo) -> list[dict[str, Any]]:
     names = _names(session, chosen)
+    changes = read_changes(session, Event.id.in_(chosen))
     rows = session.execute(
         select(Event, stands, User.email)
         .outerjoin(User, User.id == Event.author_id)
@@ -325,6 +433,7 @@ def _list(session: Session, chosen: Select[UUID], zone: ZoneInfo) -> list[dict[s
             name: value.astimezone(zone) if isinstance(value, datetime) else value
             for name, value in _said(event, names[event.id]).items()
         }
+        | {"dates": [_show_change(one, zone) for one in changes.get(event.id, ())]}
         | {"addressed": event.addressed, "refusal": event.refusal}
         for event, now_is, author in rows
     ]
@@ -417,15 +526,112 @@ def _write(
     for name in ("title", "description", "location", "audience", "teaching_affected"):
         setattr(event, name, getattr(new, name))
     for name, moment in (("starts", new.starts), ("ends", new.ends)):
-        timed = isinstance(moment, datetime)
-        setattr(event, f"{name}_at", moment if timed else None)
-        setattr(event, f"{name}_on", None if timed else moment)
+        for column, value in split_moment(name, moment).items():
+            setattr(event, column, value)
+    event.rrule = new.repeats
     event.addressed = addressed or any(named.values())
     session.add(event)
     session.flush()
     for column, link in LINKS.items():
         relink(session, link, [event.id], {(event.id, other) for other in named[column]})
     return event
+
+
+# --- Single dates ---
+
+
+def _read_change(on: date, cells: Mapping[str, Any], zone: ZoneInfo) -> DateChange:
+    """Return what is otherwise on a date, checked by the rules of event_dates.csv."""
+    said = {name: clean(cell) if isinstance(cell, str) else cell for name, cell in cells.items()}
+    said = {name: cell for name, cell in said.items() if cell and name not in ("on", "state")}
+    row, wrong = validate(
+        EventDateRow, {"event": "-", "date": on.isoformat(), "state": "changed", **said}, zone
+    )
+    if row is None or wrong:
+        raise InvalidInput("\n".join(f"{name}: {reason}" for name, reason in wrong))
+    return make_change(on, row.model_dump())
+
+
+def _check(change: DateChange, session: Session, event: Event, zone: ZoneInfo) -> None:
+    series = read_series(session, Event.id == event.id)[event.id]
+    if wrong := check_change(change, series, zone):
+        raise InvalidInput("\n".join(f"{name}: {reason}" for name, reason in wrong))
+
+
+def _set_changes(
+    session: Session,
+    event: Event,
+    changes: Iterable[DateChange],
+    *,
+    zone: ZoneInfo,
+    strict: bool,
+) -> None:
+    """Write what is otherwise on the dates of an event.
+
+    What its rule does not have is refused with `strict`, and else deleted.
+    """
+    session.flush()
+    series = read_series(session, Event.id == event.id)[event.id]
+    kept = []
+    for change in changes:
+        if wrong := check_change(change, series, zone):
+            if strict:
+                raise InvalidInput("\n".join(f"{name}: {reason}" for name, reason in wrong))
+            continue
+        kept.append(change)
+    find_occurrences(series._replace(changes=tuple(kept)), zone)  # One date must be left.
+    write_changes(session, event.id, kept)
+    spread(session, [event.id], zone)
+
+
+def _change_date(
+    session: Session, event_id: UUID, on: date, *, zone: ZoneInfo, now: datetime, cancelled: bool
+) -> Event:
+    current = _take(session, event_id, "cancel")
+    series = read_series(session, Event.id == event_id)[event_id]
+    dates = {one.on: one for one in series.changes}
+    before = dates.get(on)
+    if (before is not None and before.state == DateState.CANCELLED) == cancelled:
+        raise Conflict(f"{on} is {'already' if cancelled else 'not'} cancelled in event {event_id}")
+    if before is not None and before.state == DateState.LEFT_OUT:
+        raise InvalidInput(f"date: event {event_id} does not take place on {on}")
+    if cancelled:
+        change = DateChange(on, DateState.CANCELLED)
+        _check(change, session, current, zone)
+        dates[on] = change
+    else:
+        del dates[on]
+    # What was becomes a past version, so that readers are told the difference.
+    past = Event(version_of_id=event_id, created_at=now)
+    for name in CONTENT:
+        setattr(past, name, getattr(current, name))
+    session.add(past)
+    session.flush()
+    for link in LINKS.values():
+        pairs = {(past.id, other) for _, other in read_links(session, link, [event_id])}
+        relink(session, link, [past.id], pairs)
+    write_changes(session, past.id, series.changes)
+    _keep_what_was(session, event_id, before_id=past.id, cancelled=False, now=now)
+    write_changes(session, event_id, dates.values())
+    spread(session, [event_id], zone)
+    _notice(session, current, now=now)
+    return current
+
+
+def _show_change(change: DateChange, zone: ZoneInfo) -> dict[str, Any]:
+    return {
+        name: value.astimezone(zone) if isinstance(value, datetime) else value
+        for name, value in change._asdict().items()
+        if value is not None
+    }
+
+
+def write(session: Session, event: Event, new: EventDetails) -> Event:
+    """Write what an event says into its row, whatever its state: for one that comes from elsewhere.
+
+    Its state, its author and single dates stay as they are. No reader is told.
+    """
+    return _write(session, event, new, author=None, addressed=False)
 
 
 def _ids(session: Session, column: str, names: tuple[str, ...]) -> set[Any]:
@@ -469,6 +675,10 @@ def _swap(session: Session, one: Event, two: Event) -> None:
             for owner, other in read_links(session, link, [one.id, two.id])
         }
         relink(session, link, [one.id, two.id], swapped)
+    session.flush()
+    changes = read_changes(session, Event.id.in_([one.id, two.id]))
+    for event, other in ((one, two), (two, one)):
+        write_changes(session, event.id, changes.get(other.id, ()))
 
 
 def _said(event: Event, names: Mapping[str, list[str]]) -> dict[str, Any]:
@@ -479,6 +689,7 @@ def _said(event: Event, names: Mapping[str, list[str]]) -> dict[str, Any]:
         "location": event.location,
         "starts": event.starts_at or event.starts_on,
         "ends": event.ends_at or event.ends_on,
+        "repeats": event.rrule,
         "audience": event.audience,
         "teaching_affected": event.teaching_affected,
     } | {column: sorted(names[column]) for column in LINKS}

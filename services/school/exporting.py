@@ -11,9 +11,9 @@ from nightshift.database import Session
 from nightshift.errors import InvalidInput
 from sqlalchemy import Select, select
 
-from services.school.loading import TARGETS, Link, Target, read_links
-from services.school.models import Event
-from services.school.rows import ROWS, SEPARATOR, EventRow, Row
+from services.school.loading import TARGETS, WITH_MOMENTS, Link, Target, read_links
+from services.school.models import Event, EventDate
+from services.school.rows import ROWS, SEPARATOR, EventDateRow, EventRow, Row
 
 # Rows that are in memory at once, with what their list cells name.
 CHUNK = 900
@@ -91,6 +91,8 @@ def _read_names(session: Session, kind: type[Row], target: Target) -> dict[Any, 
     named = select(table.id, table[target.key])
     if kind is EventRow:
         named = named.where(_is_kept())
+    if kind is EventDateRow:
+        named = named.join(Event, Event.id == EventDate.event_id).where(_is_kept())
     return {key: str(name) for key, name in session.execute(named)}
 
 
@@ -144,7 +146,7 @@ def _make_cells(
             yield SEPARATOR.join(
                 sorted(filter(None, map(called, links[column].get(row["id"], ()))))
             )
-        elif kind is EventRow and column in ("starts", "ends"):
+        elif kind in WITH_MOMENTS and column in ("starts", "ends"):
             yield _write_out(row[f"{column}_at"] or row[f"{column}_on"])
         else:
             value = row[target.columns.get(column, column)]

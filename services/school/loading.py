@@ -19,8 +19,10 @@ from services.school.models import (
     Event,
     EventClass,
     EventClassGroup,
+    EventDate,
     EventDepartment,
     EventUser,
+    Holiday,
     IgnoredEvent,
     Lesson,
     LessonClass,
@@ -32,7 +34,9 @@ from services.school.models import (
     Subscription,
     User,
 )
-from services.school.rows import ROW_OF, EventRow, Row, RowKey, split
+from services.school.recurrences import Series, check_change, make_change
+from services.school.rows import ROW_OF, EventDateRow, EventRow, Row, RowKey, split
+from services.school.series import read_series, spread
 from services.school.sheets import Entry, InvalidRows, Problem, Sheet, read_sheets
 
 __all__ = [
@@ -48,6 +52,9 @@ __all__ = [
 
 # SQLite before 3.32 takes 999 variables in a statement.
 CHUNK = 900
+
+# Their cells `starts` and `ends` are instants, or dates for whole days.
+WITH_MOMENTS = (EventRow, EventDateRow)
 
 Ids = dict[str, dict[RowKey, Any]]
 
@@ -87,6 +94,7 @@ TARGETS = {
     "classes.csv": Target(SchoolClass, "name", {"department": "department_id"}),
     "users.csv": Target(User, "email", {"class": "class_id"}),
     "semesters.csv": Target(Semester, "name", {"starts": "starts_on", "ends": "ends_on"}),
+    "holidays.csv": Target(Holiday, "key", {"id": "key", "starts": "starts_on", "ends": "ends_on"}),
     "lessons.csv": Target(
         Lesson,
         "key",
@@ -99,7 +107,12 @@ TARGETS = {
     "events.csv": Target(
         Event,
         "id",
-        {"author": "author_id", "version_of": "version_of_id", "cancelled": "cancelled_at"},
+        {
+            "author": "author_id",
+            "version_of": "version_of_id",
+            "cancelled": "cancelled_at",
+            "repeats": "rrule",
+        },
         {
             "classes": Link(EventClass, "event_id", "class_id"),
             "class_groups": Link(EventClassGroup, "event_id", "class_group"),
@@ -107,6 +120,7 @@ TARGETS = {
             "users": Link(EventUser, "event_id", "user_id"),
         },
     ),
+    "event_dates.csv": Target(EventDate, "id", {"event": "event_id", "date": "original_on"}),
     "subscriptions.csv": Target(
         Subscription,
         "user_id",
@@ -164,6 +178,7 @@ def load(
                 written[file] |= _link(session, sheets[file], some, ids)
             if target.model is Event:
                 _address(session, sheets[file], ids)
+    spread(session, _find_series(sheets, ids), zone)
     session.expire_all()
     return {
         file.removesuffix(".csv"): Loaded(len(sheet.entries), len(written[file]))
@@ -189,6 +204,7 @@ def _read_checked(
     problems += _unknown_references(session, sheets)
     problems += _versions_of_versions(session, sheets)
     problems += _foreign_untis_ids(sheets.get("users.csv"), holders)
+    problems += _dates_of_no_series(session, sheets, zone)
     if problems:
         places = [sheet.place for sheet in sheets.values()]
         raise InvalidRows(sorted(problems, key=lambda one: (places.index(one.file), one.line)))
@@ -261,6 +277,50 @@ def _versions_of_versions(session: Session, sheets: dict[str, Sheet]) -> Iterato
             yield Problem(sheet.place, entry.line, "version_of", reason, cell)
 
 
+def _dates_of_no_series(
+    session: Session, sheets: dict[str, Sheet], zone: ZoneInfo
+) -> Iterator[Problem]:
+    """Yield rows of dates that the event's rule does not have, or that do not fit the event."""
+    sheet = sheets.get("event_dates.csv")
+    entries = [one for one in sheet.entries if one.values is not None] if sheet else []
+    if sheet is None or not entries:
+        return
+    named = {EventRow.identify(entry.cells["event"]) for entry in entries}
+    series: dict[Any, Series] = {}
+    for some in _chunks(named):
+        series |= read_series(session, Event.id.in_(some))
+    refused = set()
+    for entry in sheets["events.csv"].entries if "events.csv" in sheets else ():
+        if entry.values is None:
+            refused.add(entry.key)
+            continue
+        says = dict(zip(sheets["events.csv"].columns, entry.values, strict=True))
+        before = series.get(entry.key)
+        rule = says.get("repeats", before.rrule if before else "")
+        series[entry.key] = Series(says["starts"], says["ends"], rule)
+    for entry in entries:
+        says = dict(zip(sheet.columns, entry.values or (), strict=True))
+        key = EventRow.identify(entry.cells["event"])
+        if key not in series or key in refused:
+            continue
+        change = make_change(says["date"], says)
+        for column, reason in check_change(change, series[key], zone):
+            cell = entry.cells.get(column, "")
+            yield Problem(sheet.place, entry.line, column, reason, cell)
+
+
+def _find_series(sheets: dict[str, Sheet], ids: Ids) -> set[Any]:
+    """Return the ids of the events whose dates the tables may have changed."""
+    found = (
+        {ids["events.csv"][one.key] for one in sheets["events.csv"].entries}
+        if ("events.csv" in sheets)
+        else set()
+    )
+    for entry in sheets["event_dates.csv"].entries if "event_dates.csv" in sheets else ():
+        found.add(ids["events.csv"][EventRow.identify(entry.cells["event"])])
+    return found
+
+
 def _holders_of_untis_ids(session: Session, sheet: Sheet | None) -> dict[str, str]:
     """Return, by untis_id, the users that hold one which the sheet gives to another user."""
     wanted = (
@@ -318,11 +378,13 @@ def _values(
     result = []
     for entry in entries:
         values: dict[str, Any] = dict(always)
+        if kind is EventDateRow:
+            values["id"] = entry.key
         for column, value in zip(sheet.columns, entry.values or (), strict=True):
             name = target.columns.get(column, column)
             if column in target.links:
                 continue
-            if kind is EventRow and column in ("starts", "ends"):
+            if kind in WITH_MOMENTS and column in ("starts", "ends"):
                 timed = isinstance(value, datetime)
                 values |= {
                     f"{column}_at": value if timed else None,

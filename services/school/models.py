@@ -4,7 +4,7 @@ from datetime import date, datetime, time
 from enum import StrEnum
 from uuid import UUID, uuid4
 
-from nightshift.database import Base, UtcDateTime, choice
+from nightshift.database import Base, UtcDateTime, choice, partial_index
 from sqlalchemy import (
     CheckConstraint,
     ForeignKey,
@@ -12,6 +12,7 @@ from sqlalchemy import (
     LargeBinary,
     String,
     Text,
+    UniqueConstraint,
     false,
     text,
     true,
@@ -50,6 +51,14 @@ class TeachingAffected(StrEnum):
     YES = "yes"
     PARTIAL = "partial"
     NO = "no"
+
+
+class DateState(StrEnum):
+    """What is otherwise on one date of a repeated event."""
+
+    LEFT_OUT = "left_out"
+    CANCELLED = "cancelled"
+    CHANGED = "changed"
 
 
 CLASS_GROUP_LENGTH = 3
@@ -181,6 +190,53 @@ class LessonTeacher(Base):
     )
 
 
+class LessonChange(Base):
+    """What differs from a weekly lesson on one date, `taken_on`, on which it would take place.
+
+    `cancelled`: it does not take place. Else what is not NULL differs: the room, the times, the day
+    that it is moved to. With `substituted`, those of `lesson_change_teacher` teach it, and the
+    lesson's own teachers do not.
+    """
+
+    __tablename__ = "lesson_change"
+    __table_args__ = (UniqueConstraint("lesson_id", "taken_on"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    lesson_id: Mapped[int] = mapped_column(ForeignKey("lesson.id", ondelete="CASCADE"))
+    taken_on: Mapped[date]
+    cancelled: Mapped[bool] = mapped_column(default=False, server_default=false())
+    room: Mapped[str | None] = mapped_column(String(100))
+    moved_to: Mapped[date | None]
+    starts: Mapped[time | None]
+    ends: Mapped[time | None]
+    substituted: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+
+class LessonChangeTeacher(Base):
+    """Who teaches a substituted lesson on that date."""
+
+    __tablename__ = "lesson_change_teacher"
+
+    change_id: Mapped[int] = mapped_column(
+        ForeignKey("lesson_change.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class Holiday(Base):
+    """Days without lessons, both included. `key` finds the row again, as a lesson's does."""
+
+    __tablename__ = "holiday"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(50), unique=True)
+    name: Mapped[str] = mapped_column(String(200))
+    starts_on: Mapped[date]
+    ends_on: Mapped[date]
+
+
 class Event(Base):
     """An event. Its `id` never changes: it is the iCalendar UID.
 
@@ -190,6 +246,10 @@ class Event(Base):
     for the whole school. A row with `version_of_id` is another version of that event, a coming one
     (draft, review) or a past one; only rows without it are current. Publishing a version swaps the
     content of the two rows, so the published id stays.
+
+    With `rrule` the event repeats (services/school/recurrences.py): the times are then those of its
+    first date, and `first_on` and `last_on` the local days between which it takes place. Who writes
+    a rule writes these, too.
     """
 
     __tablename__ = "event"
@@ -214,6 +274,11 @@ class Event(Base):
             postgresql_where=text("state = 'published' and version_of_id is null"),
             sqlite_where=text("state = 'published' and version_of_id is null"),
         ),
+        partial_index(
+            "ix_event_current_series",
+            "last_on",
+            where="state = 'published' and version_of_id is null and last_on is not null",
+        ),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -228,6 +293,9 @@ class Event(Base):
     ends_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     starts_on: Mapped[date | None]
     ends_on: Mapped[date | None]
+    rrule: Mapped[str] = mapped_column(Text, default="", server_default="")
+    first_on: Mapped[date | None]
+    last_on: Mapped[date | None]
     audience: Mapped[Audience] = mapped_column(choice(Audience), default=Audience.STUDENTS)
     teaching_affected: Mapped[TeachingAffected] = mapped_column(
         choice(TeachingAffected), default=TeachingAffected.NO
@@ -240,6 +308,29 @@ class Event(Base):
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
     cancelled_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
     deleted_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+
+class EventDate(Base):
+    """What is otherwise on one date of a repeated event. Empty: as on every date.
+
+    `original_on` is the local day that the rule has. `id` is made of the event and that day
+    (recurrences.make_date_id).
+    """
+
+    __tablename__ = "event_date"
+    __table_args__ = (UniqueConstraint("event_id", "original_on"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    event_id: Mapped[UUID] = mapped_column(ForeignKey("event.id", ondelete="CASCADE"))
+    original_on: Mapped[date]
+    state: Mapped[DateState] = mapped_column(choice(DateState))
+    starts_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    ends_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    starts_on: Mapped[date | None]
+    ends_on: Mapped[date | None]
+    title: Mapped[str | None] = mapped_column(Text)
+    description: Mapped[str | None] = mapped_column(Text)
+    location: Mapped[str | None] = mapped_column(Text)
 
 
 class EventClass(Base):

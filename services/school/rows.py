@@ -1,17 +1,25 @@
 """What a row of each of a school's CSV files may hold. docs/school-csv.md tells it to users."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, time
 from functools import cache
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, Any, ClassVar, cast
 from uuid import UUID, uuid5
 from zoneinfo import ZoneInfo
 
 from email_validator import EmailNotValidError, validate_email
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationInfo, field_validator
 
-from services.school.models import CLASS_GROUP_LENGTH, Audience, EventState, Role, TeachingAffected
+from services.school.models import (
+    CLASS_GROUP_LENGTH,
+    Audience,
+    DateState,
+    EventState,
+    Role,
+    TeachingAffected,
+)
+from services.school.recurrences import make_date_id, read_rule
 from services.school.texts import LONGEST_DESCRIPTION, LONGEST_LINE
 from services.translation import Locale
 
@@ -118,6 +126,13 @@ def _day(cell: str) -> date:
     return day
 
 
+def _last_day(cell: str, info: ValidationInfo) -> date:
+    ends = _day(cell)
+    if "starts" in info.data and ends < info.data["starts"]:
+        raise ValueError(f"is before starts ({ends} < {info.data['starts']})")
+    return ends
+
+
 def _instant(cell: str, info: ValidationInfo) -> datetime:
     cell = _as_iso(cell)
     parts = re.fullmatch(
@@ -162,7 +177,9 @@ def _zone(info: ValidationInfo) -> ZoneInfo:
     return cast("ZoneInfo", info.context)
 
 
-def _date_or_instant(cell: str | date | datetime, info: ValidationInfo) -> date | datetime:
+def _date_or_instant(
+    cell: str | date | datetime | None, info: ValidationInfo
+) -> date | datetime | None:
     if isinstance(cell, str):
         return _instant(cell, info) if ":" in cell else _day(cell)
     if isinstance(cell, datetime) and cell.tzinfo is None:
@@ -170,14 +187,24 @@ def _date_or_instant(cell: str | date | datetime, info: ValidationInfo) -> date 
     return cell
 
 
+def _rule(cell: str, info: ValidationInfo) -> str:
+    starts, ends = info.data.get("starts"), info.data.get("ends")
+    if not cell or starts is None or ends is None:
+        return cell  # Those are refused themselves.
+    return read_rule(cell, starts, ends, _zone(info))
+
+
 Key = Annotated[str, PlainValidator(_key)]
 Email = Annotated[str, PlainValidator(_email), Field(max_length=320)]
 List = Annotated[tuple[str, ...], PlainValidator(split)]
 Flag = Annotated[bool, PlainValidator(_yes_or_no)]
 Day = Annotated[date, PlainValidator(_day)]
+# In a row with `starts`.
+LastDay = Annotated[date, PlainValidator(_last_day)]
 Clock = Annotated[time, PlainValidator(_clock)]
 Instant = Annotated[datetime, PlainValidator(_instant)]
 Moment = Annotated[date | datetime, PlainValidator(_date_or_instant)]
+MomentOrNone = Annotated[date | datetime | None, PlainValidator(_date_or_instant)]
 
 
 class Row(BaseModel):
@@ -198,6 +225,11 @@ class Row(BaseModel):
     def identify(cls, cell: str) -> RowKey:
         """Return the natural key that a cell means."""
         return cell
+
+    @classmethod
+    def find_key(cls, cells: Mapping[str, str]) -> RowKey:
+        """Return the natural key of the row that has these cells."""
+        return cls.identify(cells.get(cls.key_column, ""))
 
     @classmethod
     @cache
@@ -270,14 +302,16 @@ class SemesterRow(Row):
 
     name: Key = Field(max_length=50)
     starts: Day
-    ends: Day
+    ends: LastDay
 
-    @field_validator("ends")
-    @classmethod
-    def _not_before_starts(cls, ends: date, info: ValidationInfo) -> date:
-        if "starts" in info.data and ends < info.data["starts"]:
-            raise ValueError(f"is before starts ({ends} < {info.data['starts']})")
-        return ends
+
+class HolidayRow(Row):
+    file, noun, key_column = "holidays.csv", "holiday", "id"
+
+    id: Key = Field(max_length=50)
+    name: str = Field(max_length=200)
+    starts: Day
+    ends: LastDay
 
 
 class LessonRow(Row):
@@ -320,6 +354,7 @@ class EventDetails(BaseModel):
     location: str = Field("", max_length=LONGEST_LINE)
     starts: Moment
     ends: Moment
+    repeats: Annotated[str, PlainValidator(_rule)] = ""
     audience: Audience = Audience.STUDENTS
     teaching_affected: TeachingAffected = TeachingAffected.NO
     classes: List = ()
@@ -329,17 +364,8 @@ class EventDetails(BaseModel):
 
     @field_validator("ends")
     @classmethod
-    def _not_before_starts(cls, ends: date | datetime, info: ValidationInfo) -> date | datetime:
-        starts = info.data.get("starts")
-        if starts is None:
-            return ends
-        if isinstance(starts, datetime) != isinstance(ends, datetime):
-            raise ValueError("must be of the same kind as starts: two dates (all day) or two times")
-        if ends < starts:
-            raise ValueError(
-                f"is before starts ({_shown(ends, _zone(info))} < {_shown(starts, _zone(info))})"
-            )
-        return ends
+    def _not_before_starts(cls, ends: Any, info: ValidationInfo) -> Any:
+        return _check_ends(ends, info)
 
 
 class EventRow(EventDetails, Row):
@@ -364,6 +390,48 @@ class EventRow(EventDetails, Row):
         return make_event_id(cell)
 
 
+class EventDateRow(Row):
+    """What is otherwise on one date of a repeated event; an empty cell: as on every date."""
+
+    file, noun, key_column = "event_dates.csv", "date", "date"
+    references: ClassVar = {"event": "events.csv"}
+
+    event: Key
+    date: Day
+    state: DateState = DateState.CHANGED
+    starts: MomentOrNone = None
+    ends: MomentOrNone = Field(None, validate_default=True)
+    title: str | None = Field(None, max_length=LONGEST_LINE)
+    description: str | None = Field(None, max_length=LONGEST_DESCRIPTION)
+    location: str | None = Field(None, max_length=LONGEST_LINE)
+
+    @classmethod
+    def find_key(cls, cells: Mapping[str, str]) -> RowKey:
+        """Return the id of the row: an event has one for a date."""
+        try:
+            on = _day(cells.get("date", ""))
+        except ValueError:
+            return ""  # It is refused.
+        return make_date_id(make_event_id(cells.get("event", "")), on)
+
+    @field_validator("ends")
+    @classmethod
+    def _goes_with_starts(cls, ends: Any, info: ValidationInfo) -> Any:
+        if "starts" in info.data and (ends is None) != (info.data["starts"] is None):
+            raise ValueError("goes with starts; give both, or neither")
+        return _check_ends(ends, info)
+
+    @field_validator("starts", "ends", "title", "description", "location")
+    @classmethod
+    def _only_of_a_changed_date(cls, value: Any, info: ValidationInfo) -> Any:
+        state = info.data.get("state")
+        if value is not None and state in (DateState.LEFT_OUT, DateState.CANCELLED):
+            raise ValueError(
+                f"a date that is {state} has none; empty it, or make the state changed"
+            )
+        return value
+
+
 class SubscriptionRow(Row):
     file, noun, key_column = "subscriptions.csv", "subscription", "email"
     references: ClassVar = {
@@ -384,6 +452,20 @@ class SubscriptionRow(Row):
         return cell.lower()
 
 
+def _check_ends(ends: Any, info: ValidationInfo) -> Any:
+    """Return the end of an event. Raises ValueError when it does not go with the start."""
+    starts = info.data.get("starts")
+    if starts is None or ends is None:
+        return ends
+    if isinstance(starts, datetime) != isinstance(ends, datetime):
+        raise ValueError("must be of the same kind as starts: two dates (all day) or two times")
+    if ends < starts:
+        raise ValueError(
+            f"is before starts ({_shown(ends, _zone(info))} < {_shown(starts, _zone(info))})"
+        )
+    return ends
+
+
 def _shown(moment: date | datetime, zone: ZoneInfo) -> str:
     return (
         moment.astimezone(zone).isoformat(timespec="minutes")
@@ -398,8 +480,10 @@ ROWS: tuple[type[Row], ...] = (
     ClassRow,
     UserRow,
     SemesterRow,
+    HolidayRow,
     LessonRow,
     EventRow,
+    EventDateRow,
     SubscriptionRow,
 )
 ROW_OF = {row.file: row for row in ROWS}

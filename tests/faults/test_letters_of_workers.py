@@ -80,7 +80,9 @@ def publish(session, number, now):
         # Some are invited.
         "users": [f"s{one}@school.example" for one in range(5)],
     }
-    event = events.create(session, events.read_details(said, zone=ZONE), author=None, now=now)
+    event = events.create(
+        session, events.read_details(said, zone=ZONE), author=None, zone=ZONE, now=now
+    )
     events.submit(session, event.id, now=now)
     events.publish(session, event.id, now=now)
     return event.id

@@ -15,7 +15,6 @@ from servers import postgres_database
 from tests.conftest import ROOT, migrate
 
 MIGRATIONS = ("engine/nightshift/migrations/versions/*.py", "migrations/*/*.py")
-EXAMPLE = str(ROOT / "examples" / "school")
 
 
 def git(*words: str) -> bytes:
@@ -59,9 +58,9 @@ for words in (["school", "load", sys.argv[1]], ["feeds", "sync", "--inline"], ["
 
 
 def run_before(code: Path, environment: dict[str, str]) -> str:
-    """Load the example school, sync its feeds and show its jobs, by the code in a folder."""
+    """Load its example school, sync its feeds and show its jobs, by the code in a folder."""
     done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, EXAMPLE],
+        [sys.executable, "-c", COMMANDS, str(code / "examples" / "school")],
         cwd=code,
         env=os.environ | {"PYTHONPATH": f"{code}{os.pathsep}{code}/engine"} | environment,
         capture_output=True,

@@ -9,6 +9,7 @@ from nightshift.database import Session
 
 from services.school.models import (
     Audience,
+    DateState,
     Department,
     Event,
     EventClass,
@@ -18,7 +19,10 @@ from services.school.models import (
     TeachingAffected,
     User,
 )
+from services.school.recurrences import DateChange, Series, find_occurrences
+from services.school.series import split_moment, spread, write_changes
 from services.translation import Locale
+from tests.conftest import ZONE
 
 NOON = datetime(2027, 3, 10, 11, tzinfo=UTC)
 
@@ -77,8 +81,53 @@ TIMES: list[tuple[datetime, datetime] | tuple[date, date]] = [
 ]
 
 
+# Rules over both changes of the clocks, and what is otherwise on single dates.
+RULES = [
+    (NOON, NOON + timedelta(hours=1), "FREQ=DAILY;COUNT=40"),
+    (NOON, NOON, "FREQ=WEEKLY;INTERVAL=2;UNTIL=20271231;BYDAY=WE,FR"),
+    (
+        datetime(2027, 3, 21, 1, 30, tzinfo=UTC),
+        datetime(2027, 3, 21, 2, tzinfo=UTC),
+        "FREQ=WEEKLY;COUNT=3",
+    ),
+    (NOON - timedelta(hours=14), NOON, "FREQ=MONTHLY;COUNT=9;BYDAY=2TU"),
+    (date(2026, 12, 31), date(2027, 1, 1), "FREQ=MONTHLY;COUNT=5"),
+    (date(2028, 2, 29), date(2028, 2, 29), "FREQ=YEARLY;COUNT=3"),
+]
+
+
+def repeat(session: Session) -> None:
+    """Write repeated events whose dates have every text and every state."""
+    for number, (starts, ends, rrule) in enumerate(RULES, 10_000):
+        event = Event(
+            id=UUID(int=number),
+            title=rrule,
+            state=EventState.PUBLISHED,
+            audience=Audience.ALL,
+            created_at=NOON,
+            rrule=rrule,
+            **split_moment("starts", starts),
+            **split_moment("ends", ends),
+        )
+        session.add(event)
+        session.flush()
+        dates = find_occurrences(Series(starts, ends, rrule), ZONE)[1:]
+        states = [DateState.CHANGED, DateState.CANCELLED, DateState.LEFT_OUT]
+        changes = [
+            DateChange(one.on, states[at % 3], *(None, None), text, text, text)
+            if at % 3 == 0
+            else DateChange(one.on, states[at % 3])
+            for at, (one, text) in enumerate(zip(dates, TEXTS * 2, strict=False))
+        ]
+        write_changes(session, event.id, changes)
+        spread(session, [event.id], ZONE)
+
+
 def fill(session: Session) -> None:
-    """Write every text into every place, at every time, and all of it again as cancelled."""
+    """Write every text into every place, at every time, and all of it again as cancelled.
+
+    And what repeats.
+    """
     session.add_all(
         [
             Department(name=text, locale=locale)
@@ -120,6 +169,7 @@ def fill(session: Session) -> None:
             ("starts_at", "ends_at") if isinstance(starts, datetime) else ("starts_on", "ends_on")
         )
         events.append({"title": f"{starts} – {ends}", begin: starts, end: ends})
+    repeat(session)
     numbers = count(1)
     for event in events:
         for cancelled_at in (None, NOON):

@@ -109,7 +109,7 @@ def publish_trip(session, now):
         "users": ["cleo@school.example"],
     }
     new = events.read_details(said, zone=ZONE)
-    event = events.create(session, new, author="anna@school.example", now=now)
+    event = events.create(session, new, author="anna@school.example", zone=ZONE, now=now)
     events.submit(session, event.id, now=now)
     events.publish(session, event.id, now=now)
     # The test does not wait until the event has settled.

@@ -28,13 +28,19 @@ from services.school.models import Event
 DIGITS = 6
 
 HEADERS = (
-    "id", "state", "starts", "ends", "title", "for", "audience", "author", "version of"
+    "id", "state", "starts", "ends", "repeats", "title", "for", "audience", "author", "version of"
 )  # fmt: skip
-GIVES_WAY = ("version of", "author", "audience", "ends", "for")
+GIVES_WAY = ("version of", "repeats", "author", "audience", "ends", "for")
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 id_argument = click.argument("event_id", metavar="ID")
+on_option = click.option(
+    "--on", type=DAY, help="One date of a repeated event, by the day that its rule has."
+)
+
+# What one date of a repeated event may have of its own.
+OF_A_DATE = {"starts", "ends", "title", "description", "location"}
 
 
 def content(command: Command) -> Command:
@@ -49,6 +55,17 @@ def content(command: Command) -> Command:
         ),
         click.option(
             "--ends", help="As --starts: the same for a deadline; the last day of an event by days."
+        ),
+        click.option(
+            "--repeats",
+            metavar="RULE",
+            help='An RRULE that ends, as "FREQ=WEEKLY;BYDAY=MO;UNTIL=20270131".',
+        ),
+        click.option(
+            "--without",
+            multiple=True,
+            metavar="DATE",
+            help="A date that the rule has and the event leaves out.",
         ),
         click.option("--audience", help="teachers, class_teachers, students (default) or all."),
         click.option(
@@ -87,30 +104,68 @@ def event() -> None:
 @event.command()
 @content
 @pass_runtime
-def add(runtime: Runtime, author: str | None, **values: Any) -> None:
+def add(runtime: Runtime, author: str | None, without: tuple[str, ...], **values: Any) -> None:
     """Write a draft, and print its id."""
+    zone = _zone(runtime)
     with runtime.unit_of_work() as session:
         new = events.read_details(
-            _given(runtime, values), zone=_zone(runtime), session=session, author=author
+            _given(runtime, values), zone=zone, session=session, author=author
         )
-        written = events.create(session, new, author=author, now=runtime.now())
+        written = events.create(
+            session,
+            new,
+            author=author,
+            zone=zone,
+            now=runtime.now(),
+            without=_read_dates(without),
+        )
     click.echo(f"{written.id} draft")
 
 
 @event.command()
 @id_argument
 @content
+@on_option
+@click.option("--as-usual", is_flag=True, help="With --on: make that date as every date.")
 @pass_runtime
-def edit(runtime: Runtime, event_id: str, author: str | None, **values: Any) -> None:
+def edit(
+    runtime: Runtime,
+    event_id: str,
+    *,
+    author: str | None,
+    without: tuple[str, ...],
+    on: date | None,
+    as_usual: bool,
+    **values: Any,
+) -> None:
     """Change only what is given; "" empties, as in --class "".
 
-    A published event stays as it is: the change is the draft of a new version.
+    A published event stays as it is: the change is the draft of a new version. With --on, change
+    --starts, --ends, --title, --description or --location of one date of a repeated event.
     """
     zone = _zone(runtime)
+    given = _given(runtime, values)
+    if on is not None and (
+        wrong := sorted({*given, *(["without"] if without else [])} - OF_A_DATE)
+    ):
+        raise click.UsageError(f"--on changes one date, which has no {', '.join(wrong)}")
+    if as_usual and (on is None or given):
+        raise click.UsageError("--as-usual needs --on, and nothing else")
     with _changing(runtime, event_id) as (session, found, now):
-        written = events.edit(
-            session, found, _given(runtime, values), author=author, zone=zone, now=now
-        )
+        if on is None:
+            written = events.edit(
+                session,
+                found,
+                given,
+                author=author,
+                without=_read_dates(without) if without else None,
+                zone=zone,
+                now=now,
+            )
+        else:
+            written = events.edit_date(
+                session, found, on, None if as_usual else given, author=author, zone=zone, now=now
+            )
     click.echo(
         f"{written.id} {written.state}" + (f", a version of {found}" if written.id != found else "")
     )
@@ -149,12 +204,16 @@ def refuse(runtime: Runtime, event_id: str, reason: str) -> None:
 
 @event.command()
 @id_argument
+@on_option
 @pass_runtime
-def cancel(runtime: Runtime, event_id: str) -> None:
+def cancel(runtime: Runtime, event_id: str, on: date | None) -> None:
     """Cancel a published event. Calendars show it as cancelled until it has passed."""
     with _changing(runtime, event_id) as (session, found, now):
-        events.cancel(session, found, now=now)
-    click.echo(f"{found} cancelled")
+        if on is None:
+            events.cancel(session, found, now=now)
+        else:
+            events.cancel_date(session, found, on, zone=_zone(runtime), now=now)
+    click.echo(f"{found} cancelled" + (f" on {on}" if on else ""))
 
 
 @event.command()
@@ -172,10 +231,15 @@ def delete(runtime: Runtime, event_id: str) -> None:
 
 @event.command()
 @id_argument
+@on_option
 @pass_runtime
-def restore(runtime: Runtime, event_id: str) -> None:
+def restore(runtime: Runtime, event_id: str, on: date | None) -> None:
     """Undo a deletion, or else a cancellation."""
     with _changing(runtime, event_id) as (session, found, now):
+        if on is not None:
+            events.restore_date(session, found, on, zone=_zone(runtime), now=now)
+            click.echo(f"{found} takes place on {on}")
+            return
         restored = events.restore(session, found, now=now)
     click.echo(f"{found} {'cancelled' if restored.cancelled_at else restored.state}")
 
@@ -239,8 +303,21 @@ def show(runtime: Runtime, event_id: str, as_json: bool) -> None:
 
 def _show_value(value: Any) -> Any:
     if isinstance(value, list):
-        return ", ".join(value)
+        return ", ".join(map(_show_member, value))
     return _show(value) if isinstance(value, date) else value
+
+
+def _show_member(value: Any) -> str:
+    if not isinstance(value, dict):
+        return str(value)
+    # One date of a repeated event.
+    said = (f"{name} {_show_value(one)}" for name, one in value.items() if name in OF_A_DATE)
+    return f"{value['on']} {' '.join([value['state'].replace('_', ' '), *said])}"
+
+
+def _read_dates(texts: tuple[str, ...]) -> list[date]:
+    """Return the days of an option that may be given several times; "" is none."""
+    return [DAY.convert(text, None, None) for text in texts if text]
 
 
 def _line(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -250,6 +327,7 @@ def _line(row: dict[str, Any]) -> tuple[Any, ...]:
         row["state"],
         _show(row["starts"]),
         _show(row["ends"]),
+        row["repeats"],
         row["title"],
         ", ".join(named) or ("nobody" if row["addressed"] else "the whole school"),
         row["audience"],

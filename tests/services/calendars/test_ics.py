@@ -18,6 +18,7 @@ from services.calendars.ics import (
     MOST_BYTES,
     EventContent,
     InvalidEvent,
+    Repeats,
     digest_source,
     find_words,
     join,
@@ -397,7 +398,7 @@ def test_render_compares_instants_not_wall_clocks() -> None:
         datetime(2025, 10, 26, 2, 15, fold=1, tzinfo=ZURICH),
     )
 
-    body = render(replace(LESSON, starts=starts, ends=ends)).bodies[Locale.GERMAN]
+    (body,) = render(replace(LESSON, starts=starts, ends=ends)).bodies[Locale.GERMAN]
 
     assert b"DTSTART:20251026T003000Z\r\nDTEND:20251026T011500Z\r\n" in body
 
@@ -411,7 +412,7 @@ def test_render_leaves_dtend_out_of_an_event_within_one_minute(
 ) -> None:
     begin = LESSON.starts + timedelta(seconds=starts)
 
-    body = render(replace(LESSON, starts=begin, ends=begin + timedelta(seconds=seconds))).bodies[
+    (body,) = render(replace(LESSON, starts=begin, ends=begin + timedelta(seconds=seconds))).bodies[
         Locale.GERMAN
     ]
 
@@ -438,6 +439,7 @@ def test_render_digests_every_locale() -> None:
         {"cancelled": True},
         {"teaching_affected": TeachingAffected.YES},
         {"classes": ("27Ga, 27Gb", "Sport, Bewegung")},
+        {"repeats": Repeats("FREQ=DAILY;COUNT=2", (), ZURICH)},
     ],
     ids=[field.name for field in fields(EventContent)],
 )
@@ -450,7 +452,7 @@ def test_source_digest_covers_every_field(changes: dict[str, Any]) -> None:
 def test_stamp_drops_fractions_of_a_second() -> None:
     modified_at = datetime(2025, 3, 1, 7, 30, 0, 999_999, tzinfo=ZURICH)
 
-    assert stamp(b"UID:x\r\n", sequence=12, modified_at=modified_at) == (
+    assert stamp((b"UID:x\r\n",), sequence=12, modified_at=modified_at) == (
         b"BEGIN:VEVENT\r\nDTSTAMP:20250301T063000Z\r\nLAST-MODIFIED:20250301T063000Z\r\nSEQUENCE:12\r\nUID:x\r\nEND:VEVENT\r\n"
     )
 

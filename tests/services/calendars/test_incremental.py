@@ -201,6 +201,8 @@ class Subscriber:
         """Compare with what is remembered, and remember."""
         now: dict[bytes, tuple[int, bytes]] = {}
         for name, content in files.items():
+            # A repeated event is several VEVENTs with the same stamps.
+            whole: defaultdict[bytes, bytes] = defaultdict(bytes)
             for vevent in re.findall(rb"BEGIN:VEVENT\r\n.*?END:VEVENT\r\n", content, re.DOTALL):
                 (uid,) = re.findall(rb"\r\nUID:(.*)\r\n", vevent)
                 (sequence,) = re.findall(rb"\r\nSEQUENCE:(\d+)\r\n", vevent)
@@ -208,7 +210,9 @@ class Subscriber:
                 stamps = (int(sequence), modified)
                 assert modified == stamped
                 assert now.setdefault(uid, stamps) == stamps, f"{name}: {uid!r} has two stamps"
-                self.bodies[uid, stamps[0]].add(vevent)
+                whole[uid] += vevent
+            for uid, vevents in whole.items():
+                self.bodies[uid, now[uid][0]].add(vevents)
         for uid, stamps in now.items():
             last = self.stamps.get(uid, stamps)
             assert stamps >= last, f"{uid!r} went back"

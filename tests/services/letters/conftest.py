@@ -115,7 +115,7 @@ class School:
         } | values
         author = said.pop("author", None)
         return events.create(
-            self.session, events.read_details(said, zone=ZONE), author=author, now=NOW
+            self.session, events.read_details(said, zone=ZONE), author=author, zone=ZONE, now=NOW
         )
 
     def published(self, **values: object):

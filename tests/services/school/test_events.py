@@ -61,7 +61,7 @@ def cells(**values):
 
 def draft(session, **values):
     return events.create(
-        session, events.read_details(cells(**values), zone=ZONE), author=AUTHOR, now=NOW
+        session, events.read_details(cells(**values), zone=ZONE), author=AUTHOR, zone=ZONE, now=NOW
     )
 
 
@@ -199,7 +199,7 @@ def test_details_may_be_given_typed(school):
     details = events.EventDetails(
         title="Camp", starts=date(2026, 12, 1), ends=date(2026, 12, 3), classes=("27GA",)
     )
-    event = events.create(school, details, author=None, now=NOW)
+    event = events.create(school, details, author=None, zone=ZONE, now=NOW)
     assert (event.starts_on, event.ends_on, event.starts_at, event.author_id) == (
         date(2026, 12, 1),
         date(2026, 12, 3),
@@ -295,7 +295,11 @@ def test_unknown_name_is_refused_and_nothing_is_written(school, values, message)
 def test_unknown_author_is_refused(school):
     with pytest.raises(InvalidInput, match="author: there is no user"):
         events.create(
-            school, events.read_details(cells(), zone=ZONE), author="x@school.example", now=NOW
+            school,
+            events.read_details(cells(), zone=ZONE),
+            author="x@school.example",
+            zone=ZONE,
+            now=NOW,
         )
 
 

@@ -4,8 +4,9 @@ BIN = $(VENV)/bin
 COMPOSE = docker compose
 # Which optional services run. An .env of an earlier release has no such line, and had these.
 PROFILES_LINE = $(shell grep -s '^COMPOSE_PROFILES=' .env | tail -n 1)
-USUAL_PROFILES = flower,mailpit
-export COMPOSE_PROFILES ?= $(if $(PROFILES_LINE),$(patsubst COMPOSE_PROFILES=%,%,$(PROFILES_LINE)),$(USUAL_PROFILES))
+EARLIER_PROFILES = flower,mailpit
+USUAL_PROFILES = desk,$(EARLIER_PROFILES)
+export COMPOSE_PROFILES ?= $(if $(PROFILES_LINE),$(patsubst COMPOSE_PROFILES=%,%,$(PROFILES_LINE)),$(EARLIER_PROFILES))
 # The distributions of this repository, installed in place: each after those that it depends on.
 EDITABLES = $(wildcard ./engine) .
 
@@ -20,7 +21,7 @@ help: ## show this
 demo: $(VENV)/.run ## load the example school, build its calendars and send two mails, without a server
 	@$(BIN)/python -m examples.demo
 
-dev: $(VENV)/.run ## run worker, beat, web server and Flower until Ctrl-C
+dev: $(VENV)/.run ## run worker, beat, web server, desk and Flower until Ctrl-C
 	@$(BIN)/python -m project.local
 
 migrate: $(VENV)/.run ## bring the database's tables up to date
@@ -92,6 +93,7 @@ lock: $(VENV)/.installer ## pin every dependency again, with hashes; `make lock 
 	$(LOCK) --group build $(PYPROJECTS) --output-file requirements.txt
 	$(LOCK) --constraint requirements.txt --group build --group dev --all-extras $(PYPROJECTS) --output-file requirements-dev.txt
 	@echo obstore | $(LOCK) --constraint requirements.txt - --output-file requirements-s3.txt
+	@echo webuntis | $(LOCK) --constraint requirements.txt - --output-file requirements-webuntis.txt
 
 clean: ## remove the environment and all that was built, also var/ with its databases
 	rm -rf $(VENV) var build engine/build *.egg-info engine/*.egg-info
@@ -104,6 +106,7 @@ BUILT = $(if $(shell sed -n 's/^IMAGE_TAG=//p' .env 2>/dev/null),--no-build,--bu
 up: .env ## start everything in containers, and wait until all are healthy
 	@$(PYTHON) -m project.host ports
 	@$(COMPOSE) up --detach $(BUILT) --wait --wait-timeout 300 || { $(COMPOSE) ps --all; $(PYTHON) -m project.host failures; exit 1; }
+	@$(if $(findstring desk,$(COMPOSE_PROFILES)),echo "Desk: http://$$($(COMPOSE) port desk 8001) (login: DESK_USERS in .env)")
 	@$(if $(findstring flower,$(COMPOSE_PROFILES)),echo "Flower: http://$$($(COMPOSE) port flower 5555) (login: FLOWER_BASIC_AUTH in .env)")
 	@$(if $(findstring mailpit,$(COMPOSE_PROFILES)),echo "Mailpit: http://$$($(COMPOSE) port mailpit 8025) (the same login); takes all mail until MAIL_URL in .env names a server")
 	@echo "Web server: http://$$($(COMPOSE) port web 8000)"
@@ -131,11 +134,28 @@ logs: ## follow the containers' logs
 	@$(COMPOSE) logs --follow --tail=100
 
 # Every installation gets new secrets, so that no default must be changed. MAIL_URL is emptied, because
-# containers have no folder for mail: docker-compose.yml sets it then.
+# containers have no folder for mail: docker-compose.yml sets it then. Of the desk's first password
+# .env has a hash only, as nightshift/desk/logins.py makes it.
 .env: | .env.example
-	@umask 077 && $(PYTHON) -c "import pathlib, re, secrets; text = pathlib.Path('.env.example').read_text(encoding='utf-8').replace('ENVIRONMENT=development', 'ENVIRONMENT=production').replace('MAIL_URL=folder://var/mail', 'MAIL_URL='); pathlib.Path('.env.part').write_text(re.sub('change-me', lambda _: secrets.token_urlsafe(24), text) + 'COMPOSE_PROFILES=$(USUAL_PROFILES)\n', encoding='utf-8')"
+	@umask 077 && $(PYTHON) -c "$$MAKE_ENV" '$(USUAL_PROFILES)'
 	@mv .env.part .env
 	@echo ".env was made from .env.example, with new secrets"
+
+define MAKE_ENV
+import base64, hashlib, pathlib, re, secrets, sys
+text = pathlib.Path(".env.example").read_text(encoding="utf-8")
+text = text.replace("ENVIRONMENT=development", "ENVIRONMENT=production")
+text = text.replace("MAIL_URL=folder://var/mail", "MAIL_URL=")
+password, salt = secrets.token_urlsafe(12), secrets.token_bytes(16)
+key = hashlib.scrypt(password.encode(), salt=salt, n=2**15, r=8, p=3, maxmem=2**27, dklen=32)
+salt, key = (base64.urlsafe_b64encode(raw).decode().rstrip("=") for raw in (salt, key))
+text = text.replace("DESK_USERS=\n", f"DESK_USERS=admin:act:scrypt.32768.8.3.{salt}.{key}\n")
+text = re.sub("change-me", lambda _: secrets.token_urlsafe(24), text)
+text += f"COMPOSE_PROFILES={sys.argv[1]}\n"
+pathlib.Path(".env.part").write_text(text, encoding="utf-8")
+print(f"The login of the desk, which is shown only now: admin, {password}")
+endef
+export MAKE_ENV
 
 # --- the environment ---
 

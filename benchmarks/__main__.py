@@ -9,7 +9,7 @@ from pathlib import Path
 # A project without the school has the ledger's and the mail's.
 ALL = [
     name
-    for name in ("sync", "freshness", "jobs", "bundles", "backlog", "web", "mail")
+    for name in ("sync", "freshness", "jobs", "bundles", "backlog", "web", "mail", "desk")
     if (Path(__file__).parent / f"{name}.py").exists()
 ]
 

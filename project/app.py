@@ -14,12 +14,14 @@ from project.letters.component import letters
 from project.mail.component import mail
 from project.school.component import school
 from project.settings import ProjectSettings
+from project.timetable.component import timetable
 
 COMPONENTS = (
     replace(ledger, settings=ProjectSettings),
     mail,
     alerts,
     school,
+    timetable,
     calendars,
     letters,
     front,

@@ -17,7 +17,7 @@ RUN = ("run", "--rm", "--no-TTY", "--quiet-pull")
 # With its dependencies, Compose would make a server again whose settings have changed.
 RUN_ALONE = (*RUN, "--no-deps")
 # What uses the database, where its profile is on; the servers go on.
-PROCESSES = ("worker", "beat", "web", "flower")
+PROCESSES = ("worker", "beat", "web", "desk", "flower")
 # The container has the password in its environment: it is on no command line.
 WITH_PASSWORD = ("sh", "-c", 'PGPASSWORD=$POSTGRES_PASSWORD exec "$0" "$@"')
 SETTINGS = Path(".env")

@@ -16,6 +16,7 @@ import click
 from celery.app.utils import find_app
 from nightshift.cli.output import refusals
 from nightshift.component import Composition
+from nightshift.desk.logins import USUAL_NAME
 from nightshift.jobs import rescue, schedule
 from nightshift.runtime import Runtime
 from nightshift.settings import PLACEHOLDER
@@ -29,8 +30,16 @@ STOP_SECONDS = 15
 
 POLL_SECONDS, SETTLE_SECONDS = 0.5, 2.0
 
+DESK_LOGIN = f"{USUAL_NAME}:{PLACEHOLDER}"
 FLOWER_LOGIN = f"admin:{PLACEHOLDER}"
-COLOURS = {"worker": "cyan", "beat": "magenta", "web": "green", "flower": "yellow", "dev": "blue"}
+COLOURS = {
+    "worker": "cyan",
+    "beat": "magenta",
+    "web": "green",
+    "desk": "bright_blue",
+    "flower": "yellow",
+    "dev": "blue",
+}
 
 
 @contextmanager
@@ -75,14 +84,15 @@ def migrate() -> None:
 
 
 def dev() -> int:
-    """Run worker, beat, web server and Flower by the environment's settings.
+    """Run worker, beat, web server, desk and Flower by the environment's settings.
 
     They run until Ctrl-C, or until one of them ends.
     """
     runtime: Runtime = find_app("project").runtime
     settings = runtime.settings
     with refusals():
-        require_free_port("WEB_BIND", *read_bind(settings))
+        require_free_port("WEB_BIND", *read_bind(settings.web_bind))
+        require_free_port("DESK_BIND", *read_bind(settings.desk_bind))
         require_free_port("FLOWER_PORT", "127.0.0.1", settings.flower_port)
     migrate()
     # kwargs: a job's arguments travel by name.
@@ -91,6 +101,7 @@ def dev() -> int:
         "worker": [*CELERY, "worker", "--task-events"],
         "beat": [*CELERY, "beat"],
         "web": [sys.executable, "-m", "project.web"],
+        "desk": [*CELERY, "desk"],
         "flower": [*CELERY, "flower", columns],
     }
     # A pipe's lines must not wait for others.
@@ -122,6 +133,8 @@ def _watch(runtime: Runtime, started: dict[str, subprocess.Popen[bytes]]) -> str
         if not told and ready_for > SETTLE_SECONDS:
             told = True
             _say("dev", f"Web server: http://{runtime.settings.web_bind}")
+            _say("dev", f"Desk:       http://{runtime.settings.desk_bind}")
+            _say("dev", f"            its login is {DESK_LOGIN} until DESK_USERS names others")
             _say("dev", f"Flower:     http://127.0.0.1:{runtime.settings.flower_port}")
             _say("dev", f"            its login is FLOWER_BASIC_AUTH, {FLOWER_LOGIN} by default")
             _say("dev", "Ctrl-C stops everything.")
@@ -135,7 +148,11 @@ def _are_ready(runtime: Runtime) -> bool:
         with runtime.read_only() as session:
             fired = schedule.read_last_fires(session)
             living = rescue.find_living_workers(session, silent_after=settings.worker_silent_after)
-        for address in (read_bind(settings), ("127.0.0.1", settings.flower_port)):
+        for address in (
+            read_bind(settings.web_bind),
+            read_bind(settings.desk_bind),
+            ("127.0.0.1", settings.flower_port),
+        ):
             socket.create_connection(address, timeout=1).close()
     except (OSError, SQLAlchemyError):
         return False

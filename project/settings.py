@@ -6,6 +6,7 @@ one machine.
 
 from nightshift.settings import (
     DatabaseUrl,
+    DeskBind,
     FlowerPort,
     ProjectName,
     Settings,
@@ -15,6 +16,7 @@ from nightshift.settings import (
 NAME = "nightshift"
 WEB_PORT = 8000
 FLOWER_PORT = 5555
+DESK_PORT = 8001
 
 
 class ProjectSettings(Settings):
@@ -23,4 +25,5 @@ class ProjectSettings(Settings):
     project_name: ProjectName = NAME
     database_url: DatabaseUrl = f"sqlite:///var/{NAME}.db"
     web_bind: WebBind = f"127.0.0.1:{WEB_PORT}"
+    desk_bind: DeskBind = f"127.0.0.1:{DESK_PORT}"
     flower_port: FlowerPort = FLOWER_PORT

@@ -104,7 +104,7 @@ def _try_web(installation: Containers) -> None:
 
 
 def _replace(installation: Containers, new: str, old: str) -> None:
-    """Replace worker, beat, web and Flower by those of another image, one after the other.
+    """Replace worker, beat, web, desk and Flower by those of another image, one after the other.
 
     Where one does not become healthy, put the old ones back and raise Refused.
     """

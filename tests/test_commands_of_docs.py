@@ -23,12 +23,13 @@ from sqlalchemy import select, update
 
 from examples.school_dates import write_around
 from project.school.settings import SchoolSettings
+from project.timetable.settings import TimetableSettings
 from services.letters import accounts
 from services.mail import outbox
 from services.mail.jobs import PruneMail
 from services.mail.models import Mail, MailState
 from services.school.loading import load
-from services.school.models import KeyPurpose, User
+from services.school.models import KeyPurpose, Semester, User
 from tests.conftest import COMPOSITION, ROOT
 from tests.serving import sync
 
@@ -257,7 +258,26 @@ def prepare_accounts(reader, monkeypatch):
     monkeypatch.setenv("KEY", key)
 
 
-PREPARE = {"README.md": prepare_readme, "docs/accounts.md": prepare_accounts}
+def prepare_timetable(reader, monkeypatch):
+    """Name a source with a lesson."""
+    runtime = reader.runtime
+    with runtime.read_only() as session:
+        semester = session.scalars(select(Semester.name).order_by(Semester.ends_on.desc())).first()
+    folder = reader.folder / "timetable"
+    folder.mkdir()
+    (folder / "lessons.csv").write_text(
+        f"id,semester,weekday,starts,ends,subject\nnew,{semester},mon,8:00,9:00,Chor\n",
+        encoding="utf-8",
+    )
+    settings = TimetableSettings(_env_file=None, timetable_sources=f"main={folder}")
+    runtime._given[TimetableSettings] = settings
+
+
+PREPARE = {
+    "README.md": prepare_readme,
+    "docs/accounts.md": prepare_accounts,
+    "docs/timetable.md": prepare_timetable,
+}
 
 
 @pytest.mark.parametrize("page", RUN)

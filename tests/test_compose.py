@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from nightshift.celery.configuration import TIME_LIMIT
+from nightshift.desk.logins import is_right, read_users
 from nightshift.settings import NOT_GIVEN
 from pydantic import SecretStr
 from ruamel.yaml import YAML
@@ -23,7 +24,7 @@ COMPOSE: dict[str, Any] = YAML(typ="safe").load(
     (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
 )
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ("migrate", "worker", "beat", "web", "flower")
+OURS = ("migrate", "worker", "beat", "web", "desk", "flower")
 
 every_service = pytest.mark.parametrize("name", SERVICES)
 
@@ -35,7 +36,12 @@ def test_the_services_are_these() -> None:
 def test_what_an_installation_can_do_without_has_a_profile() -> None:
     profiles = {name: one["profiles"] for name, one in SERVICES.items() if "profiles" in one}
 
-    assert profiles == {"mailpit": ["mailpit"], "flower": ["flower"], "caddy": ["tls"]}
+    assert profiles == {
+        "mailpit": ["mailpit"],
+        "desk": ["desk"],
+        "flower": ["flower"],
+        "caddy": ["tls"],
+    }
     needed = {other for one in SERVICES.values() for other in one.get("depends_on", {})}
     assert not needed & set(profiles)
 
@@ -181,6 +187,7 @@ COMMON = {
     "BROKER_URL": "redis://redis:6379/0",
     "LOG_FORMAT": "json",
     "WEB_BIND": "0.0.0.0:8000",
+    "DESK_BIND": "0.0.0.0:8001",
     "HEARTBEAT_FILE": "/tmp/alive",
 }
 SECRETS = {
@@ -190,6 +197,7 @@ SECRETS = {
     "migrate": {"POSTGRES_PASSWORD"},
     "worker": {
         "FEED_STORE_SECRET",
+        "TIMETABLE_PASSWORD",
         "POSTGRES_PASSWORD",
         "LINK_SECRET",
         "MAIL_PASSWORD",
@@ -207,6 +215,7 @@ SECRETS = {
         "METRICS_TOKEN",
         "SENTRY_DSN",
     },
+    "desk": {"DESK_SECRET", "DESK_USERS", "FEED_STORE_SECRET", "POSTGRES_PASSWORD"},
     "flower": {"FLOWER_BASIC_AUTH"},
     "caddy": set(),
 }
@@ -244,7 +253,7 @@ def test_service_has_the_secrets_that_it_needs_and_no_others(name: str) -> None:
         assert given["DATABASE_URL"] == (DATABASE if "POSTGRES_PASSWORD" in SECRETS[name] else "")
 
 
-@pytest.mark.parametrize("process", ["worker", "web"])
+@pytest.mark.parametrize("process", ["worker", "web", "desk"])
 def test_service_has_what_its_process_needs(process: str) -> None:
     needed = {
         name.upper()
@@ -255,13 +264,15 @@ def test_service_has_what_its_process_needs(process: str) -> None:
     assert needed <= SECRETS[process]
 
 
+OWN = {
+    "ALERTS_TO": "mailto:a@school.example",
+    "DESK_USERS": "anna:act:scrypt.2.1.1.c2FsdA.aGFzaA",
+}
+
+
 @pytest.mark.parametrize("name", OURS)
 def test_our_services_start_with_what_compose_gives_them(name: str, tmp_path: Path) -> None:
-    own = {
-        one: "mailto:a@school.example" if one == "ALERTS_TO" else f"anna:of {one}'s own"
-        for names in SECRETS.values()
-        for one in names
-    }
+    own = {one: OWN.get(one, f"anna:of {one}'s own") for names in SECRETS.values() for one in names}
     lines = [f"{one}={value}" for one, value in own.items()]
     (tmp_path / ".env").write_text("\n".join([*lines, "MAIL_URL=smtp://anna@mail.example"]))
     values = {
@@ -315,7 +326,9 @@ def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) 
     for name in ("Makefile", ".env.example"):
         (tmp_path / name).write_bytes((ROOT / name).read_bytes())
 
-    subprocess.run(["make", ".env"], cwd=tmp_path, check=True, capture_output=True)
+    said = subprocess.run(
+        ["make", ".env"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
 
     made = tmp_path / ".env"
     assert made.stat().st_mode & 0o777 == 0o600
@@ -328,12 +341,19 @@ def test_make_makes_an_environment_file_with_secrets_of_its_own(tmp_path: Path) 
     assert user == "admin"
     assert len(password) >= 32
     assert len(settings.postgres_password.get_secret_value()) >= 32
+    # The desk's first login is shown once, and kept as a hash.
+    [(name, shown)] = re.findall(r"login of the desk, .*: (\S+), (\S+)$", said, re.MULTILINE)
+    assert read_users(settings, near=False)[name].may_act
+    assert is_right(shown, read_users(settings, near=False)[name].hash)
+    assert shown not in made.read_text(encoding="utf-8")
     assert password != settings.postgres_password.get_secret_value()
     # Empty: containers have no folder for mail, and docker-compose.yml names Mailpit.
     assert re.findall(r"^MAIL_URL=.*$", made.read_text(encoding="utf-8"), re.MULTILINE) == [
         "MAIL_URL="
     ]
-    assert made.read_text(encoding="utf-8").splitlines()[-1] == "COMPOSE_PROFILES=flower,mailpit"
+    assert (
+        made.read_text(encoding="utf-8").splitlines()[-1] == "COMPOSE_PROFILES=desk,flower,mailpit"
+    )
 
 
 def test_the_image_has_everything_that_is_installed_in_place() -> None:

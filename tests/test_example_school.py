@@ -401,6 +401,7 @@ def test_rows_are_those_that_the_readme_promises(session: Session, example_schoo
         "classes": 6,
         "users": 23,
         "semesters": 3,
+        "holidays": 2,
         "lessons": 26,
         "events": 23,
         "event_dates": 4,

@@ -15,6 +15,7 @@ Public names, which change only with a release of deprecation:
     nightshift.cli.shell        open_shell
     nightshift.database         Base, Session, UtcDateTime, choice, insert_or,
                                 make_borrowing_engine, make_engine, utc_now
+    nightshift.desk             Cached, Desk, Form, Number, Part, Tile
     nightshift.errors           Conflict, InvalidInput, NotFound, PermanentError, ServiceError,
                                 TransientError
     nightshift.jobs             Backoff, Cancel, Discard, JobArgs, JobStatus, Outcome, Rate, Run,
@@ -24,9 +25,10 @@ Public names, which change only with a release of deprecation:
     nightshift.jobs.schedule    Entry
     nightshift.ledger           ledger
     nightshift.migrations       run_migrations
+    nightshift.observe.masks    mask_links
     nightshift.runtime          Runtime
-    nightshift.settings         ComponentSettings, Count, DatabaseUrl, Days, Duration, FlowerPort,
-                                ProjectName, PublicUrl, Settings, WebBind
+    nightshift.settings         ComponentSettings, Count, DatabaseUrl, Days, DeskBind, Duration,
+                                FlowerPort, ProjectName, PublicUrl, Settings, WebBind
     nightshift.testing          assert_enqueued, job_app, job_environment, job_worker, project_app,
                                 run_due
     nightshift.web.server       make_app, serve

@@ -94,13 +94,14 @@ class Component:
     with its jobs' bodies. `provides`: by type, a function of the runtime that makes what
     `runtime[Type]` returns. `routes`: `module:function`, which takes the runtime and returns
     Starlette's routes. `front`: `module:function`, which takes the runtime and returns what the
-    component shows on the web server's first page in development. `commands`: by name,
-    `module:command`; the project's pyproject.toml has the same lines as entry points, by which
-    Celery finds them. `after_restore`: commands that make again what the component
+    component shows on the web server's first page in development. `desk`: `module:function`, which
+    takes a `nightshift.desk.Desk` and returns the `Part` of it that is the component's.
+    `commands`: by name, `module:command`; the project's pyproject.toml has the same lines as entry
+    points, by which Celery finds them. `after_restore`: commands that make again what the component
     keeps outside of the database, run when a backup was restored; `{replaced}` in one stands for
     the name of the database that was replaced (of SQLite, its file), which is still there. `needs`:
-    by what a process is (`worker` or `web`), the secrets among its settings without which that
-    process cannot work.
+    by what a process is (`worker`, `web` or `desk`), the secrets among its settings without which
+    that process cannot work.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Component:
     duties: tuple[Duty, ...] = ()
     routes: str = ""
     front: str = ""
+    desk: str = ""
     commands: Mapping[str, str] = field(default_factory=dict)
     after_restore: tuple[str, ...] = ()
     needs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

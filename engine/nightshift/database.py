@@ -120,6 +120,7 @@ __all__ = [
     "insert_many_or",
     "insert_or",
     "is_away",
+    "json_text",
     "limit_lock_wait",
     "make_borrowing_engine",
     "make_engine",
@@ -244,6 +245,19 @@ def seconds_between(earlier: Any, later: Any) -> ColumnElement[float]:
         later,
         postgresql="(extract(epoch from {1} - {0})::double precision)",
         sqlite="((julianday({1}) - julianday({0})) * 86400.0)",
+    )
+
+
+def json_text(document: Any, name: str) -> ColumnElement[str]:
+    """Return a value of a JSON object as text: 7, true, a text without its quotes."""
+    return _ByDialect(
+        String(),
+        document,
+        literal(name),
+        literal(f'$."{name}"'),
+        postgresql="({0} ->> {1})",
+        sqlite="(CASE json_type({0}, {2}) WHEN 'true' THEN 'true' WHEN 'false' THEN 'false'"
+        " ELSE CAST(json_extract({0}, {2}) AS TEXT) END)",
     )
 
 

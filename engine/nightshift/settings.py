@@ -66,6 +66,12 @@ UNWANTED = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 LONGEST_VALUE = 10_000
 HIGHEST_PORT = 65_535
 
+# A user of the desk. No part holds what a shell, Compose or a list takes for its own.
+DESK_USER = re.compile(
+    r"(?P<name>[\w.@-]{1,50}):(?P<role>look|act):(?P<hash>scrypt\.\d+\.\d+\.\d+\.[\w-]+\.[\w-]+)",
+    re.ASCII,
+)
+
 # A URL of files whose path is relative: sqlite:///var/…, filesystem://var/…, folder://var/…
 RELATIVE = re.compile(r"(sqlite:///(?!:memory:)|(filesystem|folder)://)[^/?]")
 
@@ -93,6 +99,10 @@ PublicUrl = Annotated[
 WebBind = Annotated[
     str,
     Field(pattern=r"^\S+:\d{1,5}$", description="ADDRESS:PORT that the web server listens at"),
+]
+DeskBind = Annotated[
+    str,
+    Field(pattern=r"^\S+:\d{1,5}$", description="ADDRESS:PORT that the desk listens at"),
 ]
 FlowerPort = Annotated[
     int, Field(ge=1, le=HIGHEST_PORT, description="Flower's port on this machine")
@@ -284,6 +294,23 @@ class Settings(ComponentSettings):
         description="NAME:PASSWORD of Flower's login, without a comma",
     )
     flower_port: FlowerPort = 5555
+    desk_bind: DeskBind = "127.0.0.1:8001"
+    desk_url: Annotated[str, Field(pattern=r"^(https?://[!-~]{1,180})?$")] = Field(
+        "",
+        description="where people reach the desk; with https:// its cookie is sent over TLS only;"
+        " empty: at DESK_BIND",
+    )
+    desk_users: SecretStr = Field(
+        SecretStr(""),
+        description="NAME:look:HASH and NAME:act:HASH, with commas between them; `desk hash` makes"
+        " a hash",
+    )
+    desk_secret: SecretStr = Field(
+        SecretStr(PLACEHOLDER), description="signs the desk's sessions; another one ends them all"
+    )
+    desk_keep_actions: Duration = Field(
+        timedelta(days=365), description="how long it is kept who did what at the desk"
+    )
     log_format: Literal["console", "json"] = Field(
         "console", description="console for people, json for machines"
     )
@@ -385,7 +412,23 @@ class Settings(ComponentSettings):
             raise ValueError("must be NAME:PASSWORD, without a comma")
         return login
 
-    @field_validator("web_bind")
+    @field_validator("desk_users")
+    @classmethod
+    def _require_users_with_hashes(cls, users: SecretStr) -> SecretStr:
+        names = []
+        for number, user in enumerate(filter(None, users.get_secret_value().split(",")), start=1):
+            found = DESK_USER.fullmatch(user.strip())
+            if found is None:
+                raise ValueError(
+                    f"user {number} must be NAME:look:HASH or NAME:act:HASH; `celery -A project"
+                    " desk hash` makes a hash"
+                )
+            names.append(found["name"])
+        if len(set(names)) < len(names):
+            raise ValueError("names a user twice")
+        return users
+
+    @field_validator("web_bind", "desk_bind")
     @classmethod
     def _require_a_port(cls, bind: str) -> str:
         if int(bind.rpartition(":")[2]) > HIGHEST_PORT:

@@ -9,7 +9,7 @@ import pytest
 from nightshift.component import Component, Composition, Duty, Gauge, Probe, Status, load
 from nightshift.errors import InvalidInput
 from nightshift.jobs import JobArgs, enqueue
-from nightshift.jobs.jobs import PruneJobs
+from nightshift.jobs.jobs import ActOnJobs, PruneJobs
 from nightshift.jobs.schedule import Entry
 from nightshift.ledger import ledger
 from nightshift.runtime import Runtime
@@ -265,7 +265,17 @@ def test_table_branches_name_the_branch_of_every_table_of_the_components():
 
     assert composition.table_branches() == {
         **dict.fromkeys(
-            ("job", "job_log", "job_start", "worker", "paused_queue", "schedule"), "nightshift"
+            (
+                "job",
+                "job_log",
+                "job_start",
+                "worker",
+                "paused_queue",
+                "paused_entry",
+                "schedule",
+                "desk_action",
+            ),
+            "nightshift",
         ),
         "effect": "project",
     }
@@ -290,7 +300,7 @@ def test_runtime_knows_the_composition_its_kinds_and_what_is_given():
     runtime = composition.runtime(_env_file=None, given={Greeter: greeter})
 
     assert runtime[Composition] is composition
-    assert runtime.kinds == {"jobs.prune": PruneJobs}
+    assert runtime.kinds == {"jobs.prune": PruneJobs, "jobs.act": ActOnJobs}
     assert runtime[Greeter] is greeter
 
 

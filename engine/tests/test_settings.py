@@ -143,11 +143,15 @@ def test_secrets_are_those_in_use():
         "metrics_token": "token",
         "flower_basic_auth": "admin:change-me",
         "sentry_dsn": "",
+        "desk_secret": "change-me",
+        "desk_users": "",
     }
 
 
 def test_password_that_is_not_used_is_not_among_the_secrets():
-    assert set(read().secrets()) == {"metrics_token", "flower_basic_auth", "sentry_dsn"}
+    assert set(read().secrets()) == {
+        "metrics_token", "flower_basic_auth", "sentry_dsn", "desk_secret", "desk_users"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

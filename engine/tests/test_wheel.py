@@ -168,7 +168,8 @@ def test_wheel_has_the_package_and_no_tests(wheel):
     with ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = ENGINE / "nightshift"
-    source = [*package.rglob("*.py"), package / "py.typed"]
+    desk = [*package.glob("desk/static/*"), *package.glob("desk/templates/*")]
+    source = [*package.rglob("*.py"), package / "py.typed", *desk]
     assert names == {path.relative_to(ENGINE).as_posix() for path in source}
 
 
@@ -195,7 +196,8 @@ def test_upgrade_makes_the_tables(shop):
         tables = {name for (name,) in rows if not name.startswith("sqlite_")}
     database.close()
     assert tables == {
-        "alembic_version", "job", "job_log", "job_start", "paused_queue", "schedule", "worker"
+        "alembic_version", "desk_action", "job", "job_log", "job_start", "paused_entry",
+        "paused_queue", "schedule", "worker",
     }  # fmt: skip
 
 

@@ -1,7 +1,6 @@
 """What the calendars contribute: the feeds, the jobs that build them, and the routes to them."""
 
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
 from pathlib import Path
 
 from nightshift.component import SEVERITY, Answer, Component, Duty, Gauge, Probe, Status
@@ -22,8 +21,6 @@ from services.calendars.models import Feed, FeedKind
 from services.calendars.store import FeedStore, StoreAway
 from services.calendars.sync import Rules
 
-# A run may be missed, and may take its time.
-LATE_AFTER_RUNS, GRACE = 2, timedelta(hours=1)
 # One feed in ten: that is no longer the fault of a few events.
 MOST_FAILED = 0.1
 
@@ -97,8 +94,9 @@ def check_sync(runtime: Runtime, session: Session) -> Answer:
     """
     at, last = sync.find_last_good(session), sync.find_last_run(session)
     good = f"last good run {show_time(at)}" if at else "no good run yet"
-    longest = LATE_AFTER_RUNS * runtime[CalendarSettings].sync_every + GRACE
-    late = Status.FAIL if at is None or runtime.now() - at > longest else Status.OK
+    late = Status.OK
+    if runtime[CalendarSettings].is_late(at, now=runtime.now()):
+        late = Status.FAIL
     if last is None or not (last.failed or last.errors):
         return late, good
     total = last.built + last.unchanged + last.failed
@@ -211,6 +209,7 @@ calendars = Component(
     duties=(Duty("notice of changes", enqueue_refresh),),
     routes="project.calendars.routes:make_routes",
     front="project.calendars.pages:show_calendars",
+    desk="project.calendars.desk:make_part",
     commands={"feeds": "project.calendars.cli:feeds"},
     after_restore=("feeds take-stamps {replaced}", "feeds sync --inline"),
 )

@@ -1,13 +1,16 @@
 """The calendars' settings."""
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Self
 
 from nightshift.settings import ComponentSettings, Days, Duration
 from pydantic import Field, SecretStr, field_validator, model_validator
+
+# A run may be missed, and may take its time.
+LATE_AFTER_RUNS, GRACE = 2, timedelta(hours=1)
 
 S3 = "s3://"
 BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_.=-]+)*/?")
@@ -77,3 +80,8 @@ class CalendarSettings(ComponentSettings):
             if not self.feed_store_key:
                 raise ValueError("FEED_STORE_KEY: a bucket needs it, and FEED_STORE_SECRET")
         return self
+
+    def is_late(self, last_good: datetime | None, *, now: datetime) -> bool:
+        """Return whether a sync should have been good since then."""
+        longest = LATE_AFTER_RUNS * self.sync_every + GRACE
+        return last_good is None or now - last_good > longest

@@ -1,6 +1,5 @@
 """`celery -A project mail …`: show the outbox and change messages in it."""
 
-import re
 import sys
 from collections.abc import Callable, Iterable
 from email import message_from_bytes
@@ -24,6 +23,7 @@ from nightshift.cli.output import (
     show as show_value,
 )
 from nightshift.database import Session
+from nightshift.observe.masks import mask_links
 from nightshift.runtime import Runtime
 from sqlalchemy import select
 
@@ -44,11 +44,6 @@ SHOWN = (
 )  # fmt: skip
 BOUNCES = ("id", "received_at", "mail_id", "kind", "status", "reply")
 GIVES_WAY = ("repeats", "attempt", "reply", "kind")
-
-# A link may be a secret: anyone who has it can do what it is for. In the path or the query, a part
-# as long as a random token is masked; the host is not, and neither is text outside of links.
-LINK = re.compile(r"(?<=://)(?P<host>[^\s/?#]+)(?P<rest>[/?]\S+)")
-SECRET = re.compile(r"(?<=[/=])[\w.-]*[\w-]{22,}")
 
 ids_argument = click.argument("ids", nargs=-1, required=True, type=ROW_NUMBER, metavar="ID…")
 
@@ -117,8 +112,7 @@ def _read_text(body: bytes) -> str:
     part = message_from_bytes(body, policy=default).get_body(("plain",))
     if part is None:
         return "(no text)"
-    text = str(part.get_content()).replace("\r\n", "\n")
-    return LINK.sub(lambda link: link["host"] + SECRET.sub("…", link["rest"]), text)
+    return mask_links(str(part.get_content()).replace("\r\n", "\n"))
 
 
 @mail.command()

@@ -154,5 +154,6 @@ mail = Component(
     metrics=(read_metrics,),
     routes="project.mail.routes:make_routes",
     front="project.mail.routes:show_mails",
+    desk="project.mail.desk:make_part",
     commands={"mail": "project.mail.cli:mail"},
 )

@@ -14,6 +14,10 @@ The *matching classes* of an event are its classes, those of its class groups an
 departments. An event that names none of these, and no user, matches all classes and is in every
 department's feed.
 
+A teacher of a class is also affected by an event for students that overlaps one of their lessons
+with it. A lesson takes place on its weekday in its semester, except on holidays, and as its changes
+of single dates say: cancelled, at another time, or taught by other teachers.
+
 An event for the whole school also affects users of its audience who attend and teach no class:
 students by what is for students or for all, all others by what is for teachers or for all. Every
 user who is not a student counts as a teacher.
@@ -21,7 +25,7 @@ user who is not a student counts as a teacher.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from functools import cache, cached_property, lru_cache
@@ -30,7 +34,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from nightshift.database import Reader, Session, plain, reader
-from sqlalchemy import ColumnElement, exists, or_, select, true
+from sqlalchemy import ColumnElement, exists, func, or_, select, true
 from sqlalchemy.orm import InstrumentedAttribute
 
 from services.calendars.models import EventRevision
@@ -43,8 +47,11 @@ from services.school.models import (
     EventClassGroup,
     EventDepartment,
     EventUser,
+    Holiday,
     IgnoredEvent,
     Lesson,
+    LessonChange,
+    LessonChangeTeacher,
     LessonClass,
     LessonTeacher,
     Role,
@@ -80,7 +87,7 @@ EVENT_COLUMNS = (
 
 # Raise it when the rules change: then the next sync works out every calendar again, although the
 # school is the same.
-RULES_VERSION = 3
+RULES_VERSION = 4
 
 
 # Named tuples: a school has tens of thousands of these, and a frozen dataclass takes three times as
@@ -121,6 +128,17 @@ class LessonFacts(NamedTuple):
     ends: int
     is_class_teachers: bool
     class_ids: tuple[int, ...]
+    # The dates on which this teacher does not teach it at its usual time.
+    not_on: frozenset[date] = frozenset()
+
+
+class OnceFacts(NamedTuple):
+    """What a teacher teaches on one date beside their weekly lessons."""
+
+    day: date
+    begins: int
+    ends: int
+    class_ids: tuple[int, ...]
 
 
 @dataclass(slots=True)
@@ -136,6 +154,7 @@ class UserFacts:
     ignored: Collection[int] = ()
     linked: Collection[int] = ()
     lessons: Sequence[LessonFacts] = ()
+    once: Sequence[OnceFacts] = ()
 
 
 class School:
@@ -147,10 +166,12 @@ class School:
         semesters: list[SemesterFacts],
         classes: dict[int, tuple[str, int | None]],
         zone: ZoneInfo,
+        holidays: frozenset[date] = frozenset(),
     ) -> None:
         self.events = events
         self.classes = classes.keys()
         self._zone = zone
+        self._holidays = holidays
         self._semesters = semesters
         self._classes_of_department: dict[int, list[int]] = defaultdict(list)
         self._classes_of_group: dict[str, list[int]] = defaultdict(list)
@@ -260,7 +281,8 @@ class School:
             if user.class_id is not None:
                 return self.of_class(user.class_id)
             return self._for_every_student
-        return self._for_every_teacher | self._affecting_teacher(user.lessons)
+        affecting = self._for_every_teacher | self._affecting_teacher(user.lessons)
+        return affecting.union(*map(self._during_once, user.once)) if user.once else affecting
 
     @cached_property
     def _for_every_student(self) -> Indexes:
@@ -288,11 +310,47 @@ class School:
                 for index, begins, ends in self._students_events(class_id).get(
                     (lesson.semester_id, lesson.weekday), ()
                 ):
-                    if begins < lesson.ends and (
-                        ends > lesson.begins or begins == ends == lesson.begins
+                    if _overlap(begins, ends, lesson) and (
+                        not lesson.not_on or self._overlaps_as_given(lesson, index)
                     ):
                         affecting.add(index)
         return frozenset(affecting)
+
+    def _overlaps_as_given(self, lesson: LessonFacts, index: int) -> bool:
+        """Return whether an event overlaps a lesson on a date on which it is given as usual."""
+        semester = next(one for one in self._semesters if one.id == lesson.semester_id)
+        return any(
+            day.isoweekday() == lesson.weekday
+            and day not in lesson.not_on
+            and any(
+                _overlap(begins, ends, lesson)
+                for _, begins, ends in self._minutes_taken(index, day, day)
+            )
+            for day in self._days(index, semester)
+        )
+
+    def _days(self, index: int, semester: SemesterFacts) -> Iterator[date]:
+        for times in self.events[index].all_times:
+            first, last = find_local_days(*times, self._zone)
+            begin, end = max(first, semester.first), min(last, semester.last)
+            for offset in range((end - begin).days + 1):
+                yield begin + timedelta(days=offset)
+
+    def _during_once(self, once: OnceFacts) -> Indexes:
+        """Return the events for students of a class during what is taught on one date."""
+        return frozenset(
+            index
+            for class_id in once.class_ids
+            for index in self.matching(class_id) & self._by_audience[Audience.STUDENTS]
+            for _, begins, ends in self._minutes_taken(index, once.day, once.day)
+            if _overlap(begins, ends, once)
+        )
+
+    def _minutes_taken(
+        self, index: int, first: date, last: date
+    ) -> tuple[tuple[int, int, int], ...]:
+        all_times = self.events[index].all_times
+        return find_all_minutes_taken(all_times, (first, last), self._zone, self._holidays)
 
     def _by_teaching(self, class_id: int, semester_id: int, *, class_teacher: bool) -> Indexes:
         """Return the events that affect every teacher of a class in a semester.
@@ -322,10 +380,9 @@ class School:
         if found is None:
             found = self._during[class_id] = defaultdict(list)
             for index in self.matching(class_id) & self._by_audience[Audience.STUDENTS]:
-                event = self.events[index]
                 for semester in self._semesters:
-                    for weekday, begins, ends in find_all_minutes_taken(
-                        event.all_times, semester.first, semester.last, self._zone
+                    for weekday, begins, ends in self._minutes_taken(
+                        index, semester.first, semester.last
                     ):
                         found[semester.id, weekday].append((index, begins, ends))
         return found
@@ -345,23 +402,25 @@ class School:
 
 
 def find_minutes_taken(
-    starts: datetime | date, ends: datetime | date, first: date, last: date, zone: ZoneInfo
+    starts: datetime | date,
+    ends: datetime | date,
+    within: tuple[date, date],
+    zone: ZoneInfo,
+    holidays: frozenset[date],
 ) -> tuple[tuple[int, int, int], ...]:
-    """Return which minutes of a day an event takes on its days from `first` to `last`.
+    """Return which minutes of a day an event takes on its days within two days.
 
-    Each is (ISO weekday, begin, end), without repeats.
+    Each is (ISO weekday, begin, end), without repeats. Holidays are left out.
     """
     event_first, event_last = find_local_days(starts, ends, zone)
     taken: set[tuple[int, int, int]] = set()
+    begin, end = max(within[0], event_first), min(within[1], event_last)
+    every = (begin + timedelta(days=offset) for offset in range((end - begin).days + 1))
+    days = [day for day in every if day not in holidays]
     # The event may take a part of its first and last day. The days between take all minutes, so
-    # one week of them has every weekday.
-    begin, end = max(first, event_first), min(last, event_last)
-    days = (
-        {begin + timedelta(days=offset) for offset in range(min((end - begin).days, 8))} | {end}
-        if begin <= end
-        else set()
-    )
-    for day in days:
+    # one of each weekday is enough.
+    between = {day.isoweekday(): day for day in days}
+    for day in {*days[:1], *days[-1:], *between.values()}:
         begins, finishes = 0, MINUTES_A_DAY
         if isinstance(starts, datetime) and isinstance(ends, datetime):
             local = starts.astimezone(zone)
@@ -378,12 +437,15 @@ def find_minutes_taken(
 # Called for the same event again for every class that it matches, in every chunk of a run.
 @lru_cache(maxsize=20_000)
 def find_all_minutes_taken(
-    all_times: tuple[Times, ...], first: date, last: date, zone: ZoneInfo
+    all_times: tuple[Times, ...],
+    within: tuple[date, date],
+    zone: ZoneInfo,
+    holidays: frozenset[date],
 ) -> tuple[tuple[int, int, int], ...]:
     """Return what `find_minutes_taken` does, for all times that an event takes place."""
     taken: set[tuple[int, int, int]] = set()
     for starts, ends in all_times:
-        taken.update(find_minutes_taken(starts, ends, first, last, zone))
+        taken.update(find_minutes_taken(starts, ends, within, zone, holidays))
     return tuple(sorted(taken))
 
 
@@ -469,20 +531,26 @@ def find_affected(session: Session, event_id: UUID, zone: ZoneInfo) -> set[int]:
     )
     users = set(people).union(row.id for row in found)
     matching = [class_id for class_id in school.classes if school.matching(class_id)]
-    theirs = LessonTeacher.lesson_id.in_(
-        select(LessonClass.lesson_id).where(LessonClass.class_id.in_(matching))
+    attended = select(LessonClass.lesson_id).where(LessonClass.class_id.in_(matching))
+    theirs = LessonTeacher.lesson_id.in_(attended)
+    substitutes = (
+        select(LessonChangeTeacher.user_id)
+        .join(LessonChange)
+        .where(LessonChange.lesson_id.in_(attended))
     )
-    lessons = _lessons(read, theirs)
-    teachers = read(
-        select(User.id, plain(User.role)).where(
-            User.id.in_(select(LessonTeacher.user_id).where(theirs))
+    teachers = {
+        row.id: UserFacts(row.id, row.role, None)
+        for row in read(
+            select(User.id, plain(User.role)).where(
+                or_(
+                    User.id.in_(select(LessonTeacher.user_id).where(theirs)),
+                    User.id.in_(substitutes),
+                )
+            )
         )
-    )
-    users |= {
-        row.id
-        for row in teachers
-        if school.of_user(UserFacts(row.id, row.role, None, lessons=lessons[row.id]))
     }
+    _complete_lessons(read, teachers, LessonChange.lesson_id.in_(attended), theirs)
+    users |= {user_id for user_id, facts in teachers.items() if school.of_user(facts)}
     if events and school.is_for_the_whole_school(0):
         all_users = read(select(User.id, plain(User.role)).where(has_user_feed()))
         users |= {row.id for row in all_users if school.of_user(UserFacts(row.id, row.role, None))}
@@ -507,7 +575,8 @@ def _named(
         row.id: (row.name, row.department_id)
         for row in read(select(SchoolClass.id, SchoolClass.name, SchoolClass.department_id))
     }
-    school = School(events, semesters, classes, zone)
+    holidays = _read_holidays(read, semesters)
+    school = School(events, semesters, classes, zone, holidays)
     index_of = {event.id: index for index, event in enumerate(events)}
 
     def links(
@@ -556,17 +625,48 @@ def _complete(
         user.classes = subscribed
     for user, ignored in grouped(IgnoredEvent.user_id, IgnoredEvent.event_id):
         user.ignored = [index_of[event_id] for event_id in ignored if event_id in index_of]
-    lessons = _lessons(read, theirs(LessonTeacher.user_id))
-    for user_id in lessons.keys() & users.keys():
-        users[user_id].lessons = lessons[user_id]
+    concerning = or_(
+        LessonChange.lesson_id.in_(
+            select(LessonTeacher.lesson_id).where(theirs(LessonTeacher.user_id))
+        ),
+        LessonChange.id.in_(
+            select(LessonChangeTeacher.change_id).where(theirs(LessonChangeTeacher.user_id))
+        ),
+    )
+    _complete_lessons(
+        read, users, true() if all_users else concerning, theirs(LessonTeacher.user_id)
+    )
 
 
-def _lessons(read: Reader, theirs: ColumnElement[bool]) -> dict[int, list[LessonFacts]]:
-    """Return lessons by teacher."""
-    taught = select(LessonTeacher.lesson_id).where(theirs)
+class _Change(NamedTuple):
+    """A lesson as it is on one date. `teachers` is None where the lesson's own teach."""
+
+    day: date
+    cancelled: bool
+    moved_to: date | None
+    starts: time
+    ends: time
+    teachers: tuple[int, ...] | None
+
+
+def _complete_lessons(
+    read: Reader,
+    users: dict[int, UserFacts],
+    changed: ColumnElement[bool],
+    theirs: ColumnElement[bool],
+) -> None:
+    """Read lessons and what teachers teach on single dates into `users`.
+
+    `changed` selects the changes, and `theirs` the links of teachers to lessons.
+    """
+    changes = _read_changes(read, changed)
+    taught = or_(
+        LessonClass.lesson_id.in_(select(LessonTeacher.lesson_id).where(theirs)),
+        LessonClass.lesson_id.in_(select(LessonChange.lesson_id).where(changed)),
+    )
     classes: dict[int, list[int]] = defaultdict(list)
     for lesson_id, class_id in read(
-        select(LessonClass.lesson_id, LessonClass.class_id).where(LessonClass.lesson_id.in_(taught))
+        select(LessonClass.lesson_id, LessonClass.class_id).where(taught)
     ):
         classes[lesson_id].append(class_id)
     columns = (
@@ -579,18 +679,92 @@ def _lessons(read: Reader, theirs: ColumnElement[bool]) -> dict[int, list[Lesson
         Lesson.is_class_teachers,
     )
     lessons = select(*columns).join(Lesson, Lesson.id == LessonTeacher.lesson_id).where(theirs)
-    taught_by: dict[int, list[LessonFacts]] = defaultdict(list)
+    weekly: dict[int, list[LessonFacts]] = defaultdict(list)
+    own: dict[int, list[int]] = defaultdict(list)
     for user_id, lesson_id, semester_id, weekday, starts, ends, class_teachers in read(lessons):
-        facts = LessonFacts(
+        usual = LessonFacts(
             semester_id,
             weekday,
             _minutes(starts),
             _minutes(ends),
             class_teachers,
             tuple(classes[lesson_id]),
+            frozenset(change.day for change in changes.get(lesson_id, ())),
         )
-        taught_by[user_id].append(facts)
-    return taught_by
+        weekly[user_id].append(usual)
+        if lesson_id in changes:
+            own[lesson_id].append(user_id)
+    once: dict[int, list[OnceFacts]] = defaultdict(list)
+    for lesson_id, of_lesson in changes.items():
+        for change in of_lesson:
+            if change.cancelled:
+                continue
+            taken = OnceFacts(
+                change.moved_to or change.day,
+                _minutes(change.starts),
+                _minutes(change.ends),
+                tuple(classes[lesson_id]),
+            )
+            for user_id in own[lesson_id] if change.teachers is None else change.teachers:
+                once[user_id].append(taken)
+    for user_id in weekly.keys() & users.keys():
+        users[user_id].lessons = weekly[user_id]
+    for user_id in once.keys() & users.keys():
+        users[user_id].once = once[user_id]
+
+
+def _read_changes(read: Reader, changed: ColumnElement[bool]) -> dict[int, list[_Change]]:
+    """Return the changes of single dates that concern who teaches when, by lesson."""
+    matters = or_(
+        LessonChange.cancelled,
+        LessonChange.substituted,
+        LessonChange.moved_to.is_not(None),
+        LessonChange.starts.is_not(None),
+        LessonChange.ends.is_not(None),
+    )
+    teachers: dict[int, list[int]] = defaultdict(list)
+    links = select(LessonChangeTeacher.change_id, LessonChangeTeacher.user_id).join(LessonChange)
+    for change_id, user_id in read(links.where(changed)):
+        teachers[change_id].append(user_id)
+    columns = (
+        LessonChange.id,
+        LessonChange.lesson_id,
+        LessonChange.taken_on,
+        LessonChange.cancelled,
+        LessonChange.moved_to,
+        func.coalesce(LessonChange.starts, Lesson.starts),
+        func.coalesce(LessonChange.ends, Lesson.ends),
+        LessonChange.substituted,
+    )
+    found = select(*columns).join(Lesson).where(changed, matters)
+    changes: dict[int, list[_Change]] = defaultdict(list)
+    for row in read(found):
+        change_id, lesson_id, day, cancelled, moved_to, starts, ends, substituted = row
+        others = tuple(teachers[change_id]) if substituted else None
+        changes[lesson_id].append(_Change(day, cancelled, moved_to, starts, ends, others))
+    return changes
+
+
+def _read_holidays(read: Reader, semesters: Sequence[SemesterFacts]) -> frozenset[date]:
+    """Return all days of the semesters that are holidays."""
+    if not semesters:
+        return frozenset()
+    begin = min(semester.first for semester in semesters)
+    end = max(semester.last for semester in semesters)
+    spans = (
+        (max(first, begin), min(last, end))
+        for first, last in read(select(Holiday.starts_on, Holiday.ends_on))
+    )
+    return frozenset(
+        first + timedelta(days=offset)
+        for first, last in spans
+        for offset in range((last - first).days + 1)
+    )
+
+
+def _overlap(begins: int, ends: int, lesson: LessonFacts | OnceFacts) -> bool:
+    """Return whether minutes of a day overlap a lesson's; one moment does at its beginning."""
+    return begins < lesson.ends and (ends > lesson.begins or begins == ends == lesson.begins)
 
 
 @cache

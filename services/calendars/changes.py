@@ -30,6 +30,8 @@ from services.school.models import (
     EventDepartment,
     EventState,
     EventUser,
+    LessonChange,
+    LessonChangeTeacher,
     LessonClass,
     LessonTeacher,
     SchoolClass,
@@ -211,10 +213,17 @@ def find_concerned(session: Session, touched: Touched) -> list[int]:
     teaching = select(LessonTeacher.user_id).join(
         LessonClass, LessonClass.lesson_id == LessonTeacher.lesson_id
     )
+    substituting = (
+        select(LessonChangeTeacher.user_id)
+        .join(LessonChange, LessonChange.id == LessonChangeTeacher.change_id)
+        .join(LessonClass, LessonClass.lesson_id == LessonChange.lesson_id, isouter=True)
+    )
     users = union(
         select(User.id).where(or_(User.id.in_(keys["user"]), User.class_id.in_(classes))),
         teaching.where(LessonClass.class_id.in_(classes)),
+        substituting.where(LessonClass.class_id.in_(classes)),
         select(LessonTeacher.user_id).where(LessonTeacher.lesson_id.in_(keys["lesson"])),
+        substituting.where(LessonChange.lesson_id.in_(keys["lesson"])),
         select(SubscribedClass.user_id).where(SubscribedClass.class_id.in_(classes)),
         select(SubscribedDepartment.user_id).where(
             SubscribedDepartment.department_id.in_(departments)

@@ -14,9 +14,11 @@ from sqlalchemy import (
     ColumnElement,
     CompoundSelect,
     Row,
+    Select,
     SQLColumnExpression,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -552,6 +554,44 @@ def list_feeds(
         }
         for feed, name in rows
     ]
+
+
+def find_feeds(
+    session: Session, *, kind: FeedKind | None, only: str | None, after: int, limit: int
+) -> Sequence[Row[Any]]:
+    """Return feeds with their owners' names, not addresses, by id from `after` on.
+
+    `only`: `failed` for those whose last build failed, `revoked` for those without an address.
+    """
+    person = User.first_name + " " + User.last_name
+    owner = case(
+        (
+            Feed.kind == FeedKind.USER,
+            select(person).where(User.id == Feed.owner_id).scalar_subquery(),
+        ),
+        (
+            Feed.kind == FeedKind.CLASS,
+            select(SchoolClass.name).where(SchoolClass.id == Feed.owner_id).scalar_subquery(),
+        ),
+        else_=select(Department.name).where(Department.id == Feed.owner_id).scalar_subquery(),
+    )
+    names = ("id", "kind", "owner_id", "event_count", "left_out", "built_at", "revoked_at", "error")
+    columns: list[Any] = [getattr(Feed, name) for name in names]
+    query: Select[Any] = select(*columns, owner.label("owner"))
+    query = query.where(Feed.id > after).order_by(Feed.id).limit(limit)
+    if kind is not None:
+        query = query.where(Feed.kind == kind)
+    if only is not None:
+        query = query.where((Feed.error if only == "failed" else Feed.revoked_at).is_not(None))
+    return session.execute(query).all()
+
+
+def count_health(session: Session) -> tuple[int, int, int]:
+    """Return how many feeds have an address, how many of them failed, and were never built."""
+    unbuilt = func.count().filter(Feed.built_at.is_(None), Feed.error.is_(None))
+    counts = select(func.count(), func.count(Feed.error), unbuilt)
+    total, failed, never = session.execute(counts.where(Feed.revoked_at.is_(None))).one()
+    return total, failed, never
 
 
 def count_full(session: Session) -> dict[str, int]:

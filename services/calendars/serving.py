@@ -116,6 +116,25 @@ def rotate(session: Session, kind: FeedKind, owner: str) -> str:
     return token
 
 
+def rotate_feed(session: Session, feed_id: int) -> tuple[FeedKind, int]:
+    """Give a feed a new token, as `rotate` does, and return its kind and its owner's id."""
+    token = secrets.token_urlsafe(TOKEN_BYTES)
+    return _change(session, feed_id, token=token, revoked_at=None)
+
+
+def revoke_feed(session: Session, feed_id: int, *, now: datetime) -> tuple[FeedKind, int]:
+    """Take a feed's address away, as `revoke` does, and return its kind and its owner's id."""
+    return _change(session, feed_id, revoked_at=now)
+
+
+def _change(session: Session, feed_id: int, **values: Any) -> tuple[FeedKind, int]:
+    changed = update(Feed).where(Feed.id == feed_id).values(values)
+    row = session.execute(changed.returning(Feed.kind, Feed.owner_id)).one_or_none()
+    if row is None:
+        raise NotFound(f"there is no feed {feed_id}")
+    return FeedKind(row.kind), row.owner_id
+
+
 def revoke(session: Session, kind: FeedKind, owner: str, *, now: datetime) -> int:
     """Take a feed's address away until it is rotated, and return the owner's id.
 

@@ -166,6 +166,7 @@ def _find_what_stays(session: Session, user: User) -> list[str]:
             " delete them"
         )
     stays.append("mails to others that name them, until MAIL_KEEP_SENT has passed")
+    stays.append("records of timetable syncs that name them by their untis_id, for a year")
     stays.append("jobs that name them by number only, until JOBS_KEEP_SUCCEEDED has passed")
     stays.append("what was sent or subscribed to already: it is with its readers")
     stays.append("backups from before: delete them, or forget again after a restore")

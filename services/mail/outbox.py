@@ -512,14 +512,21 @@ def _execute(session: Session, statement: Any) -> int:
 
 
 def find_mails(
-    session: Session, *, state: MailState | None = None, kind: str | None = None, limit: int = 50
+    session: Session,
+    *,
+    state: MailState | None = None,
+    kind: str | None = None,
+    before: int | None = None,
+    limit: int = 50,
 ) -> list[Mail]:
-    """Return messages, newest first."""
+    """Return messages, newest first; with `before` only those with a smaller id."""
     wanted = [
         column == value
         for column, value in ((Mail.state, state), (Mail.kind, kind))
         if value is not None
     ]
+    if before is not None:
+        wanted.append(Mail.id < before)
     return list(
         session.execute(select(Mail).where(*wanted).order_by(Mail.id.desc()).limit(limit)).scalars()
     )

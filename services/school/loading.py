@@ -22,6 +22,7 @@ from services.school.models import (
     EventDate,
     EventDepartment,
     EventUser,
+    Holiday,
     IgnoredEvent,
     Lesson,
     LessonClass,
@@ -93,6 +94,7 @@ TARGETS = {
     "classes.csv": Target(SchoolClass, "name", {"department": "department_id"}),
     "users.csv": Target(User, "email", {"class": "class_id"}),
     "semesters.csv": Target(Semester, "name", {"starts": "starts_on", "ends": "ends_on"}),
+    "holidays.csv": Target(Holiday, "key", {"id": "key", "starts": "starts_on", "ends": "ends_on"}),
     "lessons.csv": Target(
         Lesson,
         "key",

@@ -190,6 +190,53 @@ class LessonTeacher(Base):
     )
 
 
+class LessonChange(Base):
+    """What differs from a weekly lesson on one date, `taken_on`, on which it would take place.
+
+    `cancelled`: it does not take place. Else what is not NULL differs: the room, the times, the day
+    that it is moved to. With `substituted`, those of `lesson_change_teacher` teach it, and the
+    lesson's own teachers do not.
+    """
+
+    __tablename__ = "lesson_change"
+    __table_args__ = (UniqueConstraint("lesson_id", "taken_on"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    lesson_id: Mapped[int] = mapped_column(ForeignKey("lesson.id", ondelete="CASCADE"))
+    taken_on: Mapped[date]
+    cancelled: Mapped[bool] = mapped_column(default=False, server_default=false())
+    room: Mapped[str | None] = mapped_column(String(100))
+    moved_to: Mapped[date | None]
+    starts: Mapped[time | None]
+    ends: Mapped[time | None]
+    substituted: Mapped[bool] = mapped_column(default=False, server_default=false())
+
+
+class LessonChangeTeacher(Base):
+    """Who teaches a substituted lesson on that date."""
+
+    __tablename__ = "lesson_change_teacher"
+
+    change_id: Mapped[int] = mapped_column(
+        ForeignKey("lesson_change.id", ondelete="CASCADE"), primary_key=True
+    )
+    user_id: Mapped[int] = mapped_column(
+        ForeignKey("user_account.id", ondelete="CASCADE"), primary_key=True, index=True
+    )
+
+
+class Holiday(Base):
+    """Days without lessons, both included. `key` finds the row again, as a lesson's does."""
+
+    __tablename__ = "holiday"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    key: Mapped[str] = mapped_column(String(50), unique=True)
+    name: Mapped[str] = mapped_column(String(200))
+    starts_on: Mapped[date]
+    ends_on: Mapped[date]
+
+
 class Event(Base):
     """An event. Its `id` never changes: it is the iCalendar UID.
 

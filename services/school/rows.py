@@ -126,6 +126,13 @@ def _day(cell: str) -> date:
     return day
 
 
+def _last_day(cell: str, info: ValidationInfo) -> date:
+    ends = _day(cell)
+    if "starts" in info.data and ends < info.data["starts"]:
+        raise ValueError(f"is before starts ({ends} < {info.data['starts']})")
+    return ends
+
+
 def _instant(cell: str, info: ValidationInfo) -> datetime:
     cell = _as_iso(cell)
     parts = re.fullmatch(
@@ -192,6 +199,8 @@ Email = Annotated[str, PlainValidator(_email), Field(max_length=320)]
 List = Annotated[tuple[str, ...], PlainValidator(split)]
 Flag = Annotated[bool, PlainValidator(_yes_or_no)]
 Day = Annotated[date, PlainValidator(_day)]
+# In a row with `starts`.
+LastDay = Annotated[date, PlainValidator(_last_day)]
 Clock = Annotated[time, PlainValidator(_clock)]
 Instant = Annotated[datetime, PlainValidator(_instant)]
 Moment = Annotated[date | datetime, PlainValidator(_date_or_instant)]
@@ -293,14 +302,16 @@ class SemesterRow(Row):
 
     name: Key = Field(max_length=50)
     starts: Day
-    ends: Day
+    ends: LastDay
 
-    @field_validator("ends")
-    @classmethod
-    def _not_before_starts(cls, ends: date, info: ValidationInfo) -> date:
-        if "starts" in info.data and ends < info.data["starts"]:
-            raise ValueError(f"is before starts ({ends} < {info.data['starts']})")
-        return ends
+
+class HolidayRow(Row):
+    file, noun, key_column = "holidays.csv", "holiday", "id"
+
+    id: Key = Field(max_length=50)
+    name: str = Field(max_length=200)
+    starts: Day
+    ends: LastDay
 
 
 class LessonRow(Row):
@@ -469,6 +480,7 @@ ROWS: tuple[type[Row], ...] = (
     ClassRow,
     UserRow,
     SemesterRow,
+    HolidayRow,
     LessonRow,
     EventRow,
     EventDateRow,

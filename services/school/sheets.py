@@ -4,7 +4,7 @@ All that is wrong is collected; no problem stops the reading.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -79,13 +79,16 @@ class Sheet:
         self.problems.append(Problem(self.place, line, column, reason, value))
 
 
-def read_sheets(path: Path, zone: ZoneInfo, *, encoding: str = "utf-8") -> dict[str, Sheet]:
+def read_sheets(
+    path: Path, zone: ZoneInfo, *, kinds: Sequence[type[Row]] = ROWS, encoding: str = "utf-8"
+) -> dict[str, Sheet]:
     """Return the validated tables of a folder or a file, by `Row.file` in loading order.
 
-    Each sheet's `problems` hold what is wrong. Raises InvalidInput as `find_tables` does.
+    `kinds` are those of a school, or other ones. Each sheet's `problems` hold what is wrong. Raises
+    InvalidInput as `find_tables` does.
     """
-    names = {kind.file.removesuffix(".csv"): kind for kind in ROWS}
-    header = {column for kind in ROWS for column in kind.columns()}
+    names = {kind.file.removesuffix(".csv"): kind for kind in kinds}
+    header = {column for kind in kinds for column in kind.columns()}
     tables = find_tables(path, names, header=header, encoding=encoding)
     return {
         kind.file: _read(kind, tables[name], zone) for name, kind in names.items() if name in tables

@@ -113,8 +113,8 @@ def test_kinds_of_a_component_have_bodies_in_its_own_modules(noun, bodies):
 
 
 def test_every_module_with_tables_belongs_to_a_component():
-    paths = (ROOT / "services").glob("*/*models.py")
-    models = {f"services.{path.parent.name}.{path.stem}" for path in paths}
+    paths = (ROOT / "services").rglob("*models.py")
+    models = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in paths}
 
     assert {module for noun in NOUNS for module in noun.models} == models
 

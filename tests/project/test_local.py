@@ -24,6 +24,7 @@ def environment(tmp_path):
         "MAIL_URL": f"folder://{tmp_path}/mail",
         "FEED_STORE": f"{tmp_path}/feeds",
         "WEB_BIND": f"127.0.0.1:{free_port()}",
+        "DESK_BIND": f"127.0.0.1:{free_port()}",
         "FLOWER_PORT": str(free_port()),
         "WORKER_CONCURRENCY": "1",
     }
@@ -64,19 +65,20 @@ def test_lines_have_names_addresses_come_last_and_doctor_is_content(environment)
         rest, errors = process.communicate(timeout=100)
 
     names = {line.partition("|")[0].strip() for line in seen}
-    assert names == {"worker", "beat", "web", "flower", "dev"}
-    assert environment["WEB_BIND"] in "".join(seen[-3:])
-    assert environment["FLOWER_PORT"] in "".join(seen[-3:])
+    assert names == {"worker", "beat", "web", "desk", "flower", "dev"}
+    for address in ("WEB_BIND", "DESK_BIND", "FLOWER_PORT"):
+        assert environment[address] in "".join(seen[-5:])
     assert found.returncode == 0, found.stdout
     assert listening == {
         ("127.0.0.1", int(environment["WEB_BIND"].rpartition(":")[2])),
+        ("127.0.0.1", int(environment["DESK_BIND"].rpartition(":")[2])),
         ("127.0.0.1", int(environment["FLOWER_PORT"])),
     }
     assert rest.splitlines()[-1] == "dev    | all processes are stopped"
     assert (process.returncode, "Traceback" in "".join([*seen, rest, errors])) == (0, False)
 
 
-@pytest.mark.parametrize("setting", ["WEB_BIND", "FLOWER_PORT"])
+@pytest.mark.parametrize("setting", ["WEB_BIND", "DESK_BIND", "FLOWER_PORT"])
 def test_port_that_is_taken_names_its_setting(environment, setting, tmp_path):
     with socket.socket() as other:
         other.bind(("127.0.0.1", int(environment[setting].rpartition(":")[2])))

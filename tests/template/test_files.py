@@ -10,7 +10,7 @@ from copier import run_copy
 from plumbum import local
 from ruamel.yaml import YAML
 
-from project.settings import FLOWER_PORT, NAME, WEB_PORT
+from project.settings import DESK_PORT, FLOWER_PORT, NAME, WEB_PORT
 from tests.conftest import ROOT
 from tests.making import GIT, make_project
 
@@ -98,7 +98,8 @@ def read_with_our_ports(project, name):
     """Return a file's text as it would be with this repository's ports."""
     text = project.read(name)
     first = int(re.search(r"^WEB_PORT = (\d+)$", project.read("project/settings.py"), re.M)[1])
-    for port, ours in ((first, WEB_PORT), (first + 1, FLOWER_PORT), (first + 2, 8025)):
+    ports = (WEB_PORT, FLOWER_PORT, 8025, DESK_PORT)
+    for port, ours in enumerate(ports, start=first):
         text = text.replace(str(port), str(ours))
     return text
 

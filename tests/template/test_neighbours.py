@@ -58,8 +58,8 @@ def read_ports(project):
         for line in service.get("ports", [])
         for port in re.findall(r"_PORT:-(\d+)\}", line)
     }
-    assert {web, example["FLOWER_PORT"]} <= published
-    assert len(published) == 3
+    assert {web, example["FLOWER_PORT"], example["DESK_BIND"].rpartition(":")[2]} <= published
+    assert len(published) == 4
     return published
 
 

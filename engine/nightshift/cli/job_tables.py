@@ -8,7 +8,8 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from nightshift.cli.output import make_pairs, make_table, show, show_age
+from nightshift.cli.output import make_pairs, make_table, show
+from nightshift.observe.words import show_age
 
 HEADERS = ("id", "kind", "state", "when", "took", "attempt", "progress", "queue", "error")
 GIVES_WAY = ("queue", "took", "attempt", "progress")

@@ -35,6 +35,7 @@ from nightshift.database import Session, after, read_clock, resolve, seconds_bet
 from nightshift.errors import Conflict, first_line
 from nightshift.jobs import care, insight, relay
 from nightshift.jobs.models import SCHEDULED, Job, JobLog, JobState
+from nightshift.observe.masks import Mask
 from nightshift.runtime import Runtime
 
 WATCH_SECONDS = 1.0
@@ -84,8 +85,9 @@ def list_jobs(
 
     def read(session: Session) -> Any:
         found = insight.find_jobs(session, **wanted, state=state, limit=limit)
-        return [_columns(job) for job in found]
+        return [_columns(job, mask) for job in found]
 
+    mask = Mask(runtime)
     _present(runtime, read, job_tables.make_jobs_table, as_json=as_json, watch=watch)
 
 
@@ -99,13 +101,14 @@ def show(runtime: Runtime, job_id: str, as_json: bool) -> None:
     def read(session: Session) -> Any:
         details = insight.read_details(session, resolve(session, Job, job_id))
         return {
-            **_columns(details.job),
-            "log": [_columns(line) for line in details.lines],
-            "parent": None if details.parent is None else _columns(details.parent),
+            **_columns(details.job, mask),
+            "log": [_columns(line, mask) for line in details.lines],
+            "parent": None if details.parent is None else _columns(details.parent, mask),
             "children_by_state": details.children_by_state,
-            "children_newest": [_columns(child) for child in details.children],
+            "children_newest": [_columns(child, mask) for child in details.children],
         }
 
+    mask = Mask(runtime)
     _present(runtime, read, job_tables.make_job_page, as_json=as_json, watch=False)
 
 
@@ -367,5 +370,5 @@ def _present(
             time.sleep(WATCH_SECONDS)
 
 
-def _columns(row: Job | JobLog) -> dict[str, Any]:
-    return {column.key: getattr(row, column.key) for column in row.__table__.columns}
+def _columns(row: Job | JobLog, mask: Mask) -> dict[str, Any]:
+    return {column.key: mask.value(getattr(row, column.key)) for column in row.__table__.columns}

@@ -17,6 +17,7 @@ from rich.table import Table
 from nightshift.celery.app import App
 from nightshift.cli.boundary import end_with, exit_code, refusals, refuse_unusable_text
 from nightshift.errors import ServiceError
+from nightshift.observe.words import show_age, show_span
 
 __all__ = [
     "as_json_option",
@@ -39,9 +40,6 @@ INSTANT = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+\+00:00")
 WIDE = 200
 # Between two columns; and what a column keeps while others give way.
 GAP, NARROW = 2, 32
-
-# A unit, its seconds, and from how many of them on it is used.
-UNITS = (("d", 86_400, 2), ("h", 3_600, 2), ("min", 60, 1.5), ("s", 1, 1))
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="JSON instead of a table.")
 
@@ -159,23 +157,6 @@ def show(value: Any) -> str:
         return show(datetime.fromisoformat(text))
     # Half a character, as file names may hold, goes to no terminal.
     return text.encode(errors="replace").decode()
-
-
-def show_span(span: timedelta) -> str:
-    """Return a span by its largest unit: 5 min."""
-    seconds = span.total_seconds()
-    for unit, length, least in UNITS:
-        if seconds >= least * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{seconds:.1f} s" if seconds else "0 s"
-
-
-def show_age(moment: datetime | None, now: datetime) -> str:
-    """Return how long ago an instant was, or how far ahead it is: 2 min ago, in 3 h."""
-    if moment is None:
-        return ""
-    age = now - moment
-    return f"{show_span(age)} ago" if age >= timedelta() else f"in {show_span(-age)}"
 
 
 def print_json(value: Any, *, indent: int | None = 1) -> None:

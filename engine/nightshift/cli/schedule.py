@@ -10,11 +10,17 @@ from nightshift.cli.output import as_json_option, pass_runtime, print_rows
 from nightshift.component import Composition
 from nightshift.database import Session
 from nightshift.jobs.models import Job
-from nightshift.jobs.schedule import Entry, find_last_good, read_last_fires
+from nightshift.jobs.schedule import (
+    Entry,
+    find_last_good,
+    find_paused_entries,
+    read_last_fires,
+)
 from nightshift.runtime import Runtime
 
 COLUMNS = (
-    "entry", "when", "next_run", "last_run", "last_state", "last_success", "zone", "kind", "missed"
+    "entry", "when", "paused_at", "next_run", "last_run", "last_state", "last_success", "zone",
+    "kind", "missed",
 )  # fmt: skip
 GIVES_WAY = ("missed", "kind", "zone", "last_success")
 
@@ -23,12 +29,19 @@ GIVES_WAY = ("missed", "kind", "zone", "last_success")
 @as_json_option
 @pass_runtime
 def schedule(runtime: Runtime, as_json: bool) -> None:
-    """List the recurring jobs: rule, zone, what is made up when missed, last and next run."""
+    """List the recurring jobs: rule, zone, what is made up when missed, last and next run.
+
+    The desk pauses and resumes them.
+    """
     now = runtime.now()
     with runtime.read_only() as session:
-        fires = read_last_fires(session)
+        fires, paused = read_last_fires(session), find_paused_entries(session)
         entries = runtime[Composition].schedule(runtime)
-        rows = [_build_row(session, entry, fires.get(entry.name), now) for entry in entries]
+        rows = [
+            _build_row(session, entry, fires.get(entry.name), now)
+            | {"in_words": entry.words, "paused_at": paused.get(entry.name)}
+            for entry in entries
+        ]
     print_rows(rows, COLUMNS, as_json=as_json, gives_way=GIVES_WAY)
     if not as_json and any(row["counted_from"] is None for row in rows):
         missing = "beat has not registered some of these yet: start it (celery -A project beat)"

@@ -1,4 +1,4 @@
-"""What a person may do to jobs: cancel, retry, hold, release, pause, resume, clear, prune.
+"""What a person may do to jobs: cancel, retry, hold, release, run now, pause, clear, prune.
 
 insight.py has what a person may read. Every update names the states that it expects, so it does not
 overrule a worker that was faster. Locks are taken in the order of claims.py: child before parent.
@@ -28,6 +28,7 @@ from nightshift.jobs.models import (
     SCHEDULED,
     SENT,
     UNSENT,
+    Action,
     Job,
     JobLog,
     JobStart,
@@ -167,6 +168,42 @@ def retry(session: Session, ids: Iterable[UUID], *, kinds: Kinds, now: datetime)
     return done
 
 
+def retry_each(
+    session: Session, ids: Iterable[UUID], *, kinds: Kinds, now: datetime
+) -> tuple[list[UUID], Counter[str]]:
+    """Schedule those of these jobs that can run again, as `retry` does; return their ids.
+
+    Also count, by reason, those that cannot. One that another transaction has locked is one that
+    has not ended.
+    """
+    ended = select(*RETRIED).where(Job.id.in_(list(ids)), Job.state.in_(ENDED)).order_by(Job.id)
+    done: list[UUID] = []
+    skipped: Counter[str] = Counter()
+    together: dict[bool, list[UUID]] = {True: [], False: []}
+    one_by_one = []
+    for row in session.execute(ended.with_for_update(skip_locked=True)):
+        try:
+            key = _make_key(row, kinds, now)
+        except InvalidInput:
+            known = row.kind in kinds
+            skipped["its arguments are no longer valid" if known else "its kind is unknown"] += 1
+            continue
+        if key is None and not _wait_for_run(row):
+            together[kinds[row.kind].policy.limited].append(row.id)
+        else:
+            one_by_one.append(row)
+    for limited, some in together.items():
+        if some:
+            _change(session, Job.id.in_(some), Job.state.in_(ENDED), **_restart(limited=limited))
+            done += some
+    for row in _sort_by_key(one_by_one, kinds, now):
+        if _schedule_again(session, row, kinds=kinds, now=now, **_wait_for_run(row)) is None:
+            done.append(row.id)
+        else:
+            skipped["the same job is open"] += 1
+    return done, skipped
+
+
 def retry_failed(
     session: Session,
     kind: str,
@@ -293,6 +330,18 @@ def release(session: Session, ids: Iterable[UUID]) -> list[UUID]:
     )
 
 
+def run_now(session: Session, ids: Iterable[UUID]) -> list[UUID]:
+    """Let scheduled jobs run as soon as possible; return the ids of those that were scheduled.
+
+    One that was cancelled while it ran, and then retried, still waits for that run.
+    """
+    due = update(Job).where(
+        Job.id.in_(list(ids)), Job.state == JobState.SCHEDULED, Job.claim_id.is_(None)
+    )
+    due = due.values(state=JobState.QUEUED, run_at=utc_now(), sent_at=None).returning(Job.id)
+    return list(session.execute(due.execution_options(synchronize_session=False)).scalars())
+
+
 def pause(session: Session, queue: str, *, now: datetime) -> bool:
     """Start no job of a queue until it is resumed. Return False when it was already paused.
 
@@ -378,6 +427,12 @@ def prune_starts(session: Session, *, now: datetime, limit: int = BATCH) -> int:
     """
     old = select(JobStart.job_id, JobStart.at).where(JobStart.at < now - LONGEST_RATE).limit(limit)
     return _delete(session, JobStart, tuple_(JobStart.job_id, JobStart.at).in_(old))
+
+
+def prune_actions(session: Session, *, before: datetime, limit: int = BATCH) -> int:
+    """Delete up to `limit` records of what people did before an instant, and return how many."""
+    old = select(Action.id).where(Action.at < before).order_by(Action.at).limit(limit)
+    return _delete(session, Action, Action.id.in_(old))
 
 
 def prune_all(

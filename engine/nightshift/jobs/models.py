@@ -13,6 +13,8 @@ from nightshift.jobs.args import LONGEST_KIND, LONGEST_QUEUE
 
 # The name of an entry of the schedule.
 LONGEST_ENTRY = 100
+# The name of a person who uses the desk.
+LONGEST_USER = 50
 
 
 class JobState(StrEnum):
@@ -73,6 +75,13 @@ class Job(Base):
         partial_index("ix_job_children", "parent_id", "state", where="parent_id is not null"),
         partial_index("ix_job_kind_started", "kind", "started_at", where="started_at is not null"),
         partial_index("ix_job_finished", "finished_at", where="finished_at is not null"),
+        # Two more for people who look. A job that succeeds is never in them.
+        partial_index(
+            "ix_job_unsuccessful",
+            "finished_at",
+            where="state in ('failed', 'discarded', 'cancelled')",
+        ),
+        partial_index("ix_job_set_aside", "run_at", where="state in ('waiting', 'held')"),
     )
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
@@ -119,6 +128,11 @@ UNSENT = (QUEUED, Job.sent_at.is_(None))
 SENT = (QUEUED, Job.sent_at.is_not(None))
 ALONE = Job.message_id == Job.id
 LIMITED: ColumnElement[bool] = literal_column("job.limited")
+FINISHED = Job.finished_at.is_not(None)
+UNSUCCESSFUL = Job.state.in_(
+    [literal_column(f"'{name}'") for name in ("failed", "discarded", "cancelled")]
+)
+SET_ASIDE = Job.state.in_([literal_column(f"'{name}'") for name in ("waiting", "held")])
 
 # For statements without the ORM, where there are thousands of rows or calls.
 TABLE = Base.metadata.tables[Job.__tablename__]
@@ -174,6 +188,45 @@ class PausedQueue(Base):
 
     queue: Mapped[str] = mapped_column(String(LONGEST_QUEUE), primary_key=True)
     paused_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class PausedEntry(Base):
+    """A recurring job whose slots pass without a job until it is resumed.
+
+    A beat of the release before this table does not know it, and starts the job.
+    """
+
+    __tablename__ = "paused_entry"
+
+    entry: Mapped[str] = mapped_column(String(LONGEST_ENTRY), primary_key=True)
+    paused_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+
+class Action(Base):
+    """What a person did at the desk, and what became of it.
+
+    `verb`: what was done. `subject`: on what, as in `job 3f…` or `queue mail`. `query`: of an
+    action on many jobs, the filter as it stands in an address. `expected`: how many jobs matched
+    it; null where they were not counted to the end. `done` and `skipped`: how many were changed,
+    and how many were not, by reason. `job_id`: the job that changes them. `cursor`: where that job
+    goes on. `ended_at` is null until all are changed.
+    """
+
+    __tablename__ = "desk_action"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(UtcDateTime, index=True)
+    by: Mapped[str] = mapped_column(String(LONGEST_USER))
+    verb: Mapped[str] = mapped_column(String(30))
+    subject: Mapped[str] = mapped_column(String(300))
+    query: Mapped[str | None] = mapped_column(Text)
+    expected: Mapped[int | None]
+    done: Mapped[int] = mapped_column(default=0)
+    skipped: Mapped[dict[str, int]] = mapped_column(JSON, default=dict)
+    job_id: Mapped[UUID | None]
+    cursor: Mapped[str | None] = mapped_column(String(100))
+    ended_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
 
 
 class ScheduleEntry(Base):

@@ -4,6 +4,7 @@ The transaction that enqueues the job also updates `schedule.last_fire_at` by co
 slot is started exactly once.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
@@ -19,7 +20,14 @@ from nightshift.database import Session, insert_or
 from nightshift.errors import InvalidInput
 from nightshift.jobs.args import JobArgs
 from nightshift.jobs.enqueue import enqueue
-from nightshift.jobs.models import ENDED, LONGEST_ENTRY, Job, JobState, ScheduleEntry
+from nightshift.jobs.models import (
+    ENDED,
+    LONGEST_ENTRY,
+    Job,
+    JobState,
+    PausedEntry,
+    ScheduleEntry,
+)
 
 # Beat looks every second. A slot that it finds later than this was missed: beat was down.
 MISSED_AFTER = timedelta(minutes=1)
@@ -36,6 +44,24 @@ UNDECLARED_FOR = timedelta(days=7)
 # Slots of an entry that one transaction starts, and jobs that are compared to find the last one.
 MOST_SLOTS = 1_000
 LATEST_JOBS = 100
+
+
+UNITS = (("day", 86_400), ("hour", 3_600), ("minute", 60), ("second", 1))
+AT_A_TIME = re.compile(r"At (\d\d:\d\d(?::\d\d)?) (?:on )?(every day|[A-Z][a-z]+day)")
+
+
+def describe_rule(when: timedelta | str) -> str:
+    """Return an interval or a cron expression in words: `every 5 minutes`, `every day at 03:17`."""
+    if isinstance(when, timedelta):
+        seconds = when.total_seconds()
+        unit, length = next((one for one in UNITS if seconds % one[1] == 0), ("second", 1))
+        number = seconds / length
+        return f"every {unit}" if number == 1 else f"every {number:g} {unit}s"
+    text = CronSim(when, datetime.now(UTC)).explain()
+    if found := AT_A_TIME.fullmatch(text):
+        time, day = found.groups()
+        return f"{day if day == 'every day' else f'every {day}'} at {time}"
+    return text[:1].lower() + text[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +109,11 @@ class Entry:
                 ) from error
         elif self.when <= timedelta():
             raise ValueError(f"the schedule's entry {self.name!r} cannot be due every {self.when}")
+
+    @property
+    def words(self) -> str:
+        """When it is due, in words: `every Monday at 06:00`."""
+        return describe_rule(self.when)
 
     def before(self, instant: datetime) -> Iterator[datetime]:
         """Yield the slots up to and including an instant, newest first, without an end."""
@@ -163,11 +194,11 @@ def register_entries(
         late = or_(ScheduleEntry.seen_at.is_(None), ScheduleEntry.seen_at < now - SEEN_EVERY)
         seen = update(ScheduleEntry).where(ScheduleEntry.entry.in_(unseen), late)
         session.execute(seen.values(seen_at=now))
-    session.execute(
-        delete(ScheduleEntry).where(
-            ScheduleEntry.entry.not_in(declared), ScheduleEntry.seen_at < now - UNDECLARED_FOR
-        )
+    gone = delete(ScheduleEntry).where(
+        ScheduleEntry.entry.not_in(declared), ScheduleEntry.seen_at < now - UNDECLARED_FOR
     )
+    if removed := session.execute(gone.returning(ScheduleEntry.entry)).scalars().all():
+        session.execute(delete(PausedEntry).where(PausedEntry.entry.in_(removed)))
 
 
 def _forget_future(remembered: Mapping[str, datetime], now: datetime) -> dict[str, datetime]:
@@ -192,7 +223,7 @@ def enqueue_overdue(
 ) -> list[tuple[str, datetime]]:
     """Enqueue the entries that are overdue when a beat starts. Return as `enqueue_due` does.
 
-    An entry whose job is open is left out.
+    An entry that is paused, or whose job is open, is left out.
     """
     started = []
     for entry in sorted(entries, key=attrgetter("name")):
@@ -202,6 +233,8 @@ def enqueue_overdue(
         ours = select(ScheduleEntry.entry).where(ScheduleEntry.entry == entry.name)
         session.execute(ours.with_for_update())
         kind = entry.job.policy.kind
+        if entry.name in find_paused_entries(session):
+            continue
         last = find_last_good(session, entry)
         is_open = exists().where(Job.kind == kind, Job.state.not_in(ENDED))
         if last is not None and now - last <= entry.when:
@@ -221,12 +254,13 @@ def enqueue_due(
 ) -> list[tuple[str, datetime]]:
     """Enqueue the entries that are due, and return the name and the slot of each.
 
-    A slot that another beat has started is left out, and an entry with a slot before the one in
-    `remembered`: the table was restored since `register_entries`. At most MOST_SLOTS of an entry
-    are enqueued; the next call goes on.
+    Left out are a slot that another beat has started, the slots of a paused entry, and an entry
+    with a slot before the one in `remembered`: the table was restored since `register_entries`. At
+    most MOST_SLOTS of an entry are enqueued; the next call goes on.
     """
     last_fires, remembered = read_last_fires(session), _forget_future(remembered, now)
-    fired = []
+    fired: list[tuple[str, datetime]] = []
+    paused: Mapping[str, datetime] | None = None  # read only when something is due
     # In one order for all beats: two that wait for each other's rows would be a deadlock.
     for entry in sorted(entries, key=attrgetter("name")):
         last = last_fires.get(entry.name)
@@ -240,7 +274,9 @@ def enqueue_due(
             newest = slots[-1]
         if not _move(session, entry, last, newest):
             continue
-        for slot in slots:
+        if paused is None:
+            paused = find_paused_entries(session)
+        for slot in () if entry.name in paused else slots:
             enqueue(session, entry.job, now=now)
             fired.append((entry.name, slot))
     return fired
@@ -257,6 +293,28 @@ def _move(session: Session, entry: Entry, last: datetime, newest: datetime) -> b
 def read_last_fires(session: Session) -> dict[str, datetime]:
     """Return by entry the newest slot that a beat has dealt with; at first, its registration."""
     return dict(session.execute(select(ScheduleEntry.entry, ScheduleEntry.last_fire_at)).all())
+
+
+def pause_entry(session: Session, name: str, *, now: datetime) -> bool:
+    """Start no job of an entry until it is resumed. Return False when it was paused already.
+
+    Its slots pass. Jobs of it that are enqueued run.
+    """
+    paused = insert_or(session, PausedEntry).values(entry=name, paused_at=now)
+    written = paused.on_conflict_do_nothing().returning(PausedEntry.entry)
+    return session.execute(written).scalar() is not None
+
+
+def resume_entry(session: Session, name: str) -> bool:
+    """Start an entry's jobs again, from its next slot on. Return False when it was not paused."""
+    paused = delete(PausedEntry).where(PausedEntry.entry == name)
+    return bool(session.execute(paused).rowcount)  # type: ignore[attr-defined]
+
+
+def find_paused_entries(session: Session) -> dict[str, datetime]:
+    """Return since when each paused entry is paused."""
+    paused = select(PausedEntry.entry, PausedEntry.paused_at).order_by(PausedEntry.entry)
+    return dict(session.execute(paused).all())
 
 
 def read_last_sign(session: Session, entries: Sequence[Entry]) -> datetime | None:

@@ -1,16 +1,39 @@
 """Numbers about the ledger's jobs, queues and workers. Each takes one statement."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, String, case, cast, func, select, union_all
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    String,
+    case,
+    cast,
+    func,
+    literal,
+    select,
+    union_all,
+)
 
-from nightshift.database import Session, ago, plain, seconds_between, utc_now
+from nightshift.database import Session, UtcDateTime, ago, plain, seconds_between, utc_now
 from nightshift.jobs import rescue
 from nightshift.jobs.args import Kinds
-from nightshift.jobs.models import UNSENDABLE, Job, JobState, PausedQueue, Worker
+from nightshift.jobs.models import (
+    FINISHED,
+    RUNNING,
+    SENT,
+    SET_ASIDE,
+    UNSENDABLE,
+    UNSENT,
+    UNSUCCESSFUL,
+    Job,
+    JobState,
+    PausedQueue,
+    Worker,
+)
 
 # Seconds: from a wait that users do not notice to one that they complain about.
 BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
@@ -90,6 +113,68 @@ def read_oldest_due(session: Session) -> dict[str, timedelta]:
     return {queue: timedelta(seconds=max(0.0, seconds)) for queue, seconds in rows}
 
 
+def count_waiting(session: Session, queues: Iterable[str], *, at_most: int) -> dict[str, int]:
+    """Return by queue how many jobs are queued; of more than `at_most`, one more than that."""
+    # A queue at a time: what is counted stops where nobody needs to know more.
+    counts = {}
+    for queue in queues:
+        parts = (select(Job.id).where(Job.queue == queue, *which) for which in (UNSENT, SENT))
+        some = union_all(*(select(part.limit(at_most + 1).subquery()) for part in parts))
+        number = session.execute(select(func.count()).select_from(some.subquery())).scalar_one()
+        counts[queue] = min(number, at_most + 1)
+    return counts
+
+
+def count_ended_by_queue(session: Session, *, over: timedelta) -> dict[str, int]:
+    """Return by queue how many jobs ended within `over`."""
+    ended = select(Job.queue, func.count()).where(FINISHED, Job.finished_at > ago(over))
+    return dict(session.execute(ended.group_by(Job.queue)).all())
+
+
+def count_ended(
+    session: Session, *, since: datetime, step: timedelta
+) -> dict[int, tuple[int, int]]:
+    """Return by step from `since` on how many jobs ended in it, and how many did not succeed."""
+    # Two statements: the first reads only an index, and the second only jobs that did not succeed.
+    counts: list[dict[int, int]] = []
+    for which in ((FINISHED,), (UNSUCCESSFUL, FINISHED)):
+        passed = seconds_between(literal(since, UtcDateTime()), Job.finished_at)
+        slot = cast(func.floor(passed / step.total_seconds()), Integer).label("slot")
+        rows = session.execute(
+            select(slot, func.count()).where(*which, Job.finished_at >= since).group_by(slot)
+        )
+        counts.append(dict(rows.all()))
+    ended, unsuccessful = counts
+    return {slot: (number, unsuccessful.get(slot, 0)) for slot, number in ended.items()}
+
+
+def find_failures(session: Session, *, over: timedelta, limit: int) -> list[tuple[str, int, Job]]:
+    """Return the kinds that failed most within `over`: how often, and the newest failed job."""
+    failed = (UNSUCCESSFUL, Job.state == JobState.FAILED, Job.finished_at > ago(over))
+    number = func.count().label("number")
+    by_kind = select(Job.kind, number).where(*failed).group_by(Job.kind)
+    most = session.execute(by_kind.order_by(number.desc(), Job.kind).limit(limit)).all()
+    found = []
+    for kind, times in most:
+        newest = select(Job).where(*failed, Job.kind == kind).order_by(Job.finished_at.desc())
+        job = session.execute(newest.limit(1)).scalar_one_or_none()
+        if job is not None:
+            found.append((kind, times, job))
+    return found
+
+
+def find_running(session: Session, *, limit: int) -> list[Job]:
+    """Return the running jobs, the longest first."""
+    running = select(Job).where(RUNNING).order_by(Job.started_at).limit(limit)
+    return list(session.execute(running).scalars())
+
+
+def find_last_runs(session: Session, kind: str, *, limit: int) -> list[Job]:
+    """Return the newest jobs of a kind that have started, newest first."""
+    started = select(Job).where(Job.kind == kind, Job.started_at.is_not(None))
+    return list(session.execute(started.order_by(Job.started_at.desc()).limit(limit)).scalars())
+
+
 def count_workers(session: Session, *, silent_after: timedelta) -> dict[str, int]:
     """Return how many living workers each queue has."""
     living = rescue.find_living_workers(session, silent_after=silent_after)
@@ -104,13 +189,14 @@ def count_stuck(session: Session, *, slack: timedelta) -> dict[str, int]:
 
 def count_failed(session: Session, *, over: timedelta) -> dict[str, int]:
     """Count by kind the jobs that ended as failed within `over`."""
-    return _count_by_kind(session, Job.finished_at > ago(over), Job.state == JobState.FAILED)
+    failed = (UNSUCCESSFUL, Job.finished_at > ago(over), Job.state == JobState.FAILED)
+    return _count_by_kind(session, *failed)
 
 
 def count_unsendable(session: Session) -> dict[str, int]:
     """Count by kind the jobs that are held because their messages cannot be built."""
     says_so = cast(Job.errors, String).contains(f'"type": "{UNSENDABLE}"')
-    return _count_by_kind(session, Job.state == JobState.HELD, says_so)
+    return _count_by_kind(session, SET_ASIDE, Job.state == JobState.HELD, says_so)
 
 
 def _count_by_kind(session: Session, *which: ColumnElement[bool]) -> dict[str, int]:

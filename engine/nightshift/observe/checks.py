@@ -113,10 +113,15 @@ def check_beat(runtime: Runtime, session: Session) -> Answer:
 
 
 def check_recurring(runtime: Runtime, session: Session) -> Answer:
-    """Warn when a recurring job has had no good run since its last slot but one."""
+    """Warn when a recurring job is paused, or had no good run since its last slot but one."""
     fired, now = schedule.read_last_fires(session), runtime.now()
     said, status = [], Status.OK
+    paused = schedule.find_paused_entries(session)
     for entry in runtime[Composition].schedule(runtime):
+        if entry.name in paused:
+            said.append(f"{entry.name}: paused since {show_time(paused[entry.name])}")
+            status = Status.WARN
+            continue
         at = schedule.find_last_good(session, entry)
         said.append(f"{entry.name}: last good run {show_time(at) if at else 'never'}")
         last_fire = fired.get(entry.name)
@@ -213,7 +218,7 @@ PROBES = (
     Probe(
         "recurring jobs",
         check_recurring,
-        "`celery -A project jobs list` shows what became of their runs",
+        "`celery -A project jobs list` shows what became of their runs; the desk resumes one",
     ),
     Probe(
         "stuck jobs",

@@ -9,15 +9,15 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import Engine, create_engine, make_url
 
 from nightshift.component import Answer, Composition, Probe, Status
 from nightshift.database import Session
 from nightshift.errors import first_line
+from nightshift.observe.masks import Mask
 from nightshift.runtime import Runtime
-from nightshift.settings import PLACEHOLDER, Settings
+from nightshift.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ def _run(
         with open_session() as session:  # it connects when it is first used
             return probe.run(runtime, session)
     except Exception as error:  # noqa: BLE001 - any exception is this probe's failure
-        return Status.FAIL, f"{type(error).__name__}: {_mask_secrets(first_line(error), runtime)}"
+        return Status.FAIL, f"{type(error).__name__}: {Mask(runtime).settings(first_line(error))}"
 
 
 def _open_for_reading(runtime: Runtime) -> Engine:
@@ -98,16 +98,3 @@ def _broker_scheme(settings: Settings) -> str:
     scheme = settings.broker_url.partition(":")[0]
     # The same brokers over TLS.
     return {"rediss": "redis", "amqps": "amqp"}.get(scheme, scheme)
-
-
-def _mask_secrets(detail: str, runtime: Runtime) -> str:
-    # A driver's message may hold a password, quoted as in a URL or not.
-    urls = (runtime.settings.database_url, runtime.settings.broker_url)
-    given = [urlsplit(url).password or "" for url in urls]
-    for section in runtime.sections:
-        for secret in section.secrets().values():
-            given += [secret, secret.partition(":")[2]]
-    masked = {*given, *map(unquote, given)} - {"", PLACEHOLDER}
-    for secret in sorted(masked, key=len, reverse=True):
-        detail = detail.replace(secret, "***")
-    return detail

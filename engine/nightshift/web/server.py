@@ -34,7 +34,6 @@ from nightshift.errors import InvalidInput, first_line
 from nightshift.observe.metrics import render_metrics
 from nightshift.observe.probes import run_probes
 from nightshift.runtime import Runtime
-from nightshift.settings import Settings
 
 logger = logging.getLogger("nightshift.web")
 
@@ -109,7 +108,8 @@ class AccessLog:
         paths = [route.path for route in routes if isinstance(route, Route)]
         self._open = {path for path in paths if "{" not in path}
         self._last: dict[str, int] = {}
-        self._masked = {path.partition("{")[0] for path in paths if "{" in path}
+        masked = {path.partition("{")[0] for path in paths if "{" in path}
+        self._masked = sorted(masked, key=len, reverse=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, and log its answer."""
@@ -192,6 +192,11 @@ async def _answer_without_database(_request: Request, error: Exception) -> Respo
     return UNAVAILABLE
 
 
+def bound_threads() -> None:
+    """Let this server have as many threads as pooled connections: more would open one each."""
+    anyio.to_thread.current_default_thread_limiter().total_tokens = POOL_SIZE
+
+
 def make_app(runtime: Runtime) -> Starlette:
     """Return the ASGI application of a project.
 
@@ -208,8 +213,7 @@ def make_app(runtime: Runtime) -> Starlette:
 
     @asynccontextmanager
     async def bounded(_app: Starlette) -> AsyncIterator[None]:
-        # With more threads than pooled connections, some requests would open a connection each.
-        anyio.to_thread.current_default_thread_limiter().total_tokens = POOL_SIZE
+        bound_threads()
         yield
         runtime.disconnect()
 
@@ -242,18 +246,16 @@ def require_free_port(setting: str, host: str, port: int) -> None:
         raise InvalidInput(f"{setting}: {host}:{port}: {why}") from error
 
 
-def read_bind(settings: Settings) -> tuple[str, int]:
-    """Return the host and the port of WEB_BIND."""
-    host, _, port = settings.web_bind.rpartition(":")
+def read_bind(bind: str) -> tuple[str, int]:
+    """Return the host and the port of ADDRESS:PORT."""
+    host, _, port = bind.rpartition(":")
     return host.strip("[]"), int(port)
 
 
-def serve(runtime: Runtime) -> None:
-    """Serve at WEB_BIND until SIGTERM. Raises InvalidInput when that address cannot be used."""
-    host, port = read_bind(runtime.settings)
-    require_free_port("WEB_BIND", host, port)
+def run_server(app: Starlette, host: str, port: int) -> None:
+    """Serve an application until SIGTERM. Nothing that it is asked for is logged here."""
     uvicorn.run(
-        make_app(runtime),
+        app,
         host=host,
         port=port,
         ws="none",
@@ -266,3 +268,10 @@ def serve(runtime: Runtime) -> None:
         timeout_keep_alive=KEEP_ALIVE,
         timeout_graceful_shutdown=GRACE,
     )
+
+
+def serve(runtime: Runtime) -> None:
+    """Serve at WEB_BIND until SIGTERM. Raises InvalidInput when that address cannot be used."""
+    host, port = read_bind(runtime.settings.web_bind)
+    require_free_port("WEB_BIND", host, port)
+    run_server(make_app(runtime), host, port)

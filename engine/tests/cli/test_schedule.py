@@ -8,7 +8,7 @@ from nightshift.cli.schedule import schedule
 from nightshift.jobs import enqueue
 from nightshift.jobs.jobs import PruneJobs
 from nightshift.jobs.models import ScheduleEntry
-from nightshift.jobs.schedule import register_entries
+from nightshift.jobs.schedule import pause_entry, register_entries
 from nightshift.testing import run_due
 
 
@@ -47,6 +47,18 @@ def test_last_run_and_last_success_are_shown(read, job_app):
     row = read()["jobs.prune"]
 
     assert (row["last_state"], row["last_run"] <= row["last_success"]) == ("succeeded", True)
+
+
+def test_paused_entry_says_since_when_and_each_says_in_words_when_it_is_due(read, job_app):
+    with job_app.runtime.unit_of_work() as session:
+        pause_entry(session, "post.send", now=job_app.runtime.now())
+
+    rows = read()
+
+    assert rows["jobs.prune"]["paused_at"] is None
+    assert datetime.fromisoformat(rows["post.send"]["paused_at"]) <= datetime.now(UTC)
+    assert rows["jobs.prune"]["in_words"] == "every day at 03:17"
+    assert rows["post.send"]["in_words"] == "every 6 hours"
 
 
 def test_table_names_the_entries(run):

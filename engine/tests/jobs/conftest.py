@@ -5,11 +5,22 @@ from collections.abc import Iterator
 import pytest
 from job_rows import COMPOSITION
 from nightshift.database import Base
-from nightshift.jobs.models import Job, JobLog, JobStart, PausedQueue, ScheduleEntry, Worker
+from nightshift.jobs.models import (
+    Action,
+    Job,
+    JobLog,
+    JobStart,
+    PausedEntry,
+    PausedQueue,
+    ScheduleEntry,
+    Worker,
+)
 from nightshift.runtime import Runtime
 from sqlalchemy import delete
 
-TABLES: tuple[type[Base], ...] = (JobLog, JobStart, Job, PausedQueue, ScheduleEntry, Worker)
+TABLES: tuple[type[Base], ...] = (
+    JobLog, JobStart, Job, PausedQueue, PausedEntry, ScheduleEntry, Worker, Action,
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -444,3 +444,47 @@ def test_many_slots_under_four_beats_are_started_once_each(runtime):
     with runtime.read_only() as session:
         slots = [slot for _, slot in fired]
         assert len(slots) == len(set(slots)) == jobs(session) == 120
+
+
+@pytest.mark.parametrize(
+    ("when", "words"),
+    [
+        ("0 6 * * mon", "every Monday at 06:00"),
+        ("17 3 * * *", "every day at 03:17"),
+        ("0 12 * * 2#3", "at 12:00 on the third Tuesday of the month"),
+        ("*/5 * * * *", "every fifth minute of every hour"),
+        (timedelta(minutes=5), "every 5 minutes"),
+        (timedelta(hours=1), "every hour"),
+        (timedelta(days=2), "every 2 days"),
+        (timedelta(seconds=90), "every 90 seconds"),
+        (timedelta(seconds=0.5), "every 0.5 seconds"),
+    ],
+)
+def test_rule_is_told_in_words(when, words):
+    assert schedule.describe_rule(when) == words
+
+
+def test_paused_entry_is_not_started_as_overdue(session):
+    entry = make_overdue()
+    schedule.pause_entry(session, entry.name, now=NOW)
+
+    assert schedule.enqueue_overdue(session, [entry], now=NOW) == []
+    assert schedule.pause_entry(session, entry.name, now=NOW) is False
+    assert schedule.resume_entry(session, entry.name) is True
+    assert schedule.resume_entry(session, entry.name) is False
+    assert [name for name, _ in schedule.enqueue_overdue(session, [entry], now=NOW)] == [entry.name]
+
+
+def test_pause_of_an_entry_that_is_gone_is_removed_with_it(session):
+    long_ago = NOW - schedule.UNDECLARED_FOR - timedelta(days=1)
+    session.add(ScheduleEntry(entry="gone", last_fire_at=long_ago, seen_at=long_ago))
+    session.flush()
+    schedule.pause_entry(session, "gone", now=NOW)
+
+    schedule.register_entries(session, [make_overdue()], now=NOW)
+
+    assert schedule.find_paused_entries(session) == {}
+
+
+def make_overdue():
+    return Entry("tick", Tick(), timedelta(hours=1), UTC, overdue_at_start=True)

@@ -37,7 +37,7 @@ def test_the_branch_whose_table_differs_gets_the_revision(migrated):
     migrated.autogenerate("new")
     tables, links = written(migrated, "school")
     assert tables == ["upgrade", "lesson", "downgrade", "lesson"]
-    assert links == {"down_revision": "s1", "branch_labels": None, "depends_on": "ns_0003"}
+    assert links == {"down_revision": "s1", "branch_labels": None, "depends_on": "ns_0004"}
     migrated.upgrade()
     migrated.check()
 
@@ -72,7 +72,7 @@ def test_the_first_table_of_the_project_starts_its_branch(migrated):
     assert tables == ["upgrade", "own", "downgrade", "own"]
     assert links["down_revision"] is None
     assert links["branch_labels"] == ("project",)
-    assert sorted(links["depends_on"]) == ["m1", "ns_0003", "s1"]
+    assert sorted(links["depends_on"]) == ["m1", "ns_0004", "s1"]
     migrated.upgrade()
     migrated.check()
 
@@ -85,7 +85,7 @@ def test_a_branch_that_another_one_implies_is_not_depended_on(on_sqlite):
     on_sqlite.models({"letter": "mail", "pupil": "school", "own": "project"})
     on_sqlite.autogenerate("new")
 
-    assert sorted(written(on_sqlite, "versions")[1]["depends_on"]) == ["ns_0003", "s1"]
+    assert sorted(written(on_sqlite, "versions")[1]["depends_on"]) == ["ns_0004", "s1"]
     (on_sqlite.folder / "test.db").unlink()
     on_sqlite.upgrade()
     on_sqlite.check()

@@ -122,7 +122,7 @@ def test_a_rebuild_that_would_lose_rows_is_undone(filled):
         filled.upgrade()
     assert filled.rows(COUNTS) == [(2, 3)]
     assert filled.rows("SELECT version_num FROM alembic_version ORDER BY 1") == [
-        ("ns_0003",),
+        ("ns_0004",),
         ("s1",),
     ]
 

@@ -45,7 +45,7 @@ def test_upgrades_at_once_of_an_empty_database_all_succeed(project, round_):
     (project.folder / "race.py").write_text(RACE)
     race = run_forked("race", environment=os.environ, folder=project.folder)
     assert race.returncode == 0, race.stderr
-    assert heads(project) == [("ns_0003",), ("s1",)]
+    assert heads(project) == [("ns_0004",), ("s1",)]
     assert project.rows("SELECT count(*) FROM thing") == [(0,)]
 
 
@@ -59,7 +59,7 @@ def test_an_upgrade_waits_for_the_one_that_runs(on_postgres):
         other.execute(text(f"SELECT pg_advisory_unlock({LOCK_KEY})"))
     waiting.communicate(timeout=100)
     assert waiting.returncode == 0
-    assert heads(on_postgres) == [("ns_0003",)]
+    assert heads(on_postgres) == [("ns_0004",)]
 
 
 def test_an_upgrade_that_waits_lets_indexes_be_built_concurrently(on_postgres):
@@ -97,7 +97,7 @@ def test_a_statement_may_take_longer_than_the_statement_timeout(on_postgres):
     )
     on_postgres.write("school", "s1", "op.execute('SELECT pg_sleep(0.6)')")
     on_postgres.upgrade()
-    assert heads(on_postgres) == [("ns_0003",), ("s1",)]
+    assert heads(on_postgres) == [("ns_0004",), ("s1",)]
 
 
 def test_a_table_in_use_stops_a_migration_at_the_lock_timeout(on_postgres, monkeypatch):
@@ -108,9 +108,9 @@ def test_a_table_in_use_stops_a_migration_at_the_lock_timeout(on_postgres, monke
         reader.execute(text("SELECT * FROM thing"))
         with pytest.raises(OperationalError, match="lock timeout"):
             on_postgres.upgrade()
-    assert heads(on_postgres) == [("ns_0003",), ("s1",)]
+    assert heads(on_postgres) == [("ns_0004",), ("s1",)]
     on_postgres.upgrade()
-    assert heads(on_postgres) == [("ns_0003",), ("s2",)]
+    assert heads(on_postgres) == [("ns_0004",), ("s2",)]
 
 
 def test_a_migration_that_fails_changes_nothing(project):
@@ -127,7 +127,7 @@ def test_a_migration_that_fails_changes_nothing(project):
 def test_a_missing_folder_is_a_branch_that_was_left_out(project):
     project.upgrade()
     assert not (project.folder / "migrations" / "school").exists()
-    assert heads(project) == [("ns_0003",)]
+    assert heads(project) == [("ns_0004",)]
 
 
 def test_sql_is_refused(on_sqlite):

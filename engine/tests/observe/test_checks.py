@@ -9,6 +9,7 @@ from job_rows import beat
 from nightshift.celery.app import App
 from nightshift.component import Composition
 from nightshift.database import Base
+from nightshift.jobs import schedule
 from nightshift.jobs.models import Job, JobState, PausedQueue, ScheduleEntry, Worker
 from nightshift.ledger import ledger
 from nightshift.observe.checks import show_time
@@ -209,3 +210,13 @@ def test_postgres_installation_has_nothing_to_say(engine_folder, project_app):
 
     assert trouble == {}
     assert found["database"].detail.startswith("postgresql ")
+
+
+def test_paused_recurring_job_is_named(healthy):
+    with healthy.runtime.unit_of_work() as session:
+        schedule.pause_entry(session, "jobs.prune", now=healthy.runtime.now())
+
+    found = findings(healthy)["recurring jobs"]
+
+    assert found.status == "warn"
+    assert "jobs.prune: paused since" in found.detail

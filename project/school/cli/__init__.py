@@ -9,7 +9,9 @@ from nightshift.cli.output import pass_runtime
 from nightshift.runtime import Runtime
 
 from project.school.cli.events import event
+from project.school.cli.holidays import holidays
 from project.school.cli.sources import import_ics, sources
+from project.school.cli.timetable import timetable
 from project.school.cli.users import user
 from project.school.settings import SchoolSettings
 from services.school import exporting, loading
@@ -22,6 +24,8 @@ def school() -> None:
 
 school.add_command(event)
 school.add_command(user)
+school.add_command(holidays)
+school.add_command(timetable)
 school.add_command(import_ics)
 school.add_command(sources)
 

@@ -1,6 +1,6 @@
 """A small school, and a way to build its feeds: for the tests of the calendars."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
@@ -20,6 +20,9 @@ from services.school.models import (
     Event,
     EventClass,
     EventState,
+    Lesson,
+    LessonChange,
+    LessonChangeTeacher,
     Role,
     SchoolClass,
     Subscription,
@@ -100,6 +103,30 @@ def titles(data: bytes | None) -> list[str]:
 
 def counts(built: int, unchanged: int, failed: int = 0) -> dict[str, Any]:
     return {"built": built, "unchanged": unchanged, "failed": failed, "errors": []}
+
+
+def change_lessons(session: Session) -> None:
+    """Change lessons of the example school on a Monday: cancelled, moved, by a substitute."""
+    day = date(2026, 11, 30)
+    ids = dict(session.execute(select(Lesson.key, Lesson.id)).all())
+    teachers = session.scalars(select(User.id).where(User.role == Role.TEACHER).order_by(User.id))
+    *_, substitute = teachers
+    session.add_all(
+        [
+            LessonChange(lesson_id=ids["H26-001"], taken_on=day, cancelled=True),
+            LessonChange(
+                lesson_id=ids["H26-002"],
+                taken_on=day,
+                moved_to=date(2026, 12, 1),
+                starts=time(8),
+                ends=time(9),
+            ),
+            taught := LessonChange(lesson_id=ids["H26-004"], taken_on=day, substituted=True),
+        ]
+    )
+    session.flush()
+    session.add(LessonChangeTeacher(change_id=taught.id, user_id=substitute))
+    session.flush()
 
 
 def make_school(session: Session) -> SimpleNamespace:

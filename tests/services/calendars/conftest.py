@@ -31,7 +31,7 @@ from services.calendars.store import FeedStore
 from services.calendars.sync import Rules
 from services.school.loading import load
 from tests.conftest import COMPOSITION, NOW
-from tests.services.calendars.builders import make_school
+from tests.services.calendars.builders import change_lessons, make_school
 from tests.services.calendars.storage import (
     Storage,
     files,
@@ -317,6 +317,7 @@ def shared(
     zone = app.runtime[SchoolSettings].school_timezone
     with app.runtime.unit_of_work() as session:
         load(session, example_school, zone=zone, now=NOW)
+        change_lessons(session)
     loaded = Snapshot(calendars)
     calendars.sync()
     calendars.change(ChangeLog.__table__.delete())

@@ -26,8 +26,11 @@ from services.school.models import (
     EventDepartment,
     EventState,
     EventUser,
+    Holiday,
     IgnoredEvent,
     Lesson,
+    LessonChange,
+    LessonChangeTeacher,
     LessonClass,
     LessonTeacher,
     Role,
@@ -51,6 +54,16 @@ MON, TUE, WED, THU, FRI, SAT, SUN = range(1, 8)
 
 
 @dataclass(frozen=True)
+class ChangePlan:
+    day: date
+    cancelled: bool = False
+    moved_to: date | None = None
+    starts: time | None = None
+    ends: time | None = None
+    teachers: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
 class LessonPlan:
     weekday: int
     starts: time = time(8)
@@ -59,6 +72,7 @@ class LessonPlan:
     teachers: tuple[int, ...] = (1,)
     class_teacher: bool = False
     semester: int = 0
+    changes: tuple[ChangePlan, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -103,6 +117,7 @@ class SchoolPlan:
     )
     people: tuple[PersonPlan, ...] = (PersonPlan(Role.STUDENT, 0), PersonPlan(Role.TEACHER))
     lessons: tuple[LessonPlan, ...] = field(default=())
+    holidays: tuple[tuple[date, date], ...] = ()
 
 
 Calendars = dict[str, set[int]]
@@ -202,18 +217,19 @@ def affects(plan: SchoolPlan, event: EventPlan, number: int) -> bool:
         return True
     if person.role == Role.STUDENT:
         return for_students(event) and person.class_ in matching(plan, event)
-    taught = [
-        lesson
-        for lesson in plan.lessons
-        if number in lesson.teachers and set(lesson.classes) & matching(plan, event)
-    ]  # fmt: skip
+    of_classes = [lesson for lesson in plan.lessons if set(lesson.classes) & matching(plan, event)]
+    taught = [lesson for lesson in of_classes if number in lesson.teachers]
     then = [lesson for lesson in taught if lesson.semester in semesters_of(plan, event)]
     if event.audience in (Audience.TEACHERS, Audience.ALL):
         return bool(then)
     is_class_teacher = any(lesson.class_teacher for lesson in then)
     if event.audience == Audience.CLASS_TEACHERS:
         return is_class_teacher
-    return is_class_teacher or any(meets(plan, event, lesson) for lesson in taught)
+    return is_class_teacher or any(
+        during(event, day, begins, ends)
+        for lesson in of_classes
+        for day, begins, ends in given_by(plan, event, lesson, number)
+    )
 
 
 def semesters_of(plan: SchoolPlan, event: EventPlan) -> set[int]:
@@ -242,20 +258,36 @@ def days_of(event: EventPlan) -> list[date]:
     return [first + timedelta(days=offset) for offset in range((last - first).days + 1)]
 
 
-def meets(plan: SchoolPlan, event: EventPlan, lesson: LessonPlan) -> bool:
+def given_by(
+    plan: SchoolPlan, event: EventPlan, lesson: LessonPlan, number: int
+) -> Iterator[tuple[date, time, time]]:
+    """Yield when a person gives a lesson during an event's days."""
     first, last = plan.semesters[lesson.semester]
+    changes = {change.day: change for change in lesson.changes}
+    given = []
     for day in days_of(event):
-        if day.isoweekday() != lesson.weekday or not first <= day <= last:
-            continue
-        if not isinstance(event.starts, datetime):
-            return True
-        begins, ends = instant(day, lesson.starts), instant(day, lesson.ends)
-        if event.starts == event.ends:
-            if begins <= event.starts < ends:
-                return True
-        elif event.starts < ends and event.ends > begins:
-            return True
-    return False
+        is_weekday = day.isoweekday() == lesson.weekday and first <= day <= last
+        if is_weekday and day not in changes and number in lesson.teachers:
+            given.append((day, lesson.starts, lesson.ends))
+    for day, change in changes.items():
+        teachers = lesson.teachers if change.teachers is None else change.teachers
+        if not change.cancelled and number in teachers:
+            then = change.moved_to or day
+            given.append((then, change.starts or lesson.starts, change.ends or lesson.ends))
+    for one in given:
+        if not any(begin <= one[0] <= end for begin, end in plan.holidays):
+            yield one
+
+
+def during(event: EventPlan, day: date, starts: time, ends: time) -> bool:
+    if day not in days_of(event):
+        return False
+    if not isinstance(event.starts, datetime):
+        return True
+    begins, finishes = instant(day, starts), instant(day, ends)
+    if event.starts == event.ends:
+        return begins <= event.starts < finishes
+    return event.starts < finishes and event.ends > begins
 
 
 def instant(day: date, clock: time, fold: int = 0) -> datetime:
@@ -370,6 +402,42 @@ def store(session: Session, plan: SchoolPlan) -> None:
             {"lesson_id": n, "user_id": other + 1}
             for n, lesson in lessons
             for other in lesson.teachers
+        ],
+    )
+    changes = [(n, change) for n, lesson in lessons for change in lesson.changes]
+    numbered = list(enumerate(changes, 1))
+    write(
+        session,
+        LessonChange,
+        [
+            {
+                "id": number,
+                "lesson_id": lesson_id,
+                "taken_on": change.day,
+                "cancelled": change.cancelled,
+                "moved_to": change.moved_to,
+                "starts": change.starts,
+                "ends": change.ends,
+                "substituted": change.teachers is not None,
+            }
+            for number, (lesson_id, change) in numbered
+        ],
+    )
+    write(
+        session,
+        LessonChangeTeacher,
+        [
+            {"change_id": number, "user_id": other + 1}
+            for number, (_, change) in numbered
+            for other in change.teachers or ()
+        ],
+    )
+    write(
+        session,
+        Holiday,
+        [
+            {"id": n, "key": str(n), "name": "", "starts_on": first, "ends_on": last}
+            for n, (first, last) in enumerate(plan.holidays, 1)
         ],
     )
     write(session, Event, [event_row(number, event) for number, event in events])
@@ -575,14 +643,40 @@ def lesson_plans(draw: st.DrawFn, classes: int, people: int, semesters: int) -> 
     starts, ends = sorted(
         draw(st.lists(st.sampled_from(CLOCKS[1:-1]), min_size=2, max_size=2, unique=True))
     )
+    weekday = draw(st.integers(MON, SUN))
     return LessonPlan(
-        draw(st.integers(MON, SUN)),
+        weekday,
         starts,
         ends,
         draw(some(classes)),
         draw(some(people)),
         draw(st.booleans()),
         draw(st.integers(0, semesters - 1)),
+        tuple(
+            draw(
+                st.lists(
+                    change_plans(weekday, people), max_size=2, unique_by=lambda change: change.day
+                )
+            )
+        ),
+    )
+
+
+@st.composite
+def change_plans(draw: st.DrawFn, weekday: int, people: int) -> ChangePlan:
+    near = draw(st.sampled_from(EDGES)) + timedelta(days=draw(st.integers(-7, 7)))
+    day = near + timedelta(days=weekday - near.isoweekday())
+    moves = draw(st.booleans())
+    starts, ends = sorted(
+        draw(st.lists(st.sampled_from(CLOCKS[1:-1]), min_size=2, max_size=2, unique=True))
+    )
+    return ChangePlan(
+        day,
+        draw(st.booleans()),
+        draw(st.none() | st.sampled_from(EDGES)),
+        starts if moves else None,
+        ends if moves else None,
+        draw(st.none() | some(people)),
     )
 
 
@@ -619,7 +713,11 @@ def school_plans(draw: st.DrawFn) -> SchoolPlan:
         lessons = tuple(
             draw(st.lists(lesson_plans(len(classes), people_count, len(semesters)), max_size=8))
         )
-    return SchoolPlan(events, departments, classes, semesters, people, lessons)
+    holidays = tuple(
+        (first, first + timedelta(days=draw(st.sampled_from([0, 1, 4, 13]))))
+        for first in draw(st.lists(st.sampled_from(EDGES), max_size=2))
+    )
+    return SchoolPlan(events, departments, classes, semesters, people, lessons, holidays)
 
 
 @given(plan=school_plans(), all_users=st.booleans())
@@ -846,6 +944,63 @@ def test_students_event_affects_a_teacher_whose_lesson_it_overlaps(
     event = replace(MORNING, audience=Audience.STUDENTS, classes=(0,))
 
     assert shown_to(session, "user 1", event, plan=SchoolPlan((), lessons=(lesson,))) == shown
+
+
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        (ChangePlan(MONDAY, cancelled=True), set()),
+        (ChangePlan(MONDAY, starts=time(14), ends=time(15)), set()),
+        (ChangePlan(MONDAY, moved_to=date(2026, 12, 8)), set()),
+        (ChangePlan(MONDAY, teachers=(2,)), set()),
+        (ChangePlan(MONDAY, teachers=(1, 2)), {0}),
+        (ChangePlan(date(2026, 12, 14), cancelled=True), {0}),
+        (ChangePlan(date(2026, 12, 9), moved_to=MONDAY), {0}),
+    ],
+)
+def test_lesson_is_given_as_its_change_on_the_events_date_says(
+    session: Session, change: ChangePlan, shown: set[int]
+) -> None:
+    event = EventPlan(instant(MONDAY, time(8)), instant(MONDAY, time(10)), Audience.STUDENTS)
+    people = (PersonPlan(Role.STUDENT, 0), PersonPlan(Role.TEACHER), PersonPlan(Role.TEACHER))
+    lessons = (LessonPlan(MON, changes=(change,)),)
+    plan = SchoolPlan((event,), people=people, lessons=lessons)
+
+    calendars = found(session, plan)
+
+    assert calendars["user 1"] == shown
+    assert calendars["user 2"] == ({0} if change.teachers else set())
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "shown"),
+    [
+        (MONDAY, MONDAY, set()),
+        (date(2026, 12, 1), date(2026, 12, 20), set()),
+        (date(2026, 12, 8), date(2026, 12, 20), {0}),
+    ],
+)
+def test_lesson_is_not_given_on_holidays(
+    session: Session, first: date, last: date, shown: set[int]
+) -> None:
+    event = EventPlan(MONDAY, date(2026, 12, 9), Audience.STUDENTS)
+    substitute = (ChangePlan(MONDAY, teachers=(1,)),)
+    plan = SchoolPlan(
+        (event,),
+        lessons=(LessonPlan(MON), LessonPlan(MON, teachers=(0,), changes=substitute)),
+        holidays=((first, last),),
+    )
+
+    assert found(session, plan)["user 1"] == shown
+
+
+def test_trip_over_holidays_meets_the_lesson_of_a_later_week(session: Session) -> None:
+    event = EventPlan(MONDAY, date(2026, 12, 21), Audience.STUDENTS)
+    plan = SchoolPlan(
+        (event,), lessons=(LessonPlan(MON),), holidays=((MONDAY, date(2026, 12, 20)),)
+    )
+
+    assert found(session, plan)["user 1"] == {0}
 
 
 @pytest.mark.parametrize(

@@ -113,7 +113,7 @@ def test_number_of_queries_does_not_grow_with_the_school(school, engine):
     finally:
         event.remove(engine, "before_cursor_execute", count)
     # One more for an event of the whole school.
-    assert 12 * len(ids) <= len(statements) <= 13 * len(ids)
+    assert 15 * len(ids) <= len(statements) <= 16 * len(ids)
 
 
 def test_event_for_the_whole_school_affects_nobody_without_a_feed_or_a_class_of_it(school):

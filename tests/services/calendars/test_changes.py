@@ -56,6 +56,12 @@ def event(title: str) -> str:
 MATHS_ID = event("Prüfung Mathematik")
 MOVED = f"UPDATE event_class SET class_id = {class_('28Ba')} WHERE event_id = {MATHS_ID}"
 MATHS_EDITED = f"UPDATE event SET title = 'Neu' WHERE id = {event('Prüfung Mathematik')}"
+# In the night of Saturday, in which an event for the class is.
+ONCE = (
+    "INSERT INTO lesson_change (lesson_id, taken_on, starts, ends, substituted)"
+    " SELECT id, '2026-10-24', '21:00:00.000000', '23:00:00.000000', {} FROM lesson"
+    " WHERE key = 'H26-009'"
+)
 GA = {"27Ga", "Gymnasium", "Anna", "Beat", "Cem", "Peter"}
 MATHS = GA | {"Jürg"}
 BILINGUE = {"28Ba", "Filière bilingue", "Léa", "Maëlle", "Noé", "Peter", "François"}
@@ -171,6 +177,26 @@ CHANGES = {
             )
         ],
         {"Giulia"},
+    ),
+    "lesson at another time once": ([ONCE.format("false")], {"Sören", "Hélène"}),
+    "lesson by a substitute once": (
+        [
+            ONCE.format("true"),
+            (
+                "INSERT INTO lesson_change_teacher (change_id, user_id)"
+                f" SELECT id, {user('Giulia')} FROM lesson_change WHERE taken_on = '2026-10-24'"
+            ),
+        ],
+        {"Giulia"},
+    ),
+    "holiday": (
+        [
+            (
+                "INSERT INTO holiday (key, name, starts_on, ends_on)"
+                " VALUES ('x', 'Frei', '2026-08-01', '2027-01-31')"
+            )
+        ],
+        {"Sören"},
     ),
     "semester": (["UPDATE semester SET starts_on = '2026-12-15' WHERE name = 'Herbst 2026'"], None),
     "semester deleted": (["DELETE FROM semester WHERE name = 'Herbst 2026'"], None),

@@ -52,7 +52,9 @@ def other_value(column: Column[Any], row: Any, rows: list[Any]) -> Any:
     if isinstance(column.type, Integer) and column.primary_key:
         return value + 90_000
     if value is None:
-        return {"_at": LONG_AGO, "_on": LONG_AGO.date()}.get(column.name[-3:], "x")
+        days = {"_at": LONG_AGO, "_on": LONG_AGO.date(), "_to": LONG_AGO.date()}
+        is_clock = column.name in ("starts", "ends")
+        return time(7) if is_clock else days.get(column.name[-3:], "x")
     return OTHERS[type(value)](value)
 
 

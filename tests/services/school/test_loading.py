@@ -443,6 +443,7 @@ def test_example_school_loads_and_loads_again(session: Session) -> None:
         "classes": 6,
         "users": 23,
         "semesters": 3,
+        "holidays": 2,
         "lessons": 26,
         "events": 23,
         "event_dates": 4,

@@ -110,7 +110,10 @@ def test_file_that_is_not_sound_is_refused(
 
 
 def test_folder_that_is_no_school_is_refused(session: Session, tmp_path: Path) -> None:
-    known = "departments, classes, users, semesters, lessons, events, event_dates, subscriptions"
+    known = (
+        "departments, classes, users, semesters, holidays, lessons, events, event_dates,"
+        " subscriptions"
+    )
     with pytest.raises(InvalidInput) as absent:
         bring(session, tmp_path / "absent")
     with pytest.raises(InvalidInput) as empty:

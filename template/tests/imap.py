@@ -1,0 +1,1 @@
+../../tests/imap.py

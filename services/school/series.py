@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from nightshift.database import LONGEST_LIST, Session, batched, insert_many_or, plain, reader
 from sqlalchemy import ColumnElement, bindparam, delete, or_, select, update
+from sqlalchemy.orm.attributes import set_committed_value
 
 from services.school.models import Event, EventDate
 from services.school.recurrences import DateChange, Series, find_span, make_date_id
@@ -126,4 +127,9 @@ def spread(session: Session, event_ids: Collection[UUID], zone: ZoneInfo) -> Non
         if rows:
             changed = update(Event.__table__).where(Event.__table__.c.id == bindparam("one"))  # type: ignore[arg-type]
             session.connection().execute(changed, rows)
-            session.expire_all()
+            spans = {row["one"]: row for row in rows}
+            for event in session.identity_map.values():
+                if isinstance(event, Event) and (span_of := spans.get(event.id)):
+                    # Not expired: a caller may read it after the transaction.
+                    set_committed_value(event, "first_on", span_of["first_on"])
+                    set_committed_value(event, "last_on", span_of["last_on"])

@@ -240,3 +240,36 @@ def test_list_as_table_says_for_whom_an_event_is(run, add):
         ["2026-12-01", "2026-12-02", "[red]Fair[/]", "the whole school", "students"],
         ["2026-12-01 08:00", "2026-12-01 12:00", "Trip", "27Ga", "students"],
     ]
+
+
+def test_a_repeated_event_from_draft_to_a_cancelled_date(run, add, listed):
+    rule = ("--repeats", "FREQ=WEEKLY;COUNT=5", "--without", "2026-12-29")
+    event_id = add(*rule)
+    run("submit", event_id)
+    run("publish", event_id)
+    assert run("cancel", event_id, "--on", "2026-12-08").stdout == (
+        f"{event_id} cancelled on 2026-12-08\n"
+    )
+    moved = ("--starts", "2026-12-16 18:00", "--ends", "2026-12-16 19:00", "--location", "Church")
+    version = run("edit", event_id, "--on", "2026-12-15", *moved).stdout.split()[0]
+
+    shown = run("show", version).stdout
+    assert "FREQ=WEEKLY;COUNT=5" in shown
+    assert "2026-12-08 cancelled, 2026-12-15 changed starts 2026-12-16 18:00" in shown
+    assert [one["state"] for one in listed()[event_id]["dates"]] == ["cancelled", "left_out"]
+
+    run("edit", version, "--on", "2026-12-15", "--as-usual")
+    run("edit", version, "--without", "")
+    assert [one["state"] for one in listed()[version]["dates"]] == ["cancelled"]
+    assert run("restore", event_id, "--on", "2026-12-08").stdout == (
+        f"{event_id} takes place on 2026-12-08\n"
+    )
+    assert [one["state"] for one in listed()[event_id]["dates"]] == ["left_out"]
+
+
+def test_what_a_date_cannot_have_is_a_usage_error(run, add):
+    event_id = add("--repeats", "FREQ=WEEKLY;COUNT=5")
+    said = run("edit", event_id, "--on", "2026-12-08", "--audience", "all", code=2).output
+    assert "--on changes one date, which has no audience" in said
+    said = run("edit", event_id, "--as-usual", code=2).output
+    assert "--as-usual needs --on, and nothing else" in said

@@ -53,7 +53,7 @@ LEGAL = {
 }
 
 # These need no database, or say more of it than a line.
-WITHOUT_DATABASE = {"letters preview", "mail test", "doctor"}
+WITHOUT_DATABASE = {"letters preview", "mail test", "desk hash", "doctor"}
 
 
 def find_commands(command, words):

@@ -45,6 +45,7 @@ from services.school.models import (
 )
 from services.translation import Locale
 from tests.conftest import COMPOSITION, ZONE, migrate
+from tests.reading import read_bodies
 
 CLASSES = ("27Ga", "27Gb", "28Ma")
 TITLES = ("Trip", "Tour", "Hike", "Concert", "Museum")
@@ -299,7 +300,7 @@ class Simulation:
                     Mail.reply,
                 ).where(Mail.message_id == number)
             ).one()
-        body = mail.get_body(("plain",)).get_content().replace("\r\n", "\n")
+        body, _page = read_bodies(mail)
         body = body.partition("\n-- \n")[0]
         if arrives:
             self.arrived[number] += 1

@@ -14,6 +14,7 @@ from services.letters.jobs import NoticeEvent
 from services.school import events, users
 from services.school.models import KeyPurpose, SchoolClass, User
 from tests.conftest import ZONE
+from tests.reading import read_bodies
 
 pytestmark = pytest.mark.worker
 
@@ -66,7 +67,7 @@ def test_keys_and_addresses_are_in_the_mail_only(install, kind, tmp_path):
         installation.until(lambda: installation.open_jobs() == 0)
 
         mails = read_mails(folder)
-        texts = "\n".join(mail.get_body(("plain",)).get_content() for mail in mails)
+        texts = "\n".join(read_bodies(mail)[0] for mail in mails)
         keys = {path: re.search(rf"/u/{path}\?key=(\S+)", texts)[1] for path in ("verify", "reset")}
         written = read_files(tmp_path, but=folder)
         assert len(written) >= 1

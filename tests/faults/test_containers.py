@@ -53,6 +53,7 @@ class Machine:
             "WEB_PORT": str(self.port),
             "FLOWER_PORT": str(free_port()),
             "MAILPIT_PORT": str(free_port()),
+            "DESK_PORT": str(free_port()),
         }
 
     def run(self, *words: str, code: int = 0) -> str:

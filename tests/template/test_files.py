@@ -1,5 +1,6 @@
 """What the template copies, leaves out and writes, without running it."""
 
+import ast
 import re
 import subprocess
 import tomllib
@@ -189,6 +190,27 @@ def test_pages_link_only_to_what_is_there(same, shop, with_school):
 
     assert links
     assert [link for link in links if not (made / link[0]).parent.joinpath(link[1]).exists()] == []
+
+
+@pytest.mark.parametrize("with_school", [True, False])
+def test_tests_import_only_helpers_that_are_there(same, shop, with_school):
+    folder = (same if with_school else shop).folder / "tests"
+    helpers = {path.stem for path in (ROOT / "engine" / "tests").glob("*.py")}
+    imported = {
+        name.partition(".")[0]
+        for path in folder.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in (
+            [one.name for one in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+    }
+
+    there = {path.stem for path in (folder / "engine").glob("*.py")}
+    assert imported & helpers - {"conftest"} <= there
 
 
 def test_answers_lead_back_to_the_template(shop):

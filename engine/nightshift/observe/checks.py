@@ -34,13 +34,17 @@ def show_time(moment: datetime) -> str:
 
 
 def check_database(_runtime: Runtime, session: Session) -> Answer:
-    """Warn when the database's version is too old, or SQLite's journal mode is not WAL."""
+    """Warn when the database's version is too old, or its encoding or journal mode is another."""
     connection = session.connection()
     version = connection.dialect.server_version_info or ()
     name = f"{connection.dialect.name} {'.'.join(map(str, version))}"
     if connection.dialect.name == "sqlite":
         mode = connection.execute(text("PRAGMA journal_mode")).scalar_one()
         return Status.OK if mode == "wal" else Status.WARN, f"{name}, journal mode {mode}"
+    encoding = connection.execute(text("SHOW server_encoding")).scalar_one()
+    if encoding != "UTF8":
+        why = f"its encoding is {encoding}, which cannot hold every text"
+        return Status.WARN, f"{name}; {why}: make the database with ENCODING 'UTF8'"
     return Status.WARN if version < OLDEST_POSTGRES else Status.OK, name
 
 

@@ -14,7 +14,7 @@ from nightshift.jobs.models import Job, JobState, PausedQueue, ScheduleEntry, Wo
 from nightshift.ledger import ledger
 from nightshift.observe.checks import show_time
 from servers import postgres_database
-from sqlalchemy import text, update
+from sqlalchemy import create_engine, make_url, text, update
 
 
 def now():
@@ -183,6 +183,28 @@ def test_embedded_database_outside_of_wal_is_noticed(tmp_path):
     found = findings(app)["database"]
 
     assert (found.status, found.detail.partition(", ")[2]) == ("warn", "journal mode delete")
+
+
+def test_database_of_another_encoding_is_noticed():
+    with postgres_database() as url:
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        name = f"{make_url(url).database}_ascii"
+        with engine.connect() as connection:
+            how = "TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'"
+            connection.execute(text(f"CREATE DATABASE {name} {how}"))
+        try:
+            ascii_url = make_url(url).set(database=name).render_as_string(hide_password=False)
+            composition = Composition([ledger])
+            app = App("probe_app", composition, database_url=ascii_url, _env_file=None)
+            found = findings(app)["database"]
+            app.runtime.close()
+        finally:
+            with engine.connect() as connection:
+                connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+            engine.dispose()
+
+    assert found.status == "warn"
+    assert "its encoding is SQL_ASCII, which cannot hold every text" in found.detail
 
 
 def test_clocks_that_agree_are_no_trouble(healthy):

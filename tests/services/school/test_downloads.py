@@ -16,7 +16,7 @@ from nightshift.errors import InvalidInput
 from services.school.downloads import Away, Limits, Refused, fetch, find_reason_against
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
-HERE = Limits(networks=LOOPBACK, seconds=5)
+HERE = Limits(networks=LOOPBACK, seconds=100)
 
 
 @dataclass
@@ -128,7 +128,7 @@ def test_unpacks_gzip() -> None:
     ],
 )
 def test_refuses(answer: Callable[..., None], error: type[Exception], message: str) -> None:
-    limits = Limits(size=1000, networks=LOOPBACK, seconds=5)
+    limits = Limits(size=1000, networks=LOOPBACK, seconds=100)
     with serving(answer) as server, pytest.raises(error, match=message) as refusal:
         fetch(server.url, limits=limits)
     assert "secret" not in str(refusal.value)

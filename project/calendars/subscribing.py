@@ -20,7 +20,7 @@ from starlette.responses import HTMLResponse
 
 from services.calendars.ics import CALENDAR_FOOT
 from services.calendars.sync import Rules
-from services.calendars.weeks import DAYS, Entry, read_week
+from services.calendars.weeks import DAYS, Entry, read_weeks
 from services.mail.compose import Frame, render_page
 from services.translation import negotiate
 
@@ -57,7 +57,6 @@ def make_addresses(public_url: str, token: str, name: str) -> Addresses:
         page,
         https,
         webcal,
-        # Google fetches the https address of a webcal one, and refuses some https ones here.
         f"https://calendar.google.com/calendar/r?cid={quote(webcal, safe='')}",
         f"https://outlook.live.com/calendar/0/{from_web}",
         f"https://outlook.office.com/calendar/0/{from_web}",
@@ -103,8 +102,7 @@ def list_days(content: bytes, today: date, rules: Rules) -> Sequence[tuple[date,
     """Return the days from today to the end of next week that have an event, with their events."""
     monday = today - timedelta(days=today.weekday())
     days = []
-    for number in range(WEEKS):
-        week = read_week(content, monday + timedelta(weeks=number), rules.zone)
+    for week in read_weeks(content, monday, rules.zone, number=WEEKS):
         for index in range(DAYS):
             day = week.days[index]
             entries = [one for one in week.all_day if one.first <= day <= one.last]

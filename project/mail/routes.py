@@ -37,7 +37,7 @@ def make_routes(runtime: Runtime) -> list[Route]:
         """Settle the report that is posted: the bytes of one mail (RFC 5322).
 
         Whoever posts it knows the secret. One that answers no message of ours is taken, too, so
-        that nobody sends it again.
+        that it is not sent again.
         """
         given = request.headers.get("authorization", "")
         if not secrets.compare_digest(given.encode(), f"Bearer {secret}".encode()):

@@ -64,8 +64,18 @@ class Week:
 
 def read_week(content: bytes, monday: date, zone: ZoneInfo) -> Week:
     """Return the week of a feed that begins on a Monday, in the clock of a zone."""
-    sunday = monday + timedelta(days=DAYS - 1)
+    [week] = read_weeks(content, monday, zone, number=1)
+    return week
+
+
+def read_weeks(content: bytes, monday: date, zone: ZoneInfo, *, number: int) -> list[Week]:
+    """Return so many weeks of a feed from a Monday on. The feed is read once."""
     entries = sorted(_read_entries(content, zone), key=lambda one: (one.first, str(one.starts)))
+    return [_make_week(entries, monday + timedelta(weeks=after)) for after in range(number)]
+
+
+def _make_week(entries: list[Entry], monday: date) -> Week:
+    sunday = monday + timedelta(days=DAYS - 1)
     later = [entry.first for entry in entries if entry.first > sunday]
     week = Week(monday, next_on=min(later, default=None))
     for entry in entries:

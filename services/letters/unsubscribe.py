@@ -72,7 +72,7 @@ def unsubscribe(session: Session, token: str, *, secret: str, now: datetime) -> 
 def turn_off_after_complaint(session: Session, mail: Mail) -> None:
     """Turn off what a letter is sent for, after its reader called it spam.
 
-    A letter that nobody can turn off changes nothing.
+    For a letter that cannot be turned off, nothing changes.
     """
     kind = LETTERS.get(mail.kind)
     if kind is not None and kind.wanted_by is not None:

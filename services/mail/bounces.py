@@ -273,7 +273,7 @@ def _find_message_ids(mail: Parsed, parts: list[Parsed], texts: list[str]) -> li
             found |= dict.fromkeys(MESSAGE_ID.findall(text or ""))
     for text in texts:
         found |= dict.fromkeys(MESSAGE_ID.findall(text))
-    for name in ("in-reply-to", "references", "x-failed-message-id"):
+    for name in ("in-reply-to", "references"):
         found |= dict.fromkeys(re.findall(AN_ID, str(mail.get(name, ""))))
     return list(found)[:MOST_IDS]
 

@@ -145,7 +145,7 @@ def _open_workbook(name: str, content: bytes) -> Iterator[tuple[str, list[list[A
     except CalamineError as error:
         raise InvalidInput(
             f"{name}: cannot be read ({first_line(error)}); open it in a spreadsheet program, and"
-            " save it anew"
+            " save it again"
         ) from error
 
 
@@ -164,7 +164,7 @@ def _check_size(name: str, content: bytes) -> None:
     except (BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         raise InvalidInput(
             f"{name}: is no spreadsheet, or has a password; open it in a spreadsheet program, and"
-            " save it anew without one"
+            " save it again without one"
         ) from error
 
 

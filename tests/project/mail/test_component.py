@@ -7,6 +7,7 @@ from exposed import samples
 from health import findings, troubles
 from nightshift.observe.metrics import render_metrics
 
+from project.mail.component import make_schedule
 from services.mail.models import Mail, MailServer, MailState
 from services.mail.runtime import Mailer, MailRetention
 from tests.conftest import make_runtime, metric
@@ -32,6 +33,12 @@ def make_mail(state, at, **columns):
 def add(app, *rows):
     with app.runtime.unit_of_work() as session:
         session.add_all(rows)
+
+
+def test_mailbox_that_is_not_named_is_not_read(healthy):
+    names = [entry.name for entry in make_schedule(healthy.runtime)]
+
+    assert names == ["mail.sweep", "mail.prune"]
 
 
 def read_metrics(app):

@@ -302,7 +302,7 @@ def test_workbook_that_is_none_is_named(session: Session, tmp_path: Path) -> Non
     (tmp_path / "users.xlsx").write_bytes(b"no zip")
     assert refuse(session, tmp_path) == (
         "users.xlsx: is no spreadsheet, or has a password; open it in a spreadsheet program, and"
-        " save it anew without one"
+        " save it again without one"
     )
 
 
